@@ -1,0 +1,576 @@
+"""How a network is evaluated: planned once from labels and sizes, by cost, then executed in a dull loop.
+
+Three plans exist. `tensor` contracts the nodes pairwise. For batches of entries, or of rank-one tensors, a network
+whose nodes and bonds form a tree is *swept* from its leaves to a central bond, one kernel call per stack of equal
+nodes; any other network is contracted pairwise with the batch as one more index. Where the whole end tensor costs
+less than the batch, it is formed and read off.
+"""
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import count
+from typing import Any
+
+import opt_einsum
+import torch
+from torch import Tensor
+
+Label = Hashable
+BATCH = object()  # the label of the batch axis: equal to no label of a user
+
+LOG_FACTORS = 32  # from this many leaves at one bond on, their product is taken in the log domain
+LOG_LEVELS = 16  # and only for modes this small, since the log domain reads every level of a mode
+WHOLE = 2**26  # an end tensor of more entries is never formed in place of a batch
+THREADED = 2**22  # multiply-adds below which a second thread costs more than it gives
+PLANNED_BATCH = 256  # paths depend so little on the batch that one is planned for all
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# labels and sizes
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Labels and sizes of a network: all that a plan depends on.
+
+    Attributes:
+        nodes: the labels of every node.
+        shapes: the shape of every node.
+        out: the labels of the end tensor.
+        frozen: positions of the nodes that are not trained (they never share a stack with others).
+    """
+
+    nodes: tuple[tuple[Label, ...], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    out: tuple[Label, ...]
+    frozen: frozenset[int] = frozenset()
+    paths: dict[Any, "Path"] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a network, with the reason."""
+        if len(self.nodes) != len(self.shapes):
+            raise ValueError(f"the equation has {len(self.nodes)} nodes, but {len(self.shapes)} tensors were given")
+        for k, (labels, shape) in enumerate(zip(self.nodes, self.shapes, strict=True)):
+            if len(labels) != len(shape):
+                raise ValueError(f"node {k} has indices {labels}, but shape {shape}; give one index per axis")
+            if len(set(labels)) < len(labels):
+                twice = next(x for x in labels if labels.count(x) > 1)
+                raise ValueError(f"index {twice!r} appears twice in node {k}; a trace is not a network of free nodes")
+            if 0 in shape:
+                raise ValueError(f"node {k} has shape {shape}; every size must be at least 1")
+        if len(set(self.out)) < len(self.out):
+            raise ValueError(f"the end tensor's indices {self.out} repeat one; every mode stands on the right once")
+        for label, meets in self.incidence.items():
+            sizes = {self.shapes[k][axis] for k, axis in meets}
+            if len(sizes) > 1:
+                raise ValueError(f"index {label!r} has sizes {sorted(sizes)} in different nodes; make them equal")
+            if label in self.out and len(meets) > 1:
+                raise ValueError(
+                    f"mode {label!r} is in nodes {[k for k, _ in meets]}; a mode may be in one node only: "
+                    f"join the others to it through a bond"
+                )
+            if label not in self.out and len(meets) < 2:
+                raise ValueError(f"bond {label!r} meets only node {meets[0][0]}; a summed index must join nodes")
+        for label in self.out:
+            if label not in self.incidence:
+                raise ValueError(f"index {label!r} on the right is in no node")
+
+    def freeze(self, nodes: Sequence[int]) -> "Layout":
+        """The same network with more nodes frozen."""
+        return Layout(self.nodes, self.shapes, self.out, self.frozen | set(nodes))
+
+    @cached_property
+    def incidence(self) -> dict[Label, tuple[tuple[int, int], ...]]:
+        """Where every label is: (node, axis) pairs, in the order of the nodes."""
+        found = defaultdict(list)
+        for k, labels in enumerate(self.nodes):
+            for axis, label in enumerate(labels):
+                found[label].append((k, axis))
+        return {label: tuple(meets) for label, meets in found.items()}
+
+    @cached_property
+    def sizes(self) -> dict[Label, int]:
+        """The size of every label."""
+        return {label: self.shapes[meets[0][0]][meets[0][1]] for label, meets in self.incidence.items()}
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The end tensor's shape."""
+        return tuple(self.sizes[label] for label in self.out)
+
+    @cached_property
+    def bonds(self) -> tuple[Label, ...]:
+        """Labels of the summed indices."""
+        modes = set(self.out)
+        return tuple(label for label in self.incidence if label not in modes)
+
+    def meets(self, bond: Label) -> tuple[tuple[int, int], ...]:
+        """(node, axis) of every node at a bond."""
+        if bond not in self.sizes or bond in self.out:
+            raise ValueError(f"{bond!r} is not a bond of this network; its bonds are {self.bonds}")
+        return self.incidence[bond]
+
+    @cached_property
+    def modes(self) -> tuple[tuple[int, ...], ...]:
+        """Positions (in the end tensor) of the modes of every node, in the order of the node's axes."""
+        place = {label: n for n, label in enumerate(self.out)}
+        return tuple(tuple(place[x] for x in labels if x in place) for labels in self.nodes)
+
+    @cached_property
+    def sweep(self) -> "Bond | None":
+        """The order in which a network without cycles is swept; None where there is a cycle, or nothing to sweep."""
+        return _plan_sweep(self)
+
+    @cached_property
+    def stacks(self) -> tuple[tuple[int, ...], ...]:
+        """Nodes that are stored together: of equal shape and role in the sweep."""
+        if self.sweep is None:
+            return tuple((k,) for k in range(len(self.nodes)))
+        return tuple(sorted(visit.nodes for visit in _visits(self.sweep)))
+
+    @cached_property
+    def stack_of(self) -> dict[tuple[int, ...], int]:
+        """The position of every stack, by its nodes."""
+        return {stack: k for k, stack in enumerate(self.stacks)}
+
+    def unstack(self, stacks: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The nodes as views of the stacks."""
+        nodes: list[Any] = [None] * len(self.nodes)
+        for positions, stack in zip(self.stacks, stacks, strict=True):
+            for k, node in zip(positions, (stack,) if len(positions) == 1 else stack.unbind(0), strict=True):
+                nodes[k] = node
+        return tuple(nodes)
+
+    @cached_property
+    def work(self) -> int:
+        """Multiply-adds of the end tensor, by the best path found."""
+        return _path(self, "tensor").work
+
+
+def symbols() -> Iterator[str]:
+    """a, b, ..., z, A, ..., Z and on through Unicode: as many index symbols as a network needs."""
+    return (opt_einsum.get_symbol(k) for k in count())
+
+
+@contextmanager
+def threads(work: float) -> Iterator[None]:
+    """Use as many threads as `work` multiply-adds are worth, then restore the count.
+
+    Small contractions run many times slower on two threads than on one when the machine is shared.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if work < THREADED else min(before, os.cpu_count() or 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# pairwise contraction
+
+
+@dataclass(frozen=True)
+class Path:
+    """A pairwise contraction: (positions to take off the list, einsum of those), and its multiply-adds."""
+
+    steps: tuple[tuple[tuple[int, ...], str], ...]
+    work: int
+
+    def __call__(self, operands: Sequence[Tensor]) -> Tensor:
+        """Contract the operands."""
+        work = list(operands)
+        for positions, equation in self.steps:
+            work.append(pair(equation, *[work.pop(k) for k in positions]))
+        return work[0]
+
+
+@lru_cache(maxsize=65536)
+def _factors(equation: str) -> tuple[str, ...] | None:
+    """The two sides of a product without a sum (the equation's right side last); None where something is summed."""
+    left, out = equation.split("->")
+    sides = left.split(",")
+    return (*sides, out) if len(sides) == 2 and set(sides[0] + sides[1]) == set(out) else None
+
+
+def pair(equation: str, *operands: Tensor) -> Tensor:
+    """An einsum of one or two operands; a product without a sum is a broadcast, which einsum would make a matmul."""
+    sides = _factors(equation)
+    if sides is None:
+        return torch.einsum(equation, *operands)
+    *sides, out = sides
+    first, second = (_spread(side, out, operand) for side, operand in zip(sides, operands, strict=True))
+    return first * second
+
+
+def _spread(labels: str, out: str, operand: Tensor) -> Tensor:
+    operand = operand.permute([labels.index(x) for x in out if x in labels])
+    return operand[tuple(slice(None) if x in labels else None for x in out)]
+
+
+def find_path(inputs: Sequence[Sequence[Label]], out: Sequence[Label], sizes: dict[Label, int]) -> Path:
+    """The cheapest pairwise path that opt_einsum finds, with every step rewritten in at most 52 letters."""
+    names = dict(zip(dict.fromkeys([x for labels in (*inputs, out) for x in labels]), symbols(), strict=False))
+    text = ",".join("".join(names[x] for x in labels) for labels in inputs) + "->" + "".join(names[x] for x in out)
+    shapes = [tuple(sizes[x] for x in labels) for labels in inputs]
+    _, info = opt_einsum.contract_path(text, *shapes, shapes=True, optimize="auto")
+    steps = tuple((positions, _compact(equation)) for positions, _, equation, *_ in info.contraction_list)
+    return Path(steps, int(info.opt_cost) // 2)
+
+
+def _compact(equation: str) -> str:
+    letters = dict(zip(dict.fromkeys(x for x in equation if x not in ",->"), symbols(), strict=False))
+    return "".join(letters.get(x, x) for x in equation)
+
+
+def _path(layout: Layout, kind: str) -> Path:
+    """The cached path of a layout: 'tensor', 'batch' (modes replaced by the batch) or 'vectors' (tensor and vectors)."""
+    if kind not in layout.paths:
+        sizes = {**layout.sizes, BATCH: PLANNED_BATCH}
+        inputs: Sequence[Sequence[Label]] = layout.nodes
+        out: tuple[Label, ...] = layout.out
+        if kind == "batch":
+            modes = set(layout.out)
+            inputs = [_behind_batch(labels, modes) for labels in layout.nodes]
+            out = (BATCH,) if modes else ()
+        elif kind == "vectors":
+            inputs = [layout.out, *[(BATCH, label) for label in layout.out]]
+            out = (BATCH,)
+        layout.paths[kind] = find_path(inputs, out, sizes)
+    return layout.paths[kind]
+
+
+def _behind_batch(labels: Sequence[Label], modes: set[Label]) -> tuple[Label, ...]:
+    rest = tuple(x for x in labels if x not in modes)
+    return rest if len(rest) == len(labels) else (BATCH, *rest)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# sweeping a network without cycles
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A stack of alike nodes, visited after the bonds below them: each gets messages and sends one to its bond above."""
+
+    nodes: tuple[int, ...]
+    up: int
+    below: tuple[tuple[int, "Bond"], ...]  # (axis, bonds met there), one bond per node
+
+
+@dataclass(frozen=True)
+class Bond:
+    """Alike bonds, one after the other; the i-th is fed by the i-th block of nodes of every visit."""
+
+    labels: tuple[Label, ...]
+    visits: tuple[Visit, ...]
+
+
+def _plan_sweep(layout: Layout) -> Bond | None:
+    edges = sum(layout.incidence[x].__len__() for x in layout.bonds)
+    if not layout.bonds or edges != len(layout.nodes) + len(layout.bonds) - 1:
+        return None
+    root = _centre(layout)
+    seen: set[int] = set()
+    plan = _plan_bonds(layout, (root,), seen)
+    return plan if len(seen) == len(layout.nodes) else None  # as many edges as a tree, yet in pieces: there is a cycle
+
+
+def _centre(layout: Layout) -> Label:
+    """The bond in the middle of the longest way through the tree, so that the sweep has the fewest levels."""
+
+    def farthest(start: Label) -> list[Label]:
+        came: dict[Label, Label | None] = {start: None}
+        queue = [start]
+        for bond in queue:
+            for k, _ in layout.incidence[bond]:
+                for label in layout.nodes[k]:
+                    if label not in came and label not in out:
+                        came[label] = bond
+                        queue.append(label)
+        way, at = [], queue[-1]
+        while at is not None:
+            way.append(at)
+            at = came[at]
+        return way
+
+    out = set(layout.out)
+    way = farthest(farthest(layout.bonds[0])[0])
+    return way[len(way) // 2]
+
+
+def _plan_bonds(layout: Layout, labels: tuple[Label, ...], seen: set[int]) -> Bond:
+    """Plan alike bonds: nodes below them that are alike make one visit."""
+    kinds: dict[Any, list[tuple[int, int]]] = defaultdict(list)
+    for label in labels:
+        for k, axis in layout.incidence[label]:
+            if k not in seen:
+                kinds[_kind(layout, k, axis, seen)].append((k, axis))
+    found = [[k for k, _ in meets] for meets in kinds.values()]
+    seen.update(k for nodes in found for k in nodes)
+    visits = tuple(_plan_visit(layout, tuple(nodes), kind[1], seen) for kind, nodes in zip(kinds, found, strict=True))
+    return Bond(labels, visits)
+
+
+def _plan_visit(layout: Layout, nodes: tuple[int, ...], up: int, seen: set[int]) -> Visit:
+    down = [axis for axis, label in enumerate(layout.nodes[nodes[0]]) if axis != up and label not in layout.out]
+    below = [(axis, _plan_bonds(layout, tuple(layout.nodes[k][axis] for k in nodes), seen)) for axis in down]
+    return Visit(nodes, up, tuple(below))
+
+
+def _kind(layout: Layout, node: int, up: int, seen: set[int]) -> Any:
+    """What must agree for two nodes to be visited together: everything below them."""
+    below = tuple(
+        tuple(sorted((_kind(layout, k, axis, {node}) for k, axis in layout.incidence[label] if k != node), key=repr))
+        for position, label in enumerate(layout.nodes[node])
+        if position != up and label not in layout.out
+    )
+    modes = tuple(label in layout.out for label in layout.nodes[node])
+    return (layout.shapes[node], up, modes, node in layout.frozen, below)
+
+
+def _visits(bond: Bond) -> Iterator[Visit]:
+    for visit in bond.visits:
+        yield visit
+        for _, below in visit.below:
+            yield from _visits(below)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# execution
+
+
+def tensor(layout: Layout, nodes: Sequence[Tensor]) -> Tensor:
+    """The end tensor."""
+    return _path(layout, "tensor")(nodes)
+
+
+def reads_whole(layout: Layout, batch: int) -> bool:
+    """Whether a batch of entries is read off the whole end tensor, because that takes fewer operations."""
+    return math.prod(layout.shape) <= WHOLE and layout.work <= batch * _work_per_row(layout, entries=True)
+
+
+def entries(layout: Layout, stacks: Sequence[Tensor], indices: Tensor) -> Tensor:
+    """Entries at checked int64 indices (batch, order)."""
+    if reads_whole(layout, len(indices)):
+        return tensor(layout, layout.unstack(stacks)).reshape(-1)[flatten(indices, layout.shape)]
+    if layout.sweep is not None:
+        return _sweep(layout, stacks, _Rows(layout, indices))
+    rows = [_gather(layout, k, node, indices) for k, node in enumerate(layout.unstack(stacks))]
+    return _path(layout, "batch")(rows).expand(len(indices))
+
+
+def evaluate(layout: Layout, stacks: Sequence[Tensor], vectors: Sequence[Tensor]) -> Tensor:
+    """Inner products with rank-one tensors, the n-th factors in vectors[n] (batch, d_n)."""
+    batch = len(vectors[0]) if vectors else 1
+    whole = layout.work + batch * 2 * math.prod(layout.shape)
+    if math.prod(layout.shape) <= WHOLE and whole <= batch * _work_per_row(layout, entries=False):
+        return _path(layout, "vectors")([tensor(layout, layout.unstack(stacks)), *vectors])
+    if layout.sweep is not None:
+        return _sweep(layout, stacks, _Vectors(layout, vectors))
+    rows = [_weigh(layout, k, node, vectors) for k, node in enumerate(layout.unstack(stacks))]
+    return _path(layout, "batch")(rows).expand(batch)
+
+
+def flatten(indices: Tensor, shape: Sequence[int]) -> Tensor:
+    """Row-major positions of mode indices (batch, order) in the flattened end tensor."""
+    strides = [math.prod(shape[n + 1 :]) for n in range(len(shape))]
+    return (indices * torch.tensor(strides, device=indices.device)).sum(dim=1)
+
+
+def _work_per_row(layout: Layout, *, entries: bool) -> float:
+    """Multiply-adds per row of a batch: a node costs its entries, less its modes where those are only looked up."""
+    looked_up = [math.prod(layout.shape[n] for n in modes) if entries else 1 for modes in layout.modes]
+    if layout.sweep is not None:
+        return sum(math.prod(shape) / k for shape, k in zip(layout.shapes, looked_up, strict=True))
+    weigh = 0 if entries else sum(math.prod(s) for s, modes in zip(layout.shapes, layout.modes, strict=True) if modes)
+    return _path(layout, "batch").work / PLANNED_BATCH + weigh
+
+
+class _Rows:
+    """Reads entries: leaves look their rows up."""
+
+    def __init__(self, layout: Layout, indices: Tensor) -> None:
+        self.layout, self.indices = layout, indices
+
+    def lookup(self, visit: Visit) -> Tensor:
+        """Row of every node (batch, nodes): its modes' indices, in row-major order of its mode axes."""
+        columns = torch.tensor([self.layout.modes[k] for k in visit.nodes], device=self.indices.device)
+        sizes = [self.layout.shape[n] for n in self.layout.modes[visit.nodes[0]]]
+        picked = self.indices[:, columns.flatten()].reshape(-1, len(sizes))
+        return flatten(picked, sizes).reshape(len(self.indices), len(visit.nodes))
+
+    def leaf(self, visit: Visit, table: Tensor) -> Tensor:
+        """(nodes, levels, ...) -> (batch, nodes, ...)."""
+        nodes, levels, *rest = table.shape
+        rows = self.lookup(visit) + levels * torch.arange(nodes, device=table.device)
+        flat = torch.nn.functional.embedding(rows, table.reshape(nodes * levels, -1))
+        return flat.reshape(len(rows), nodes, *rest)
+
+    def product(self, visit: Visit, table: Tensor, blocks: int) -> Tensor | None:
+        """Product of very many leaves per bond, (batch, blocks, size), where the log domain is the way to it."""
+        nodes, levels, *rest = table.shape
+        if nodes // blocks < LOG_FACTORS or levels > LOG_LEVELS or len(rest) != 1:
+            return None
+        rows = self.lookup(visit).reshape(-1, blocks, nodes // blocks)
+        tables = table.reshape(blocks, nodes // blocks, levels, *rest)
+        return torch.stack([log_product(tables[k], rows[:, k]) for k in range(blocks)], dim=1)
+
+
+class _Vectors:
+    """Evaluates on rank-one tensors: leaves are weighed by the vectors."""
+
+    def __init__(self, layout: Layout, vectors: Sequence[Tensor]) -> None:
+        self.layout, self.vectors = layout, vectors
+
+    def leaf(self, visit: Visit, table: Tensor) -> Tensor:
+        """(nodes, levels, ...) -> (batch, nodes, ...)."""
+        modes = [self.layout.modes[k] for k in visit.nodes]
+        weights = torch.stack([self.vectors[row[0]] for row in modes], dim=1)
+        for position in range(1, len(modes[0])):
+            after = torch.stack([self.vectors[row[position]] for row in modes], dim=1)
+            weights = (weights.unsqueeze(-1) * after.unsqueeze(-2)).flatten(2)
+        return torch.einsum("znd,ndr->znr", weights, table.flatten(2)).reshape(
+            len(weights), len(table), *table.shape[2:]
+        )
+
+    def product(self, visit: Visit, table: Tensor, blocks: int) -> Tensor | None:
+        """Never: the messages are wanted one by one."""
+        return None
+
+
+def _sweep(layout: Layout, stacks: Sequence[Tensor], leaves: _Rows | _Vectors) -> Tensor:
+    assert layout.sweep is not None
+    batch = len(leaves.indices) if isinstance(leaves, _Rows) else len(leaves.vectors[0]) if leaves.vectors else 1
+    return _bond(layout, stacks, leaves, layout.sweep).sum(dim=(1, 2)).expand(batch)
+
+
+def _bond(layout: Layout, stacks: Sequence[Tensor], leaves: _Rows | _Vectors, bond: Bond) -> Tensor:
+    """Message (batch, bonds, size): the product of what the nodes below send. A batch of 1 stands for any batch."""
+    message = None
+    for visit in bond.visits:
+        sent = _visit(layout, stacks, leaves, visit, len(bond.labels))
+        message = sent if message is None else message * sent
+    assert message is not None
+    return message
+
+
+def _visit(layout: Layout, stacks: Sequence[Tensor], leaves: Any, visit: Visit, blocks: int) -> Tensor:
+    """What a stack sends: its nodes contracted with their modes and messages, multiplied within each of the blocks."""
+    stack = stacks[layout.stack_of[visit.nodes]]
+    stack = stack.unsqueeze(0) if len(visit.nodes) == 1 else stack
+    modes = [axis for axis, label in enumerate(layout.nodes[visit.nodes[0]]) if label in layout.out]
+    rest = [axis for axis in range(stack.ndim - 1) if axis not in modes]
+    if modes:
+        table = stack.permute(0, *[a + 1 for a in modes], *[a + 1 for a in rest]).flatten(1, len(modes))
+        if not visit.below and (product := leaves.product(visit, table, blocks)) is not None:
+            return product
+        message = leaves.leaf(visit, table)
+    else:
+        message = stack.unsqueeze(0)
+    for axis, below in visit.below:
+        arriving = _bond(layout, stacks, leaves, below)
+        message = _apply(message, arriving, 2 + rest.index(axis))
+        rest.remove(axis)
+    return _multiply(message.reshape(message.shape[0], blocks, -1, message.shape[-1]))
+
+
+def _apply(message: Tensor, arriving: Tensor, axis: int) -> Tensor:
+    """Sum an axis of (batch, nodes, ...) against a message (batch, nodes, size); either batch may be 1."""
+    moved = message.movedim(axis, 2)
+    if moved.shape[0] == 1:
+        flat = torch.einsum("znr,nrs->zns", arriving, moved[0].flatten(2) if moved.ndim > 3 else _column(moved[0]))
+    else:
+        flat = (arriving.unsqueeze(2) @ (moved.flatten(3) if moved.ndim > 3 else moved.unsqueeze(-1))).squeeze(2)
+    return flat.reshape(*flat.shape[:2], *moved.shape[3:])
+
+
+def _column(vectors: Tensor) -> Tensor:
+    return vectors.unsqueeze(-1)
+
+
+def _multiply(factors: Tensor) -> Tensor:
+    """Product over axis 2; few factors are multiplied one by one, which has the right gradient at zeros for nothing."""
+    if factors.shape[2] > 8:
+        return factors.prod(dim=2)
+    result, *others = factors.unbind(2)
+    for other in others:
+        result = result * other
+    return result
+
+
+def _gather(layout: Layout, k: int, node: Tensor, indices: Tensor) -> Tensor:
+    axes = [axis for axis, label in enumerate(layout.nodes[k]) if label in layout.out]
+    if not axes:
+        return node
+    moved = node.movedim(axes, tuple(range(len(axes))))
+    return moved[tuple(indices[:, n] for n in layout.modes[k])]
+
+
+def _weigh(layout: Layout, k: int, node: Tensor, vectors: Sequence[Tensor]) -> Tensor:
+    axes = [axis for axis, label in enumerate(layout.nodes[k]) if label in layout.out]
+    if not axes:
+        return node
+    node = node.movedim(axes, tuple(range(len(axes)))).unsqueeze(0)
+    for n in layout.modes[k]:
+        node = (node * vectors[n].reshape(len(vectors[n]), -1, *[1] * (node.ndim - 2))).sum(dim=1)
+    return node
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# products of hundreds of factors
+
+
+def log_product(table: Tensor, rows: Tensor) -> Tensor:
+    """prod_n table[n, rows[b, n], r] for every row b and value r, through sums of logarithms.
+
+    log|product| is a matrix product of the 0/1 indicators of the levels with log|table|, the sign a parity, the
+    number of zero factors a count; so hundreds of factors cost one matrix product per level.
+
+    Args:
+        table: (nodes, levels, size) factors, of any sign, zeros allowed.
+        rows: (batch, nodes) levels.
+
+    Returns:
+        (batch, size) products. The gradient is exact at zeros too: with a single zero factor in a product it is the
+        product of the others.
+    """
+    return _LogProduct.apply(table, rows)  # type: ignore[no-any-return]
+
+
+class _LogProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:  # noqa: D102
+        levels = [(rows == level).to(table.dtype) for level in range(table.shape[1])]
+        total = _count(levels, table.abs().log().where(table != 0, 0.0))
+        size = total.exp()
+        if bool((table < 0).any()):
+            size = size * (1 - 2 * _count(levels, (table < 0).to(table.dtype)).remainder(2))
+        zeros = _count(levels, (table == 0).to(table.dtype)) if bool((table == 0).any()) else None
+        ctx.save_for_backward(table, size, zeros, *levels)
+        return size if zeros is None else size.where(zeros == 0, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: D102
+        table, size, zeros, *levels = ctx.saved_tensors
+        weighted = upstream * size
+        alive = weighted if zeros is None else weighted.where(zeros == 0, 0.0)
+        gradient = torch.stack([level.T @ alive for level in levels], dim=1) / table.where(table != 0, 1.0)
+        if zeros is not None:
+            single = weighted.where(zeros == 1, 0.0)
+            lone = torch.stack([level.T @ single for level in levels], dim=1)
+            gradient = gradient.where(table != 0, lone)
+        return gradient, None
+
+
+def _count(levels: Sequence[Tensor], table: Tensor) -> Tensor:
+    """sum_n table[n, rows[b, n], r] as one matrix product per level."""
+    result = levels[0] @ table[:, 0]
+    for k, level in enumerate(levels[1:], start=1):
+        result = torch.addmm(result, level, table[:, k])
+    return result
