@@ -1,0 +1,56 @@
+"""Implicit rank lowering in deep learning: networks, their gradient flow, and what the theorems say about it."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+# names are looked up on first use (PEP 562), so that `ranklens --help` need not import torch
+_HOMES = {
+    # networks
+    "network": ["TensorNetwork"],
+    "families": ["deep_matrix", "cp", "hierarchical", "tensor_train", "tensor_ring", "tucker"],
+    "trees": ["ModeTree"],
+    # problems
+    "problems": ["Completion", "Sensing", "DenseSensing"],
+    # dynamics
+    "flow": ["gradient_flow"],
+    "descent": ["gradient_descent"],
+    # measures
+    "measures": [
+        "singular_values",
+        "effective_rank",
+        "stable_rank",
+        "numerical_rank",
+        "schatten_norm",
+        "nuclear_norm",
+        "distance_to_rank",
+        "matricize",
+        "hierarchical_rank",
+        "entanglement_entropy",
+        "cp_rank_estimate",
+    ],
+    # files and pictures
+    "files": ["save", "load"],
+    "drawing": ["plot"],
+}
+_ROOMS = ["init", "losses", "optim", "targets", "theory"]
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [*_HOME, *_ROOMS, "__version__"]  # noqa: PLE0604  (all are strings)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(f"ranklens.{_HOME[name]}"), name)
+    elif name in _ROOMS:
+        value = import_module(f"ranklens.{name}")
+    elif name == "__version__":
+        value = version("ranklens")
+    else:
+        raise AttributeError(f"module 'ranklens' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
