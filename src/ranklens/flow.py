@@ -1,0 +1,324 @@
+"""Gradient flow: d theta / dt = -gradient, by a stiff solver that crosses plateaus in few steps."""
+
+import math
+import time as clock
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy.optimize import brentq
+from sksundae.cvode import CVODE
+from torch import Tensor
+
+from ranklens import contract
+from ranklens.network import TensorNetwork
+from ranklens.progress import Report, reporter
+from ranklens.record import Recorder, Track
+
+HORIZON = 1e25  # what would take longer than this counts as not moving
+KRYLOV = 10  # Krylov vectors per linear solve
+UNCHANGED = 1e10  # |theta| / |gradient| from which on it is asked whether the gradient is more than rounding
+
+
+def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exact it is)
+    net: TensorNetwork,
+    task: Any,
+    *,
+    until_loss: float = 5e-5,
+    until_time: float = math.inf,
+    until_evaluations: int | None = None,
+    times: Sequence[float] | None = None,
+    rtol: float = 1e-6,
+    atol: float | None = None,
+    track: Track | None = None,
+    resume: xr.Dataset | None = None,
+    progress: bool | Report | None = None,
+) -> xr.Dataset:
+    r"""Follow d theta / dt = -grad loss(theta) until the loss is reached; leaves the network at its last state.
+
+    Gradient flow near a low-rank solution is stiff (escapes of saddles take times like 1e8, relaxations times of
+    order one), so it is integrated by SUNDIALS CVODE: variable-order BDF with matrix-free GMRES, the right-hand side
+    from autograd in float64. Steps grow over a plateau and shrink at its end, by the local error.
+
+    A saddle turns local error into a shift in *time*: where sigma escapes like sigma' = c sigma^p, a relative error
+    e in sigma before the escape moves the escape by about e times the waiting time. Values between
+    plateaus, and the order of escapes, are exact to rtol; compare times of runs only at a small rtol.
+
+    Args:
+        net: a float64 network; frozen nodes stay.
+        task: a problem: anything with a differentiable `loss(net)`.
+        until_loss: stop when the loss is this small (found within a step by interpolation).
+        until_time: stop at this time.
+        until_evaluations: stop after this many evaluations of the gradient.
+        times: record at these increasing times (and at the end, by default the last of them); None records every
+            step of the solver.
+        rtol: relative local error of every step.
+        atol: absolute local error; None takes 1e-3 rtol times the root mean square of the initial parameters, so that
+            small starts are resolved.
+        track: {name: function of the network}, evaluated under no_grad at every recorded time.
+        resume: a record of an earlier flow of this network: go on from its end, and return both as one.
+        progress: True for a line on the terminal, or a function that is given one; None is silent.
+
+    Returns:
+        A Dataset with coordinate `time`, variables `loss`, what was tracked, and the final `state`; attributes
+        stopped ("loss", "time", "evaluations", "stationary" when the gradient is nothing but rounding or the next
+        change is beyond time 1e25, "nan" when the flow diverged; `message` then says where), evaluations, steps,
+        seconds, solver, rtol, atol, versions.
+
+    Raises:
+        ValueError: for a loss whose gradient is discontinuous ("l1"), or bounds that make no sense.
+        TypeError: for a network that is not float64.
+
+    Source: the setting of Razin and Cohen (NeurIPS 2020), Razin, Maman, Cohen (ICML 2021, 2022): gradient flow.
+
+    >>> import torch, ranklens as rl
+    >>> task = rl.Completion.counterexample()
+    >>> net = rl.init.product_(rl.deep_matrix((2, 2), depth=3), 1e-3 * torch.eye(2, dtype=torch.float64))
+    >>> run = rl.gradient_flow(net, task, until_loss=1e-4, track={"w": lambda net: net.tensor()[0, 0]})
+    >>> run.attrs["stopped"], round(abs(float(run.w[-1])), 1)  # 1 / sqrt(2 loss), although it is not observed
+    ('loss', 70.7)
+    """
+    _check(net, task, until_loss, until_time, until_evaluations, rtol, atol)
+    recorder = Recorder("time", track, resume)
+    wanted = _check_times(times, 0.0 if resume is None else float(resume.time[-1]))
+    until_time = min(until_time, wanted[-1]) if wanted is not None else until_time
+    started = clock.perf_counter()
+    with _flattened(net) as flat, contract.threads(net.layout.work), reporter(progress) as report:
+        field = _Field(net, task, flat)
+        if resume is not None:
+            _restore(flat, resume)
+            field.evaluations = int(resume.attrs["evaluations"])
+        scale = float(flat.square().mean().sqrt()) or 1.0
+        atol = 1e-3 * rtol * scale if atol is None else atol
+        run = _Run(field, recorder, rtol, atol, 0.0 if resume is None else float(resume.time[-1]))
+        run.go(until_loss, until_time, until_evaluations, wanted, report)
+        state = {"state": flat.numpy().copy()}
+    attrs = {
+        "stopped": run.stopped,
+        "message": run.message,
+        "evaluations": field.evaluations,
+        "steps": run.steps + (0 if resume is None else int(resume.attrs["steps"])),
+        "seconds": clock.perf_counter() - started + (0.0 if resume is None else float(resume.attrs["seconds"])),
+        "solver": f"SUNDIALS CVODE, BDF, GMRES({KRYLOV})",
+        "rtol": rtol,
+        "atol": atol,
+        "until_loss": until_loss,
+        "network": repr(net),
+        "loss_function": getattr(getattr(task, "objective", None), "name", type(task).__name__),
+    }
+    return recorder.finish(state, attrs)
+
+
+class _Field:
+    """The right-hand side in CVODE's terms: arrays in, arrays out, evaluations counted."""
+
+    def __init__(self, net: TensorNetwork, task: Any, flat: Tensor) -> None:
+        self.net, self.task, self.flat = net, task, flat
+        self.array = flat.numpy()
+        self.trained = [stack for stack in net.stacks if stack.requires_grad]
+        self.evaluations = 0
+        self.slope = math.inf  # norm of the latest gradient
+
+    def __call__(self, _: float, y: np.ndarray[Any, Any], yp: np.ndarray[Any, Any]) -> None:
+        np.copyto(self.array, y)
+        np.copyto(yp, self.gradient().neg_().numpy())
+
+    def gradient(self) -> Tensor:
+        """The gradient at the present state, flat."""
+        self.evaluations += 1
+        parts = torch.autograd.grad(self.task.loss(self.net), self.trained, allow_unused=True, materialize_grads=True)
+        gradient = torch.cat([part.reshape(-1) for part in parts])
+        self.slope = float(gradient.norm())
+        return gradient
+
+    def loss_at(self, y: np.ndarray[Any, Any]) -> float:
+        """Go to a state and evaluate the loss there."""
+        np.copyto(self.array, y)
+        with torch.no_grad():
+            return float(self.task.loss(self.net))
+
+    def is_rounding(self) -> bool:
+        """Whether rounding the parameters would change the gradient by as much as there is of it."""
+        here = self.gradient()
+        self.flat.mul_(1 + torch.finfo(torch.float64).eps)
+        there = self.gradient()
+        return bool((there - here).norm() >= here.norm())
+
+
+class _Run:
+    """One pass of the solver from a time on, with what it records and why it stopped."""
+
+    def __init__(self, field: _Field, recorder: Recorder, rtol: float, atol: float, time: float) -> None:
+        self.field, self.recorder = field, recorder
+        self.time, self.loss = time, field.loss_at(field.array)
+        self.state = field.array.copy()
+        self.stopped, self.message, self.steps = "", "", 0
+        # an end time of 1e25 makes CVODE guess a first step that is far too long
+        self.slope = float(field.gradient().norm())
+        first = 1e-3 * float(np.linalg.norm(self.state)) / self.slope if self.slope > 0 else 1.0
+        self.solver = CVODE(
+            field,
+            method="BDF",
+            linsolver="gmres",
+            krylov_dim=KRYLOV,
+            rtol=rtol,
+            atol=atol,
+            first_step=max(min(first, HORIZON / 10), 1e-300),
+            max_num_steps=10**9,
+        )
+
+    def go(
+        self, until_loss: float, until_time: float, until_evaluations: int | None, times: Any, report: Report
+    ) -> None:
+        """Step until something ends the run; the field is left at the last state."""
+        self._record()
+        if not math.isfinite(self.loss + self.slope):
+            self._end("nan", f"the loss or its gradient is not finite at the start, time {self.time:g}")
+        elif self.loss <= until_loss:
+            self._end("loss")
+        elif self.slope * HORIZON <= float(np.linalg.norm(self.state)):
+            self._end("stationary")
+        elif self.time >= until_time:
+            self._end("time")
+        else:
+            self.solver.init_step(self.time, self.state)
+        limit = math.inf if until_evaluations is None else until_evaluations
+        while not self.stopped:
+            self._step(until_loss, until_time, times)
+            if not self.stopped and self.field.evaluations >= limit:
+                self._end("evaluations")
+            if not self.stopped and self._is_stationary():
+                self._end("stationary")
+            if times is None or self.stopped:
+                self._record()
+            report(f"loss {self.loss:.2e} of {until_loss:.0e}, time {self.time:.3g}, {self.field.evaluations} evaluations")
+
+    def _step(self, until_loss: float, until_time: float, times: Any) -> None:
+        before = self.time
+        result = self.solver.step(HORIZON * 2, method="onestep")
+        self.steps += 1
+        loss = self.field.loss_at(result.y) if result.success else math.nan
+        if not math.isfinite(loss) or not math.isfinite(self.field.slope):
+            self._end("nan", f"after time {before:g} ({result.message}) the loss or its gradient is not finite")
+            return
+        end, state = float(result.t), result.y
+        if end > until_time:
+            end, state = until_time, self._within(until_time)
+            loss = self.field.loss_at(state)
+        if loss <= until_loss:
+            end = self._crossing(before, end, until_loss)
+            state = self._within(end)
+            loss = self.field.loss_at(state)
+            self._end("loss")
+        elif end >= until_time:
+            self._end("time")
+        for wanted in [] if times is None else times[(times > before) & (times < end)]:
+            self.time, self.state = float(wanted), self._within(wanted)
+            self.loss = self.field.loss_at(self.state)
+            self._record()
+        self.time, self.state, self.loss = end, np.array(state), loss
+
+    def _within(self, time: float) -> np.ndarray[Any, Any]:
+        """The state at a time inside the last step, by the solver's own interpolation."""
+        return np.array(self.solver.step(time, method="normal").y)
+
+    def _crossing(self, before: float, after: float, until_loss: float) -> float:
+        """When within a step the loss falls to a value; the later side of the root, so that it has."""
+        excess = {before: math.inf, after: self.field.loss_at(self._within(after)) - until_loss}
+
+        def over(time: float) -> float:
+            if time not in excess or math.isinf(excess[time]):
+                excess[time] = self.field.loss_at(self._within(time)) - until_loss
+            return excess[time]
+
+        if over(before) <= 0:
+            return before
+        brentq(over, before, after, xtol=1e-12 * abs(after) + 1e-300, rtol=1e-12)
+        return min(time for time, value in excess.items() if value <= 0)
+
+    def _is_stationary(self) -> bool:
+        if self.time > HORIZON:
+            return True
+        slow = float(np.linalg.norm(self.state)) >= UNCHANGED * self.field.slope
+        if not slow or self.steps % 10:
+            return False
+        np.copyto(self.field.array, self.state)
+        return self.field.slope == 0 or self.field.is_rounding()
+
+    def _record(self) -> None:
+        np.copyto(self.field.array, self.state)
+        self.recorder.add(self.time, self.loss, self.field.net)
+
+    def _end(self, reason: str, message: str = "") -> None:
+        self.stopped, self.message = reason, message
+
+
+@contextmanager
+def _flattened(net: TensorNetwork) -> Iterator[Tensor]:
+    """Have all trained parameters share one flat tensor, and give them storage of their own again afterwards."""
+    trained = [stack for stack in net.stacks if stack.requires_grad]
+    if not trained:
+        raise ValueError("every node of the network is frozen; a flow needs something to move")
+    flat = torch.cat([stack.detach().reshape(-1) for stack in trained])
+    start = 0
+    for stack in trained:
+        stack.data = flat[start : start + stack.numel()].view_as(stack)
+        start += stack.numel()
+    try:
+        yield flat
+    finally:
+        for stack in trained:
+            stack.data = stack.data.clone()
+
+
+def _restore(flat: Tensor, record: xr.Dataset) -> None:
+    state = torch.from_numpy(np.array(record["state"].values, dtype=np.float64))
+    if state.shape != flat.shape:
+        raise ValueError(f"the record's state has {len(state)} parameters, this network {len(flat)}; resume its own")
+    flat.copy_(state)
+
+
+def _check(  # noqa: PLR0913
+    net: TensorNetwork,
+    task: Any,
+    until_loss: float,
+    until_time: float,
+    until_evaluations: int | None,
+    rtol: float,
+    atol: float | None,
+) -> None:
+    if net.dtype != torch.float64 or net.device.type != "cpu":
+        raise TypeError(
+            f"the network is {net.dtype} on {net.device}; a flow needs float64 on the CPU, because its laws are "
+            f"checked to 1e-8: make it with dtype=torch.float64, or use rl.gradient_descent"
+        )
+    objective = getattr(task, "objective", None)
+    if objective is not None and not objective.smooth:
+        raise ValueError(
+            f"the loss {objective.name!r} has a discontinuous gradient, so it has no gradient flow; use "
+            f"loss=rl.losses.huber(delta) with a small delta, or rl.gradient_descent"
+        )
+    if math.isnan(until_loss):
+        raise ValueError("until_loss is nan; give the loss at which to stop, or 0 for none")
+    if not until_time > 0:
+        raise ValueError(f"until_time is {until_time}; it must be positive")
+    if until_evaluations is not None and until_evaluations < 1:
+        raise ValueError(f"until_evaluations is {until_evaluations}; it must be at least 1, or None for no bound")
+    if not 0 < rtol < 1:
+        raise ValueError(f"rtol is {rtol}; a relative tolerance lies between 0 and 1, such as 1e-6")
+    if atol is not None and not (math.isfinite(atol) and atol > 0):
+        raise ValueError(f"atol is {atol}; it must be positive and finite, or None")
+
+
+def _check_times(times: Sequence[float] | None, start: float) -> np.ndarray[Any, Any] | None:
+    if times is None:
+        return None
+    wanted = np.asarray(times, dtype=np.float64)
+    if wanted.ndim != 1 or not len(wanted) or not np.isfinite(wanted).all() or (np.diff(wanted) <= 0).any():
+        raise ValueError(f"times are {times!r}; give increasing finite numbers")
+    if wanted[-1] <= start:
+        raise ValueError(f"the last of times is {wanted[-1]:g}, but the flow starts at {start:g}; go further")
+    return wanted

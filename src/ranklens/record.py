@@ -1,0 +1,78 @@
+"""What a run returns: an xarray.Dataset of the loss and what was tracked along the way, and the state at its end."""
+
+import platform
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ranklens.network import TensorNetwork
+
+Track = Mapping[str, Callable[[TensorNetwork], Any]]
+
+
+class Recorder:
+    """Collects one row per recorded time (or step), and makes the Dataset.
+
+    Args:
+        axis: name of the coordinate, "time" or "step".
+        track: {name: function of the network}; what it returns gets the dimensions (axis, name_0, name_1, ...).
+        before: the record that is continued, if any: its rows come first.
+    """
+
+    def __init__(self, axis: str, track: Track | None, before: xr.Dataset | None = None) -> None:
+        self.axis = axis
+        self.track = _check_track(track or {}, axis)
+        self.before = before
+        self.rows: dict[str, list[Any]] = {name: [] for name in (axis, "loss", *self.track)}
+        if before is not None:
+            missing = [name for name in (axis, "loss", "state", *self.track) if name not in before.variables]
+            if missing:
+                raise ValueError(f"the record to resume from has no {missing[0]!r}; track the same names as before")
+
+    def add(self, at: float, loss: float, net: TensorNetwork) -> None:
+        """Record a row at the network's present state."""
+        self.rows[self.axis].append(at)
+        self.rows["loss"].append(loss)
+        with torch.no_grad():
+            for name, function in self.track.items():
+                self.rows[name].append(_array(function(net)))
+
+    def finish(self, state: Mapping[str, Any], attrs: Mapping[str, str | float | int]) -> xr.Dataset:
+        """The Dataset: rows, final state variables, and flat attributes."""
+        at = np.asarray(self.rows[self.axis])
+        variables: dict[str, Any] = {}
+        for name in ("loss", *self.track):
+            values = np.stack([np.asarray(x) for x in self.rows[name]])
+            variables[name] = ((self.axis, *[f"{name}_{k}" for k in range(values.ndim - 1)]), values)
+        record = xr.Dataset(variables, coords={self.axis: at})
+        if self.before is not None:
+            record = xr.concat([self.before[list(variables)], record.isel({self.axis: slice(1, None)})], self.axis)
+        for name, value in state.items():
+            values = np.asarray(value)
+            record[name] = ((*[f"{name}_{k}" for k in range(values.ndim)],), values)
+        record.attrs = {**attrs, "versions": versions()}
+        return record
+
+
+def versions() -> str:
+    """What made a record: the versions of this library, of what does its arithmetic, and of Python."""
+    packages = ["ranklens", "torch", "scikit-sundae", "numpy"]
+    return ", ".join([*[f"{name} {version(name)}" for name in packages], f"Python {platform.python_version()}"])
+
+
+def _array(value: Any) -> np.ndarray[Any, Any]:
+    return np.array(value.detach().cpu() if isinstance(value, Tensor) else value)
+
+
+def _check_track(track: Track, axis: str) -> Track:
+    for name, function in track.items():
+        if name in (axis, "loss", "state"):
+            raise ValueError(f"track names {name!r}, which every record has already; choose another name")
+        if not callable(function):
+            raise TypeError(f"track[{name!r}] is a {type(function).__name__}; pass a function of the network")
+    return track
