@@ -545,7 +545,7 @@ def log_product(table: Tensor, rows: Tensor) -> Tensor:
 
 class _LogProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
         levels = [(rows == level).to(table.dtype) for level in range(table.shape[1])]
         total = _count(levels, table.abs().log().where(table != 0, 0.0))
         size = total.exp()
@@ -556,7 +556,7 @@ class _LogProduct(torch.autograd.Function):
         return size if zeros is None else size.where(zeros == 0, 0.0)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: D102
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         table, size, zeros, *levels = ctx.saved_tensors
         weighted = upstream * size
         alive = weighted if zeros is None else weighted.where(zeros == 0, 0.0)

@@ -232,7 +232,7 @@ def tucker(
     return _build(labels, shapes, len(shape), std, seed, dtype, device)
 
 
-def _build(  # noqa: PLR0913  (the common keywords of every family)
+def _build(
     labels: Sequence[Sequence[Hashable]],
     shapes: Sequence[tuple[int, ...]],
     order: int,

@@ -56,7 +56,7 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
         times: record at these increasing times (and at the end, by default the last of them); None records every
             step of the solver.
         rtol: relative local error of every step.
-        atol: absolute local error; None takes 1e-3 rtol times the root mean square of the initial parameters, so that
+        atol: absolute local error; None takes rtol times the root mean square of the initial parameters, so that
             small starts are resolved.
         track: {name: function of the network}, evaluated under no_grad at every recorded time.
         resume: a record of an earlier flow of this network: go on from its end, and return both as one.
@@ -92,7 +92,7 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
             _restore(flat, resume)
             field.evaluations = int(resume.attrs["evaluations"])
         scale = float(flat.square().mean().sqrt()) or 1.0
-        atol = 1e-3 * rtol * scale if atol is None else atol
+        atol = rtol * scale if atol is None else atol
         run = _Run(field, recorder, rtol, atol, 0.0 if resume is None else float(resume.time[-1]))
         run.go(until_loss, until_time, until_evaluations, wanted, report)
         state = {"state": flat.numpy().copy()}
@@ -194,7 +194,9 @@ class _Run:
                 self._end("stationary")
             if times is None or self.stopped:
                 self._record()
-            report(f"loss {self.loss:.2e} of {until_loss:.0e}, time {self.time:.3g}, {self.field.evaluations} evaluations")
+            report(
+                f"loss {self.loss:.2e} of {until_loss:.0e}, time {self.time:.3g}, {self.field.evaluations} evaluations"
+            )
 
     def _step(self, until_loss: float, until_time: float, times: Any) -> None:
         before = self.time
@@ -281,7 +283,7 @@ def _restore(flat: Tensor, record: xr.Dataset) -> None:
     flat.copy_(state)
 
 
-def _check(  # noqa: PLR0913
+def _check(
     net: TensorNetwork,
     task: Any,
     until_loss: float,

@@ -81,7 +81,9 @@ def product_(net: TensorNetwork, W0: Float[Tensor, "rows columns"]) -> TensorNet
     """
     check_chain(net)
     if tuple(W0.shape) != net.shape or not bool(torch.isfinite(W0).all()):
-        raise ValueError(f"W0 has shape {tuple(W0.shape)}, or entries that are not finite; expected {net.shape}, finite")
+        raise ValueError(
+            f"W0 has shape {tuple(W0.shape)}, or entries that are not finite; expected {net.shape}, finite"
+        )
     U, S, Vh = torch.linalg.svd(W0.to(dtype=net.dtype, device=net.device), full_matrices=False)
     nodes, depth = net.nodes, len(net.nodes)
     width = min([*(node.shape[0] for node in nodes[1:]), len(S)])

@@ -41,7 +41,7 @@ def singular_values(W: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*
 
 
 def effective_rank(W: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch"]:
-    r"""exp of the entropy of the normalized singular values: exp(-sum_r p_r ln p_r), p_r = s_r / sum s.
+    r"""Exp of the entropy of the normalized singular values: exp(-sum_r p_r ln p_r), p_r = s_r / sum s.
 
     It is 0 for the zero matrix, and otherwise between 1 (rank one) and the rank, which it equals when all non-zero
     singular values are equal, because the entropy of k outcomes is at most ln k.

@@ -247,7 +247,7 @@ class TensorNetwork(nn.Module):
         for k, node in enumerate(self.nodes):
             destination[f"{prefix}nodes.{k}"] = node if keep_vars else node.detach()
 
-    def _load_from_state_dict(  # noqa: D102, PLR0913  (torch's own signature)
+    def _load_from_state_dict(
         self,
         state_dict: dict[str, Any],
         prefix: str,
@@ -281,7 +281,9 @@ def parse(equation: str) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
     left, right = equation.replace(" ", "").split("->")
     strange = sorted(set(left + right) - set(string.ascii_letters) - {","})
     if strange:
-        raise ValueError(f"equation {equation!r} has {strange[0]!r}; use letters, or pass the labels as a pair of lists")
+        raise ValueError(
+            f"equation {equation!r} has {strange[0]!r}; use letters, or pass the labels as a pair of lists"
+        )
     return [tuple(node) for node in left.split(",")], tuple(right)
 
 
@@ -297,7 +299,9 @@ def write(nodes: Sequence[Sequence[Label]], out: Sequence[Label]) -> str:
 def check_indices(indices: Tensor, shape: Sequence[int]) -> Tensor:
     """Return indices as int64 after checking type, width and range; the first offender is named."""
     if not isinstance(indices, Tensor):
-        raise TypeError(f"indices are a {type(indices).__name__}; pass an integer tensor of shape (batch, {len(shape)})")
+        raise TypeError(
+            f"indices are a {type(indices).__name__}; pass an integer tensor of shape (batch, {len(shape)})"
+        )
     if indices.dtype.is_floating_point or indices.dtype.is_complex or indices.dtype == torch.bool:
         raise TypeError(f"indices are {indices.dtype}; mode indices are integers: convert with .long()")
     if indices.ndim != 2 or indices.shape[1] != len(shape):
@@ -318,7 +322,9 @@ def check_indices(indices: Tensor, shape: Sequence[int]) -> Tensor:
 def _check_vectors(vectors: Tensor | Sequence[Tensor], shape: Sequence[int]) -> tuple[Tensor, ...]:
     parts = tuple(vectors.unbind(1)) if isinstance(vectors, Tensor) and vectors.ndim == 3 else tuple(vectors)
     if len(parts) != len(shape):
-        raise ValueError(f"{len(parts)} vectors were given for {len(shape)} modes; pass one (batch, d_n) tensor per mode")
+        raise ValueError(
+            f"{len(parts)} vectors were given for {len(shape)} modes; pass one (batch, d_n) tensor per mode"
+        )
     for mode, (part, size) in enumerate(zip(parts, shape, strict=True)):
         if part.ndim != 2 or part.shape[1] != size or part.shape[0] != parts[0].shape[0]:
             raise ValueError(

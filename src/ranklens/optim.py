@@ -37,7 +37,12 @@ class GroupRMSprop(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float = 1e-2, *, beta: float = 0.99, eps: float = 1e-6
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1e-2,
+        *,
+        beta: float = 0.99,
+        eps: float = 1e-6,
     ) -> None:
         if not (math.isfinite(lr) and lr > 0):
             raise ValueError(f"lr is {lr}; it must be positive and finite")

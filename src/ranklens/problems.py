@@ -1,7 +1,7 @@
 """What is observed of a tensor, and the loss of fitting it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from ranklens import contract, losses
-from ranklens.losses import Loss
+from ranklens.losses import AnyLoss, Loss
 from ranklens.network import TensorNetwork, check_indices
 from ranklens.seeds import stream
-
-AnyLoss = str | Loss | Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,9 @@ class Completion(_Problem):
         rows, inverse, counts = self.indices.unique(dim=0, return_inverse=True, return_counts=True)
         if len(rows) == len(self.indices):
             return
-        low = torch.full((len(rows),), math.inf, dtype=self.values.dtype).scatter_reduce(0, inverse, self.values, "amin")
+        low = torch.full((len(rows),), math.inf, dtype=self.values.dtype).scatter_reduce(
+            0, inverse, self.values, "amin"
+        )
         high = torch.full_like(low, -math.inf).scatter_reduce(0, inverse, self.values, "amax")
         if duplicates == "error" and bool((low != high).any()):
             k = int((low != high).nonzero()[0])

@@ -66,7 +66,7 @@ def versions() -> str:
 
 
 def _array(value: Any) -> np.ndarray[Any, Any]:
-    return np.array(value.detach().cpu() if isinstance(value, Tensor) else value)
+    return value.detach().cpu().numpy().copy() if isinstance(value, Tensor) else np.array(value)
 
 
 def _check_track(track: Track, axis: str) -> Track:

@@ -40,7 +40,9 @@ class ModeTree:
         for expected, mode in enumerate(modes):
             if mode != expected:
                 problem = f"mode {mode} appears twice" if mode < expected else f"mode {expected} is missing"
-                raise ValueError(f"{problem}: a tree over {len(modes)} leaves has modes 0 to {len(modes) - 1}, each once")
+                raise ValueError(
+                    f"{problem}: a tree over {len(modes)} leaves has modes 0 to {len(modes) - 1}, each once"
+                )
         found: list[tuple[int, Node, tuple[Node, ...]]] = []
         _collect(groups, found)
         return cls(tuple((node, children) for _, node, children in sorted(found, key=lambda x: (x[0], x[1]))))

@@ -1,0 +1,176 @@
+"""Gradient descent: one plain loop around any torch optimizer."""
+
+import math
+import time as clock
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ranklens import contract
+from ranklens.network import TensorNetwork
+from ranklens.progress import Report, reporter
+from ranklens.record import Recorder, Track
+from ranklens.seeds import stream
+
+
+def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how it steps)
+    net: TensorNetwork,
+    task: Any,
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int = 10_000,
+    until_loss: float = 5e-5,
+    every: int = 25,
+    batch_size: int | None = None,
+    seed: int = 0,
+    track: Track | None = None,
+    resume: xr.Dataset | None = None,
+    progress: bool | Report | None = None,
+) -> xr.Dataset:
+    """Take optimizer steps on the loss of a network; leaves the network at its last state.
+
+    The loss at a step is that of the parameters before the step. It is recorded, together with what is tracked,
+    every `every` steps and at the end, and compared with `until_loss` at those steps (for mini-batches it is still
+    the loss of the whole problem).
+
+    Args:
+        net: the network, of any floating-point dtype, on any device.
+        task: a problem: anything with a differentiable `loss(net)`; with mini-batches also `subset(rows)` and `len`.
+        optimizer: any torch optimizer over `net.parameters()` that needs no closure.
+        steps: take this many at most (in all, when resuming).
+        until_loss: stop when the recorded loss is this small.
+        every: record at multiples of this.
+        batch_size: observations per step, a new seeded shuffle in every epoch; None takes all.
+        seed: of the shuffles.
+        track: {name: function of the network}, evaluated under no_grad.
+        resume: a record of an earlier descent: go on from its end with its optimizer state, bit by bit as if it had
+            not been interrupted, and return both as one.
+        progress: True for a line on the terminal, or a function that is given one; None is silent.
+
+    Returns:
+        A Dataset with coordinate `step`, variables `loss`, what was tracked, the final `state` and the optimizer's;
+        attributes stopped ("loss", "steps", or "nan": it diverged, and the record ends at the last finite loss),
+        evaluations (of a gradient), seconds, solver, versions.
+
+    Raises:
+        ValueError: for sizes that make no sense, or an optimizer of other parameters.
+
+    Source: the experiments of Razin and Cohen (NeurIPS 2020) and Razin, Maman, Cohen (ICML 2021, 2022).
+
+    >>> import ranklens as rl
+    >>> target = rl.targets.low_rank_matrix((10, 10), rank=1)
+    >>> task, net = rl.Completion.sample(target, observed=60), rl.deep_matrix((10, 10), depth=3, std=1e-2)
+    >>> run = rl.gradient_descent(net, task, rl.optim.GroupRMSprop(net.parameters(), lr=1e-2), until_loss=1e-3)
+    >>> run.attrs["stopped"], bool(rl.effective_rank(net.tensor().detach()) < 1.01)
+    ('loss', True)
+    """
+    _check(net, optimizer, steps, every, batch_size)
+    recorder = Recorder("step", track, resume)
+    begun = 0
+    if resume is not None:
+        begun = int(resume.step[-1])
+        _restore(net, optimizer, resume)
+    started = clock.perf_counter()
+    step, stopped = begun, "steps"
+    batches = None if batch_size is None else _batches(task, batch_size, seed, begun)
+    with contract.threads(net.layout.work), reporter(progress) as report:
+        for step in range(begun, steps + 1):
+            recorded = step % every == 0 or step in (begun, steps)
+            with torch.set_grad_enabled(batches is None and step < steps):
+                loss = task.loss(net) if recorded or batches is None else None
+            if loss is not None and not math.isfinite(loss.detach()):
+                stopped = "nan"
+                break
+            if recorded and loss is not None:
+                value = float(loss.detach())
+                recorder.add(step, value, net)
+                report(f"loss {value:.2e} of {until_loss:.0e}, step {step} of {steps}")
+                if value <= until_loss:
+                    stopped = "loss"
+                    break
+            if step == steps:
+                break
+            optimizer.zero_grad()
+            (next(batches).loss(net) if batches is not None else loss).backward()
+            optimizer.step()
+    if not recorder.rows["step"]:  # not even the start is finite
+        recorder.add(step, math.nan, net)
+    attrs = {
+        "stopped": stopped,
+        "message": f"the loss is not finite at step {step}; take a smaller lr" if stopped == "nan" else "",
+        "evaluations": step + (0 if resume is None else int(resume.attrs["evaluations"]) - begun),
+        "steps": step,
+        "seconds": clock.perf_counter() - started + (0.0 if resume is None else float(resume.attrs["seconds"])),
+        "solver": f"{type(optimizer).__name__} {_numbers(optimizer)}",
+        "batch_size": 0 if batch_size is None else batch_size,
+        "seed": seed,
+        "until_loss": until_loss,
+        "network": repr(net),
+        "loss_function": getattr(getattr(task, "objective", None), "name", type(task).__name__),
+    }
+    return recorder.finish({"state": _flat(net), **_optimizer_state(optimizer)}, attrs)
+
+
+def _batches(task: Any, size: int, seed: int, begun: int) -> Iterator[Any]:
+    """One problem per step; a shuffle depends on the seed and the epoch only, so that any step can be resumed at."""
+    per_epoch = math.ceil(len(task) / size)
+    epoch, first = divmod(begun, per_epoch)
+    while True:
+        order = torch.randperm(len(task), generator=stream(seed, f"shuffle of epoch {epoch}"))
+        for k in range(first, per_epoch):
+            yield task.subset(order[k * size : (k + 1) * size])
+        epoch, first = epoch + 1, 0
+
+
+def _flat(net: TensorNetwork) -> np.ndarray[Any, Any]:
+    trained = [stack.detach().reshape(-1) for stack in net.stacks if stack.requires_grad]
+    return torch.cat(trained).cpu().numpy()  # type: ignore[no-any-return]
+
+
+def _restore(net: TensorNetwork, optimizer: torch.optim.Optimizer, record: xr.Dataset) -> None:
+    state = torch.from_numpy(np.array(record["state"].values))
+    trained = [stack for stack in net.stacks if stack.requires_grad]
+    if len(state) != sum(stack.numel() for stack in trained):
+        raise ValueError(f"the record's state has {len(state)} parameters, another number than this network")
+    with torch.no_grad():
+        for stack, part in zip(trained, state.split([stack.numel() for stack in trained]), strict=True):
+            stack.copy_(part.view_as(stack))
+    whole = optimizer.state_dict()
+    whole["state"] = {}
+    for name in record.variables:
+        kind, _, rest = str(name).partition("|")
+        if kind == "optimizer":
+            k, _, key = rest.partition("|")
+            whole["state"].setdefault(int(k), {})[key] = torch.from_numpy(np.array(record[name].values))
+    optimizer.load_state_dict(whole)
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's tensors as variables ``optimizer|parameter|name``."""
+    found = {}
+    for k, entries in optimizer.state_dict()["state"].items():
+        for key, value in entries.items():
+            if value is not None:
+                found[f"optimizer|{k}|{key}"] = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+    return found
+
+
+def _numbers(optimizer: torch.optim.Optimizer) -> str:
+    group = optimizer.param_groups[0]
+    shown = {key: value for key, value in group.items() if isinstance(value, (int, float)) and value not in (0, False)}
+    return ", ".join(f"{key}={value:g}" for key, value in shown.items())
+
+
+def _check(
+    net: TensorNetwork, optimizer: torch.optim.Optimizer, steps: int, every: int, batch_size: int | None
+) -> None:
+    for name, value in {"steps": steps, "every": every, "batch_size": batch_size}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    own = {id(stack) for stack in net.stacks if stack.requires_grad}
+    if not own & {id(p) for group in optimizer.param_groups for p in group["params"]}:
+        raise ValueError("the optimizer has none of the network's parameters; make it with net.parameters()")

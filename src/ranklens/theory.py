@@ -1,0 +1,259 @@
+"""What the theorems predict, to be held against what a run measures."""
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ranklens import contract, init
+from ranklens.network import TensorNetwork, slices
+
+
+def component_rate(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tensor, " size"]:
+    r"""D sigma_r / dt under gradient flow for every component of a bond, exact from any start, balanced or not.
+
+        d sigma_r / dt = gamma_r sigma_r^2 sum_k |s_k|^(-2),    gamma_r = <-grad L, C_r / sigma_r>
+
+    with s_k the K slices of component r and C_r what it adds to the end tensor. Each slice moves by minus its
+    gradient g_k, and <s_k, g_k> = <grad L, C_r> whatever k, because a node is used once. At a balanced point it
+    is K sigma^(2-2/K) gamma. Where exactly one slice is zero its norm starts to grow, and the rate is that (one-sided) derivative.
+
+    Args:
+        net: the network; frozen nodes do not move and add nothing.
+        task: a problem, with a differentiable `loss(net)`.
+        bond: a label from `net.bonds`.
+
+    Returns:
+        One rate per value r of the bond.
+
+    Raises:
+        ValueError: for a label that is no bond.
+
+    Source: Razin, Maman, Cohen (ICML 2021, Theorem 1; ICML 2022, Theorem 3), for the bonds of any network.
+
+    >>> import torch, ranklens as rl
+    >>> task = rl.Completion.sample(rl.targets.cp((4, 4, 4), rank=2), observed=40)
+    >>> net = rl.init.balance_(rl.cp((4, 4, 4), rank=3, std=0.5))
+    >>> sigma, gamma = net.component_norms("r"), rl.theory.alignment(net, task, "r")
+    >>> bool(torch.allclose(rl.theory.component_rate(net, task, "r"), 3 * sigma ** (4 / 3) * gamma))
+    True
+    """
+    gradients = net.gradients(task.loss(net))
+    meets = net.layout.meets(bond)
+    with torch.no_grad():
+        nodes = net.nodes
+        s = torch.stack([_norms(nodes[k], axis) for k, axis in meets])
+        rate = torch.zeros_like(s[0])
+        for position, (k, axis) in enumerate(meets):
+            if k in net.layout.frozen:
+                continue
+            others = torch.cat([s[:position], s[position + 1 :]]).prod(dim=0)
+            inner = -(slices(nodes[k], axis) * slices(gradients[k], axis)).sum(dim=1)
+            speed = torch.where(
+                s[position] > 0, inner / s[position].where(s[position] > 0, 1.0), _norms(gradients[k], axis)
+            )
+            rate += others * speed
+        return rate
+
+
+def alignment(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tensor, " size"]:
+    r"""gamma_r = <-grad L(W), C_r / sigma_r>: how well each component points where the loss of the END tensor falls.
+
+    It comes from the gradient in the end tensor alone, so that it can stand against rates of norms measured from
+    a trajectory. C_r / sigma_r is a unit tensor for CP; in a tree it holds all the other nodes.
+
+    Args, errors: as for `component_rate`. Components of norm zero have no direction: their gamma is 0.
+    """
+    with torch.no_grad():
+        end = net.tensor()
+    end.requires_grad_()
+    (gradient,) = torch.autograd.grad(task.loss(end), end)
+    k, axis = net.layout.meets(bond)[0]
+    with torch.no_grad():
+        nodes, norms = list(net.nodes), net.component_norms(bond)
+    node = nodes[k].detach().requires_grad_()
+    nodes[k] = node
+    (slope,) = torch.autograd.grad((contract.tensor(net.layout, nodes) * gradient).sum(), node)
+    with torch.no_grad():
+        inner = -(slices(node, axis) * slices(slope, axis)).sum(dim=1)
+        return (inner / norms.where(norms > 0, 1.0)).where(norms > 0, 0.0)
+
+
+def singular_value_rate(net: TensorNetwork, task: Any, *, balanced: bool = False) -> Float[Tensor, " size"]:
+    r"""D sigma_r / dt under gradient flow for the singular values of a network of two modes.
+
+    sigma' = <u_r, W' v_r>, with W' = -sum_k (W with node k replaced by its gradient): exact from any start. For a
+    balanced deep matrix it is the law of its depth L,
+
+        d sigma_r / dt = -L sigma_r^(2 - 2/L) <grad L(W), u_r v_r^T>.
+
+    Args:
+        net: a network whose end tensor is a matrix.
+        task: a problem, with a differentiable `loss(net)`.
+        balanced: True evaluates the law instead, whether or not the factors are balanced.
+
+    Returns:
+        One rate per singular value, largest first; it presumes that they differ.
+
+    Raises:
+        ValueError: for a network of other order, or `balanced=True` for what is no deep matrix.
+
+    Source: Arora, Cohen, Hu, Luo (NeurIPS 2019), Theorem 3.
+
+    >>> import torch, ranklens as rl
+    >>> task = rl.Completion.sample(rl.targets.low_rank_matrix((5, 5), 2), observed=15)
+    >>> net = rl.init.balance_(rl.deep_matrix((5, 5), depth=3, std=0.5))
+    >>> law = rl.theory.singular_value_rate(net, task, balanced=True)
+    >>> bool(torch.allclose(rl.theory.singular_value_rate(net, task), law, rtol=1e-9))
+    True
+    """
+    if len(net.shape) != 2:
+        raise ValueError(f"the end tensor has {len(net.shape)} modes; singular values are those of a matrix")
+    with torch.no_grad():
+        W = net.tensor()
+        U, S, Vh = torch.linalg.svd(W, full_matrices=False)
+    if balanced:
+        init.check_chain(net)
+        W.requires_grad_()
+        (G,) = torch.autograd.grad(task.loss(W), W)
+        depth = len(net.nodes)
+        return -depth * S ** (2 - 2 / depth) * torch.einsum("ir,ij,rj->r", U, G, Vh)
+    gradients = net.gradients(task.loss(net))
+    with torch.no_grad():
+        nodes = net.nodes
+        change = torch.zeros_like(W)
+        for k, gradient in enumerate(gradients):
+            change -= contract.tensor(net.layout, [*nodes[:k], gradient, *nodes[k + 1 :]])
+        return torch.einsum("ir,ij,rj->r", U, change, Vh)
+
+
+def conserved(net: TensorNetwork, bond: Hashable) -> Tensor:
+    """What gradient flow conserves at a bond, whatever the loss; zero when the bond is balanced.
+
+    A bond of order 2 conserves the whole difference of its two Gram matrices (the network depends on the product of the
+    two nodes over it, so both change by the same matrix); one of order K the K - 1 differences of
+    squared slice norms between neighbouring nodes.
+
+    Args:
+        net: the network. Frozen nodes conserve nothing and are left out.
+        bond: a label from `net.bonds`.
+
+    Returns:
+        (R, R) for a bond of order 2, (K - 1, R) for a higher one.
+
+    Raises:
+        ValueError: for a label that is no bond.
+
+    Source: Arora, Cohen, Hazan (ICML 2018); Razin, Maman, Cohen (ICML 2021, 2022).
+
+    >>> import ranklens as rl
+    >>> net = rl.init.balance_(rl.deep_matrix((4, 4), depth=2, std=0.5))
+    >>> bool(rl.theory.conserved(net, "r1").abs().max() < 1e-12)
+    True
+    """
+    meets = [(k, axis) for k, axis in net.layout.meets(bond) if k not in net.layout.frozen]
+    with torch.no_grad():
+        nodes = net.nodes
+        if net.order(bond) == 2 and len(meets) == 2:
+            first, second = (slices(nodes[k], axis) for k, axis in meets)
+            return first @ first.T - second @ second.T
+        squared = [_norms(nodes[k], axis).square() for k, axis in meets]
+        none = torch.zeros(0, net.layout.sizes[bond], dtype=net.dtype, device=net.device)
+        return torch.stack([a - b for a, b in zip(squared, squared[1:], strict=False)]) if len(squared) > 1 else none
+
+
+def escape_time(net: TensorNetwork, task: Any) -> float:
+    r"""About how long the flow stays where it is: the answer to "why is nothing moving?".
+
+    Near zero the loss is a constant minus a function homogeneous of degree M, the number of trained nodes, so
+    that rho^2 = |theta|^2 obeys d rho^2 / dt = 2 p with p = -<theta, gradient>, which grows as rho^M. For a start
+    along the direction of growth this blows up at the time
+
+        t* = rho^2 / ((M - 2) p)     (M > 2),     rho^2 / p, one e-folding of theta     (M <= 2).
+
+    Escape is thus governed by the TOTAL degree M, not by the order of a bond: a tree of 7 nodes idles far longer
+    than CP of order 3 from equal values.
+
+    Args:
+        net: the network, near zero.
+        task: a problem.
+
+    Returns:
+        A time; infinite where the gradient vanishes or shrinks the network.
+
+    Source: the constant-alignment solution of the laws of the talk.
+
+    >>> import math, ranklens as rl
+    >>> task = rl.Completion.sample(rl.targets.cp((4, 4, 4), rank=1), observed=40)
+    >>> times = [rl.theory.escape_time(rl.cp((4, 4, 4), rank=1, std=std), task) for std in (1e-3, 1e-4)]
+    >>> round(times[1] / times[0])  # a tenth of the start takes ten times as long
+    10
+    """
+    gradients = net.gradients(task.loss(net))
+    trained = [k for k in range(len(net.nodes)) if k not in net.layout.frozen]
+    with torch.no_grad():
+        nodes = net.nodes
+        rho = float(sum(nodes[k].square().sum() for k in trained))
+        degree = len(trained)
+        growth = -float(sum((nodes[k] * gradients[k]).sum() for k in trained))
+    if growth <= 0:
+        return math.inf
+    return rho / ((degree - 2) * growth) if degree > 2 else rho / growth
+
+
+@dataclass(frozen=True)
+class Bounds2x2:
+    """What det W > 0 proves about the 2 x 2 counterexample at a loss (half the sum of squares).
+
+    Attributes:
+        w11: |w11| is at least this; every unitarily invariant norm is at least that of e1 e1^T times this.
+        sigma2: the smaller singular value, the distance to rank one, is at most this.
+        effective_rank: is at most this.
+        slowest: the value that |w11| takes when it is exactly as small as it can be to first order, 1/sqrt(2 loss).
+    """
+
+    w11: Tensor
+    sigma2: Tensor
+    effective_rank: Tensor
+    slowest: Tensor
+
+
+def bounds_2x2(loss: Float[Tensor, "*batch"] | float) -> Bounds2x2:
+    r"""Bounds along any trajectory with det W > 0 on the 2 x 2 problem w12 = w21 = 1, w22 = 0, w11 unobserved.
+
+    With e = sqrt(2 loss) < 1: w12, w21 >= 1 - e and |w22| <= e, so w11 w22 > w12 w21 > 0 gives |w11| >= (1 - e)^2 / e.
+    The segment from W to the solution with the same w11 has length e and crosses det = 0, so sigma_2 <= e. Then
+    p = sigma_2 / (sigma_1 + sigma_2) <= e^2 / (1 - e)^2 (or 1/2) bounds the effective rank by exp of the binary entropy of p.
+
+    Args:
+        loss: positive.
+
+    Returns:
+        The bounds, of the shape of `loss`; |w11| >= 0 and effective rank <= 2 are all there is to say for loss >= 1/2.
+
+    Raises:
+        ValueError: for a loss that is not positive.
+
+    Source: Razin and Cohen (NeurIPS 2020), Theorem 1, with sharper constants.
+
+    >>> import ranklens as rl
+    >>> bounds = rl.theory.bounds_2x2(1e-4)
+    >>> round(float(bounds.w11), 1), round(float(bounds.sigma2), 4), round(float(bounds.effective_rank), 4)
+    (68.7, 0.0141, 1.002)
+    """
+    loss = torch.as_tensor(loss, dtype=torch.float64)
+    if not bool((loss > 0).all()):
+        raise ValueError(f"loss is {float(loss.min())}; the bounds are about positive losses")
+    e = (2 * loss).sqrt()
+    inside = (1 - e).clamp_min(0)
+    p = (e.square() / inside.square().where(inside > 0, e.square())).clamp_max(0.5)
+    entropy = torch.special.entr(p) + torch.special.entr(1 - p)
+    return Bounds2x2(inside.square() / e, e, entropy.exp(), 1 / e)
+
+
+def _norms(node: Tensor, axis: int) -> Tensor:
+    return slices(node, axis).norm(dim=1)
