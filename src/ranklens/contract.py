@@ -203,8 +203,8 @@ def pair(equation: str, *operands: Tensor) -> Tensor:
     sides = _factors(equation)
     if sides is None:
         return torch.einsum(equation, *operands)
-    *sides, out = sides
-    first, second = (_spread(side, out, operand) for side, operand in zip(sides, operands, strict=True))
+    *inputs, out = sides
+    first, second = (_spread(side, out, operand) for side, operand in zip(inputs, operands, strict=True))
     return first * second
 
 
@@ -229,7 +229,7 @@ def _compact(equation: str) -> str:
 
 
 def _path(layout: Layout, kind: str) -> Path:
-    """The cached path of a layout: 'tensor', 'batch' (modes replaced by the batch) or 'vectors' (tensor and vectors)."""
+    """The cached path of a kind: 'tensor', 'batch' (modes replaced by the batch) or 'vectors' (tensor and vectors)."""
     if kind not in layout.paths:
         sizes = {**layout.sizes, BATCH: PLANNED_BATCH}
         inputs: Sequence[Sequence[Label]] = layout.nodes
@@ -256,7 +256,7 @@ def _behind_batch(labels: Sequence[Label], modes: set[Label]) -> tuple[Label, ..
 
 @dataclass(frozen=True)
 class Visit:
-    """A stack of alike nodes, visited after the bonds below them: each gets messages and sends one to its bond above."""
+    """A stack of alike nodes, visited after the bonds below: each gets messages and sends one to its bond above."""
 
     nodes: tuple[int, ...]
     up: int
@@ -540,7 +540,7 @@ def log_product(table: Tensor, rows: Tensor) -> Tensor:
         (batch, size) products. The gradient is exact at zeros too: with a single zero factor in a product it is the
         product of the others.
     """
-    return _LogProduct.apply(table, rows)  # type: ignore[no-any-return]
+    return _LogProduct.apply(table, rows)
 
 
 class _LogProduct(torch.autograd.Function):
@@ -556,7 +556,7 @@ class _LogProduct(torch.autograd.Function):
         return size if zeros is None else size.where(zeros == 0, 0.0)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         table, size, zeros, *levels = ctx.saved_tensors
         weighted = upstream * size
         alive = weighted if zeros is None else weighted.where(zeros == 0, 0.0)

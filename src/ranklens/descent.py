@@ -80,13 +80,12 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
     with contract.threads(net.layout.work), reporter(progress) as report:
         for step in range(begun, steps + 1):
             recorded = step % every == 0 or step in (begun, steps)
-            with torch.set_grad_enabled(batches is None and step < steps):
-                loss = task.loss(net) if recorded or batches is None else None
-            if loss is not None and not math.isfinite(loss.detach()):
+            loss = task.loss(net) if batches is None else next(batches).loss(net)
+            value = _whole(net, task) if recorded and batches is not None else float(loss.detach())
+            if not math.isfinite(value):
                 stopped = "nan"
                 break
-            if recorded and loss is not None:
-                value = float(loss.detach())
+            if recorded:
                 recorder.add(step, value, net)
                 report(f"loss {value:.2e} of {until_loss:.0e}, step {step} of {steps}")
                 if value <= until_loss:
@@ -95,7 +94,7 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
             if step == steps:
                 break
             optimizer.zero_grad()
-            (next(batches).loss(net) if batches is not None else loss).backward()
+            loss.backward()
             optimizer.step()
     if not recorder.rows["step"]:  # not even the start is finite
         recorder.add(step, math.nan, net)
@@ -115,6 +114,11 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
     return recorder.finish({"state": _flat(net), **_optimizer_state(optimizer)}, attrs)
 
 
+def _whole(net: TensorNetwork, task: Any) -> float:
+    with torch.no_grad():
+        return float(task.loss(net))
+
+
 def _batches(task: Any, size: int, seed: int, begun: int) -> Iterator[Any]:
     """One problem per step; a shuffle depends on the seed and the epoch only, so that any step can be resumed at."""
     per_epoch = math.ceil(len(task) / size)
@@ -128,7 +132,7 @@ def _batches(task: Any, size: int, seed: int, begun: int) -> Iterator[Any]:
 
 def _flat(net: TensorNetwork) -> np.ndarray[Any, Any]:
     trained = [stack.detach().reshape(-1) for stack in net.stacks if stack.requires_grad]
-    return torch.cat(trained).cpu().numpy()  # type: ignore[no-any-return]
+    return torch.cat(trained).cpu().numpy()
 
 
 def _restore(net: TensorNetwork, optimizer: torch.optim.Optimizer, record: xr.Dataset) -> None:

@@ -1,5 +1,6 @@
 """Initial values of a network, written in place. Every function returns the network it changed."""
 
+import itertools
 import math
 
 import torch
@@ -173,7 +174,7 @@ def check_chain(net: TensorNetwork) -> None:
     """Refuse a network that is not a product of matrices in the order of its nodes."""
     labels, out = net.layout.nodes, net.layout.out
     chain = all(len(node) == 2 for node in labels) and all(
-        left[1] == right[0] for left, right in zip(labels, labels[1:], strict=False)
+        left[1] == right[0] for left, right in itertools.pairwise(labels)
     )
     if not chain or out != (labels[0][0], labels[-1][1]):
         raise ValueError(f"{net.equation} is not a deep matrix, W_L ... W_1; make one with rl.deep_matrix")

@@ -123,8 +123,8 @@ class TensorNetwork(nn.Module):
         size = math.prod(self.shape) * self.dtype.itemsize
         if size > _memory():
             raise ValueError(
-                f"the end tensor of order {len(self.shape)} has {math.prod(self.shape):.3g} entries ({size / 2**30:.3g} "
-                f"GiB), more than this machine's {_memory() / 2**30:.0f} GiB; use net.entries(indices) or "
+                f"the end tensor of order {len(self.shape)} has 10^{math.log10(math.prod(self.shape)):.0f} entries, more "
+                f"than fit into this machine's {_memory() / 2**30:.0f} GiB; use net.entries(indices) or "
                 f"net.evaluate(vectors), which never form it"
             )
         return contract.tensor(self._layout, self.nodes)
@@ -292,7 +292,7 @@ def write(nodes: Sequence[Sequence[Label]], out: Sequence[Label]) -> str:
     labels = list(dict.fromkeys([*out, *(label for node in nodes for label in node)]))
     kept = {label: label for label in labels if isinstance(label, str) and label in string.ascii_letters and label}
     free = (symbol for symbol in contract.symbols() if symbol not in kept)
-    names = {label: kept.get(label) or next(free) for label in labels}
+    names = {label: kept[label] if label in kept else next(free) for label in labels}
     return ",".join("".join(names[x] for x in node) for node in nodes) + "->" + "".join(names[x] for x in out)
 
 

@@ -54,7 +54,7 @@ class GroupRMSprop(torch.optim.Optimizer):
 
     @property
     def _first(self) -> Tensor:
-        return self.param_groups[0]["params"][0]  # type: ignore[no-any-return]
+        return self.param_groups[0]["params"][0]
 
     @property
     def effective_lr(self) -> float:

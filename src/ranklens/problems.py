@@ -148,8 +148,8 @@ class Completion(_Problem):
         if duplicates == "error" and bool((low != high).any()):
             k = int((low != high).nonzero()[0])
             raise ValueError(
-                f"entry {tuple(rows[k].tolist())} is observed {int(counts[k])} times with values from {float(low[k]):g} "
-                f"to {float(high[k]):g}; choose duplicates='keep' or duplicates='mean'"
+                f"entry {tuple(rows[k].tolist())} is observed {int(counts[k])} times with values from "
+                f"{float(low[k]):g} to {float(high[k]):g}; choose duplicates='keep' or duplicates='mean'"
             )
         sums = torch.zeros_like(low).scatter_add(0, inverse, self.values)
         self.indices, self.values = rows, sums / counts if duplicates == "mean" else low

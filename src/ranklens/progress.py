@@ -34,7 +34,7 @@ def reporter(progress: bool | Report | None) -> Iterator[Report]:
         from rich.console import Console
 
         with Console(stderr=True).status("starting") as status:
-            yield lambda text: status.update(text)
+            yield status.update
     else:
         ambient = _ambient.get() if progress is None else None
         yield ambient or _silent

@@ -15,7 +15,7 @@ def check_seed(seed: int) -> int:
 
 
 def derive(seed: int, name: str) -> int:
-    """An independent 63-bit seed for the consumer called `name`: equal seeds of unlike consumers give unlike numbers."""
+    """A 63-bit seed for the consumer called `name`: equal seeds of unlike consumers give unlike numbers."""
     digest = hashlib.blake2b(f"{check_seed(seed)}/{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 

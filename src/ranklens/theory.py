@@ -1,5 +1,6 @@
 """What the theorems predict, to be held against what a run measures."""
 
+import itertools
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ def component_rate(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tenso
 
     with s_k the K slices of component r and C_r what it adds to the end tensor. Each slice moves by minus its
     gradient g_k, and <s_k, g_k> = <grad L, C_r> whatever k, because a node is used once. At a balanced point it
-    is K sigma^(2-2/K) gamma. Where exactly one slice is zero its norm starts to grow, and the rate is that (one-sided) derivative.
+    is K sigma^(2-2/K) gamma. Where exactly one slice is zero its norm starts to grow, and the rate is that (one-sided)
+    derivative.
 
     Args:
         net: the network; frozen nodes do not move and add nothing.
@@ -163,7 +165,7 @@ def conserved(net: TensorNetwork, bond: Hashable) -> Tensor:
             return first @ first.T - second @ second.T
         squared = [_norms(nodes[k], axis).square() for k, axis in meets]
         none = torch.zeros(0, net.layout.sizes[bond], dtype=net.dtype, device=net.device)
-        return torch.stack([a - b for a, b in zip(squared, squared[1:], strict=False)]) if len(squared) > 1 else none
+        return torch.stack([a - b for a, b in itertools.pairwise(squared)]) if len(squared) > 1 else none
 
 
 def escape_time(net: TensorNetwork, task: Any) -> float:
@@ -227,7 +229,8 @@ def bounds_2x2(loss: Float[Tensor, "*batch"] | float) -> Bounds2x2:
 
     With e = sqrt(2 loss) < 1: w12, w21 >= 1 - e and |w22| <= e, so w11 w22 > w12 w21 > 0 gives |w11| >= (1 - e)^2 / e.
     The segment from W to the solution with the same w11 has length e and crosses det = 0, so sigma_2 <= e. Then
-    p = sigma_2 / (sigma_1 + sigma_2) <= e^2 / (1 - e)^2 (or 1/2) bounds the effective rank by exp of the binary entropy of p.
+    p = sigma_2 / (sigma_1 + sigma_2) <= e^2 / (1 - e)^2 (or 1/2) bounds the effective rank by exp of the binary
+    entropy of p.
 
     Args:
         loss: positive.
