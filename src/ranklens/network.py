@@ -123,8 +123,8 @@ class TensorNetwork(nn.Module):
         size = math.prod(self.shape) * self.dtype.itemsize
         if size > _memory():
             raise ValueError(
-                f"the end tensor of order {len(self.shape)} has 10^{math.log10(math.prod(self.shape)):.0f} entries, more "
-                f"than fit into this machine's {_memory() / 2**30:.0f} GiB; use net.entries(indices) or "
+                f"the end tensor of order {len(self.shape)} has 10^{math.log10(math.prod(self.shape)):.0f} entries, "
+                f"more than fit into this machine's {_memory() / 2**30:.0f} GiB; use net.entries(indices) or "
                 f"net.evaluate(vectors), which never form it"
             )
         return contract.tensor(self._layout, self.nodes)

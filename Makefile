@@ -1,0 +1,37 @@
+# Two commands from nothing: `make talk` installs, reproduces the talk and says where the report is; `make test`
+# installs and tests. Each keeps to .venv, and installs again only when what it installs from has changed.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: talk test test-all lint bench clean
+
+talk: .stamp-install
+	$(BIN)/ranklens talk --out report
+
+test: lint
+	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=95
+
+test-all: lint
+	$(BIN)/python -m pytest -n 2
+
+lint: .stamp-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .stamp-install
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf .venv .stamp-* report
+
+.stamp-install: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'ranklens needs Python 3.11 or newer: make PYTHON=...')"
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet -c constraints.txt -e .
+	touch $@
+
+.stamp-test: .stamp-install
+	$(PIP) install --quiet -c constraints.txt -e ".[test]"
+	touch $@

@@ -1,0 +1,37 @@
+"""Shape types are enforced here, before anything imports the package; and the one tolerance table of the suite."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook("ranklens", "beartype.beartype")
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.load_profile("suite")
+
+# relative errors, by what limits them; nothing else in the suite decides how close is close
+TOLERANCE = {
+    "rounding": 1e-11,  # two ways to add the same float64 numbers
+    "float32": 2e-5,  # the same in float32
+    "difference": 1e-6,  # a central difference against a derivative, in float64
+    "balance": 1e-12,  # what balance_ promises
+    "flow": 1e-3,  # positions of a flow at its default rtol, away from saddles
+}
+
+
+@pytest.fixture(scope="session")
+def tolerance() -> dict[str, float]:
+    return TOLERANCE
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_an_untouched_generator():
+    """Workers share two cores; and no function of the library may touch the global generator."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(before, torch.get_rng_state()), "the global generator was used"
+    torch.set_num_threads(threads)
