@@ -2,7 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-install_import_hook("ranklens", "beartype.beartype")
+install_import_hook("ranklens", "strict_types.check")
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402

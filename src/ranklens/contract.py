@@ -380,7 +380,7 @@ def evaluate(layout: Layout, stacks: Sequence[Tensor], vectors: Sequence[Tensor]
 def flatten(indices: Tensor, shape: Sequence[int]) -> Tensor:
     """Row-major positions of mode indices (batch, order) in the flattened end tensor."""
     strides = [math.prod(shape[n + 1 :]) for n in range(len(shape))]
-    return (indices * torch.tensor(strides, device=indices.device)).sum(dim=1)
+    return (indices * torch.tensor(strides, dtype=torch.long, device=indices.device)).sum(dim=1)
 
 
 def _work_per_row(layout: Layout, *, entries: bool) -> float:

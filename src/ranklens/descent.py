@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ranklens import contract
@@ -130,7 +131,7 @@ def _batches(task: Any, size: int, seed: int, begun: int) -> Iterator[Any]:
         epoch, first = epoch + 1, 0
 
 
-def _flat(net: TensorNetwork) -> np.ndarray[Any, Any]:
+def _flat(net: TensorNetwork) -> NDArray[Any]:
     trained = [stack.detach().reshape(-1) for stack in net.stacks if stack.requires_grad]
     return torch.cat(trained).cpu().numpy()
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from sksundae.cvode import CVODE
 from torch import Tensor
@@ -20,7 +21,10 @@ from ranklens.record import Recorder, Track
 
 HORIZON = 1e25  # what would take longer than this counts as not moving
 KRYLOV = 10  # Krylov vectors per linear solve
-UNCHANGED = 1e10  # |theta| / |gradient| from which on it is asked whether the gradient is more than rounding
+# a flow is at rest when its loss has not fallen in so many steps, over so many times the time it took before: steps
+# over a plateau grow tenfold at a time, so that even one a million times longer than all before takes fewer
+REST_STEPS = 500
+REST_TIME = 1e3
 
 
 def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exact it is)
@@ -30,7 +34,7 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
     until_loss: float = 5e-5,
     until_time: float = math.inf,
     until_evaluations: int | None = None,
-    times: Sequence[float] | None = None,
+    times: Sequence[float] | NDArray[Any] | None = None,
     rtol: float = 1e-6,
     atol: float | None = None,
     track: Track | None = None,
@@ -64,9 +68,9 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
 
     Returns:
         A Dataset with coordinate `time`, variables `loss`, what was tracked, and the final `state`; attributes
-        stopped ("loss", "time", "evaluations", "stationary" when the gradient is nothing but rounding or the next
-        change is beyond time 1e25, "nan" when the flow diverged; `message` then says where), evaluations, steps,
-        seconds, solver, rtol, atol, versions.
+        stopped ("loss", "time", "evaluations", "stationary" when the gradient vanishes, the next change is beyond time
+        1e25, or the loss has come to rest, "nan" when the flow diverged; `message` then says where), evaluations,
+        steps, seconds, solver, rtol, atol, versions.
 
     Raises:
         ValueError: for a loss whose gradient is discontinuous ("l1"), or bounds that make no sense.
@@ -122,7 +126,7 @@ class _Field:
         self.evaluations = 0
         self.slope = math.inf  # norm of the latest gradient
 
-    def __call__(self, _: float, y: np.ndarray[Any, Any], yp: np.ndarray[Any, Any]) -> None:
+    def __call__(self, _: float, y: NDArray[Any], yp: NDArray[Any]) -> None:
         np.copyto(self.array, y)
         np.copyto(yp, self.gradient().neg_().numpy())
 
@@ -134,18 +138,11 @@ class _Field:
         self.slope = float(gradient.norm())
         return gradient
 
-    def loss_at(self, y: np.ndarray[Any, Any]) -> float:
+    def loss_at(self, y: NDArray[Any]) -> float:
         """Go to a state and evaluate the loss there."""
         np.copyto(self.array, y)
         with torch.no_grad():
             return float(self.task.loss(self.net))
-
-    def is_rounding(self) -> bool:
-        """Whether rounding the parameters would change the gradient by as much as there is of it."""
-        here = self.gradient()
-        self.flat.mul_(1 + torch.finfo(torch.float64).eps)
-        there = self.gradient()
-        return bool((there - here).norm() >= here.norm())
 
 
 class _Run:
@@ -156,6 +153,7 @@ class _Run:
         self.time, self.loss = time, field.loss_at(field.array)
         self.state = field.array.copy()
         self.stopped, self.message, self.steps = "", "", 0
+        self.solver_rtol, self.low, self.fell = rtol, self.loss, (0, time)
         # an end time of 1e25 makes CVODE guess a first step that is far too long
         self.slope = float(field.gradient().norm())
         first = 1e-3 * float(np.linalg.norm(self.state)) / self.slope if self.slope > 0 else 1.0
@@ -223,7 +221,7 @@ class _Run:
             self._record()
         self.time, self.state, self.loss = end, np.array(state), loss
 
-    def _within(self, time: float) -> np.ndarray[Any, Any]:
+    def _within(self, time: float) -> NDArray[Any]:
         """The state at a time inside the last step, by the solver's own interpolation."""
         return np.array(self.solver.step(time, method="normal").y)
 
@@ -242,13 +240,11 @@ class _Run:
         return min(time for time, value in excess.items() if value <= 0)
 
     def _is_stationary(self) -> bool:
-        if self.time > HORIZON:
-            return True
-        slow = float(np.linalg.norm(self.state)) >= UNCHANGED * self.field.slope
-        if not slow or self.steps % 10:
-            return False
-        np.copyto(self.field.array, self.state)
-        return self.field.slope == 0 or self.field.is_rounding()
+        """Whether nothing moves any more; a plateau takes the solver few steps, or little time more than it has run."""
+        if self.loss < self.low - self.solver_rtol * abs(self.low):
+            self.low, self.fell = self.loss, (self.steps, self.time)
+        resting = self.steps - self.fell[0] >= REST_STEPS and self.time >= REST_TIME * self.fell[1]
+        return resting or self.field.slope == 0 or self.time > HORIZON
 
     def _record(self) -> None:
         np.copyto(self.field.array, self.state)
@@ -315,7 +311,7 @@ def _check(
         raise ValueError(f"atol is {atol}; it must be positive and finite, or None")
 
 
-def _check_times(times: Sequence[float] | None, start: float) -> np.ndarray[Any, Any] | None:
+def _check_times(times: Sequence[float] | NDArray[Any] | None, start: float) -> NDArray[Any] | None:
     if times is None:
         return None
     wanted = np.asarray(times, dtype=np.float64)

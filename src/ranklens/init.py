@@ -158,7 +158,7 @@ def _balance_bond(net: TensorNetwork, bond: object) -> None:
 
 def _balance_pair(first: Tensor, second: Tensor) -> None:
     """Balance A^T B over the leading axis of both: with A^T = Qa Ra, B^T = Qb Rb and Ra Rb^T = U S V^T."""
-    A, B = first.flatten(1), second.flatten(1)
+    A, B = slices(first, 0), slices(second, 0)
     Qa, Ra = torch.linalg.qr(A.T)
     Qb, Rb = torch.linalg.qr(B.T)
     U, S, Vh = torch.linalg.svd(Ra @ Rb.T, full_matrices=False)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ranklens.network import TensorNetwork
@@ -65,7 +66,7 @@ def versions() -> str:
     return ", ".join([*[f"{name} {version(name)}" for name in packages], f"Python {platform.python_version()}"])
 
 
-def _array(value: Any) -> np.ndarray[Any, Any]:
+def _array(value: Any) -> NDArray[Any]:
     return value.detach().cpu().numpy().copy() if isinstance(value, Tensor) else np.array(value)
 
 

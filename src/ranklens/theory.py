@@ -14,6 +14,7 @@ from ranklens import contract, init
 from ranklens.network import TensorNetwork, slices
 
 
+@torch.enable_grad()  # a run tracks its quantities under no_grad
 def component_rate(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tensor, " size"]:
     r"""D sigma_r / dt under gradient flow for every component of a bond, exact from any start, balanced or not.
 
@@ -62,6 +63,7 @@ def component_rate(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tenso
         return rate
 
 
+@torch.enable_grad()
 def alignment(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tensor, " size"]:
     r"""gamma_r = <-grad L(W), C_r / sigma_r>: how well each component points where the loss of the END tensor falls.
 
@@ -85,6 +87,7 @@ def alignment(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tensor, " 
         return (inner / norms.where(norms > 0, 1.0)).where(norms > 0, 0.0)
 
 
+@torch.enable_grad()
 def singular_value_rate(net: TensorNetwork, task: Any, *, balanced: bool = False) -> Float[Tensor, " size"]:
     r"""D sigma_r / dt under gradient flow for the singular values of a network of two modes.
 
@@ -168,6 +171,7 @@ def conserved(net: TensorNetwork, bond: Hashable) -> Tensor:
         return torch.stack([a - b for a, b in itertools.pairwise(squared)]) if len(squared) > 1 else none
 
 
+@torch.enable_grad()
 def escape_time(net: TensorNetwork, task: Any) -> float:
     r"""About how long the flow stays where it is: the answer to "why is nothing moving?".
 

@@ -1,0 +1,76 @@
+import cases
+import pytest
+import torch
+
+import ranklens as rl
+
+
+@pytest.mark.parametrize("name", [n for n in cases.NETWORKS if n != "scalar"])
+def test_balance_is_exact_and_keeps_the_end_tensor(name, tolerance):
+    net = cases.NETWORKS[name](std=1.0)
+    before = net.tensor().detach()
+    assert rl.init.balance_(net) is net
+    scale = max(float(node.detach().square().sum()) for node in net.nodes)
+    assert float(net.imbalance()) <= tolerance["balance"] * scale
+    torch.testing.assert_close(net.tensor().detach(), before, rtol=1e-10, atol=1e-10 * float(before.norm()))
+
+
+def test_balance_raises_when_it_stalls():
+    net = rl.hierarchical((2, 2, 2, 2), width=3, std=1.0)
+    with pytest.raises(RuntimeError, match="stalled"):
+        rl.init.balance_(net, tolerance=0.0)
+
+
+@pytest.mark.parametrize("name", ["matrix depth 3", "cp order 3", "hierarchical binary", "tensor ring", "tucker"])
+@pytest.mark.parametrize("scale", [1e-6, 0.1])
+def test_scaled_is_the_std_of_end_entries(name, scale):
+    seen = []
+    for seed in range(400):
+        net = rl.init.scaled_(cases.NETWORKS[name](std=1.0), scale=scale, seed=seed)
+        seen.append(net.tensor().detach().flatten())
+    found = float(torch.cat(seen).std())
+    assert found == pytest.approx(scale, rel=0.25)  # heavy tails: products of normals
+
+
+def test_scaled_with_frozen_nodes():
+    net = rl.hierarchical((3, 3), width=50, std=1.0)
+    with torch.no_grad():
+        net.nodes[2].fill_(2.0)
+    net.freeze(2)
+    seen = [rl.init.scaled_(net, scale=0.3, seed=seed).tensor().detach() for seed in range(200)]
+    assert float(torch.stack(seen).std()) == pytest.approx(0.3, rel=0.1)
+    assert bool((net.nodes[2] == 2).all())
+
+
+def test_product_is_balanced_and_has_the_least_norm():
+    W0 = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for depth in (1, 2, 4):
+        net = rl.init.product_(rl.deep_matrix((4, 3), depth=depth, width=5), W0)
+        torch.testing.assert_close(net.tensor().detach(), W0)
+        assert float(net.imbalance()) < 1e-13
+        least = depth * rl.singular_values(W0).pow(2 / depth).sum()
+        assert float(sum(n.detach().square().sum() for n in net.nodes)) == pytest.approx(float(least))
+
+
+def test_product_refuses():
+    with pytest.raises(ValueError, match="is not a deep matrix"):
+        rl.init.product_(rl.cp((2, 2)), torch.eye(2).double())
+    with pytest.raises(ValueError, match="W0 has shape"):
+        rl.init.product_(rl.deep_matrix((2, 2)), torch.eye(3).double())
+    with pytest.raises(ValueError, match="W0 has shape"):
+        rl.init.product_(rl.deep_matrix((2, 2)), torch.eye(2).double() * float("nan"))
+    with pytest.raises(ValueError, match="a width of 1 is less than the rank of W0"):
+        rl.init.product_(rl.deep_matrix((2, 2), width=1), torch.eye(2).double())
+
+
+def test_normal_has_mean_and_std_and_refuses_nonsense():
+    net = rl.init.normal_(rl.cp((50, 50), rank=50), std=2.0, mean=3.0, seed=1)
+    assert float(net.nodes[0].detach().mean()) == pytest.approx(3.0, abs=0.2)
+    assert float(net.nodes[0].detach().std()) == pytest.approx(2.0, rel=0.05)
+    same = rl.cp((50, 50), rank=50, std=1.0, seed=4)
+    assert torch.equal(rl.init.normal_(net, std=1.0, seed=4).nodes[0], same.nodes[0])
+    for bad in (-1.0, float("inf")):
+        with pytest.raises(ValueError, match="std is"):
+            rl.init.normal_(net, std=bad)
+        with pytest.raises(ValueError, match="scale is"):
+            rl.init.scaled_(net, scale=bad)

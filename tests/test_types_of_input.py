@@ -1,0 +1,46 @@
+"""What the wrong type gets; the suite's own type checker would answer first, so a Python without it is asked."""
+
+import json
+import subprocess
+import sys
+
+CALLS = {
+    "rl.cp((3, 4), rank=2).entries(torch.ones(1, 2))": "indices are torch.float32; mode indices are integers",
+    "rl.cp((3, 4), rank=2).entries([[0, 0]])": "indices are a list; pass an integer tensor",
+    "rl.cp((3, 4), rank=2.5)": "rank is 2.5; it must be an integer",
+    "rl.cp((3, 4), rank=True)": "rank is True; it must be an integer",
+    "rl.cp((3, 4), rank=2, seed='a')": "seed is 'a', a str",
+    "rl.TensorNetwork('ab,bc->ac', [torch.ones(2, 2), [[1]]])": "node 1 is list",
+    "rl.ModeTree.adjacent(4.0)": "n is 4.0; it must be an integer",
+    "rl.ModeTree.nested(('a', 1))": "'a' is neither a mode number",
+    "rl.effective_rank(torch.ones(2, 2).long())": "the input is torch.int64; pass a float32 or float64 tensor",
+    "rl.effective_rank([[1.0]])": "the input is list",
+    "rl.Completion(torch.zeros(1, 2).long(), [1.0], (2, 2))": "values are list; pass a tensor of real numbers",
+    "rl.Completion(torch.zeros(1, 2).long(), torch.ones(1) > 0, (2, 2))": "values are torch.bool",
+    "rl.Completion(torch.zeros(1, 2), torch.ones(1), (2, 2))": "indices are torch.float32",
+    "rl.Completion(torch.zeros(1, 2).long(), torch.ones(1), (2, 2), loss=3)": "loss is a int; pass a name",
+    "rl.gradient_flow(rl.cp((2, 2), dtype=torch.float32), task)": "a flow needs float64",
+    "rl.gradient_flow(rl.cp((2, 2)), task, track={'x': 3})": "track['x'] is a int; pass a function",
+    "rl.save(3, 'x')": "cannot save a int",
+}
+SCRIPT = """
+import json, sys, torch, ranklens as rl
+task = rl.Completion(torch.zeros(1, 2).long(), torch.ones(1), (2, 2))
+found = {}
+for call in json.load(sys.stdin):
+    try:
+        eval(call)
+        found[call] = "nothing was raised"
+    except TypeError as error:
+        found[call] = str(error)
+print(json.dumps(found))
+"""
+
+
+def test_type_errors_name_the_culprit_and_the_remedy():
+    answer = subprocess.run(
+        [sys.executable, "-c", SCRIPT], input=json.dumps(list(CALLS)), capture_output=True, text=True, check=True
+    )
+    found = json.loads(answer.stdout)
+    wrong = {call: found[call] for call, message in CALLS.items() if message not in found[call]}
+    assert not wrong
