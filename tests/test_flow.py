@@ -127,6 +127,24 @@ def test_a_plateau_is_not_stationary():
     assert float(run.time[-1]) == pytest.approx(0.5e12, rel=0.01)
 
 
+def test_a_second_plateau_a_million_times_longer_than_the_first_is_not_rest():
+    target = torch.diag(torch.tensor([2.0, 1.0]).double())
+    everything = torch.cartesian_prod(torch.arange(2), torch.arange(2))
+    task = rl.Completion(everything, target.reshape(-1), (2, 2), loss="half_sse")
+    net = rl.deep_matrix((2, 2), depth=3)
+    with torch.no_grad():
+        for node in net.nodes:
+            node.copy_(torch.diag(torch.tensor([1e-2, 1e-8])))
+    start = [node.detach().clone() for node in net.nodes]
+    for rtol, shift in [(1e-6, 0.15), (1e-8, 2e-3)]:  # u' = u^2 from 1e-8, next to entries of 1e-2
+        with torch.no_grad():
+            for node, value in zip(net.nodes, start, strict=True):
+                node.copy_(value)
+        run = rl.gradient_flow(net, task, until_loss=1e-6, rtol=rtol)
+        assert run.attrs["stopped"] == "loss"
+        assert float(run.time[-1]) == pytest.approx(1e8, rel=shift)
+
+
 def test_divergence_keeps_the_record_so_far():
     def falls_for_ever(prediction, value):
         return -(prediction**4) - value
@@ -223,7 +241,7 @@ def test_bad_arguments(how, message):
 def test_what_has_no_flow_is_refused():
     net = identity_start(0.1)
     task = rl.Completion(torch.zeros(1, 2).long(), torch.ones(1), (3, 3), loss="l1")
-    with pytest.raises(ValueError, match="discontinuous gradient.*huber"):
+    with pytest.raises(ValueError, match=r"discontinuous gradient.*huber"):
         rl.gradient_flow(net, task)
     with pytest.raises(ValueError, match="every node of the network is frozen"):
         rl.gradient_flow(net.freeze(0, 1, 2), diagonal_problem())
@@ -246,5 +264,5 @@ def test_singular_values_follow_their_law_along_the_flow():
 def test_records_are_labelled_datasets():
     run = rl.gradient_flow(identity_start(0.1), diagonal_problem(), until_time=1.0)
     assert isinstance(run, xr.Dataset)
-    assert set(run.variables) == {"time", "loss", "state"}
+    assert set(run.variables) == {"time", "loss", "state", "atol"}
     assert "torch" in run.attrs["versions"]

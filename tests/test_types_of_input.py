@@ -21,6 +21,7 @@ CALLS = {
     "rl.Completion(torch.zeros(1, 2).long(), torch.ones(1), (2, 2), loss=3)": "loss is a int; pass a name",
     "rl.gradient_flow(rl.cp((2, 2), dtype=torch.float32), task)": "a flow needs float64",
     "rl.gradient_flow(rl.cp((2, 2)), task, track={'x': 3})": "track['x'] is a int; pass a function",
+    "rl.Completion(task.indices, task.values, (2, 2), duplicates='first')": "duplicates is 'first'; choose 'error'",
     "rl.save(3, 'x')": "cannot save a int",
 }
 SCRIPT = """
@@ -31,13 +32,13 @@ for call in json.load(sys.stdin):
     try:
         eval(call)
         found[call] = "nothing was raised"
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         found[call] = str(error)
 print(json.dumps(found))
 """
 
 
-def test_type_errors_name_the_culprit_and_the_remedy():
+def test_errors_name_the_culprit_and_the_remedy():
     answer = subprocess.run(
         [sys.executable, "-c", SCRIPT], input=json.dumps(list(CALLS)), capture_output=True, text=True, check=True
     )

@@ -21,6 +21,7 @@ from ranklens.record import Recorder, Track
 
 HORIZON = 1e25  # what would take longer than this counts as not moving
 KRYLOV = 10  # Krylov vectors per linear solve
+FLOOR = 0.1  # of the root mean square: where the errors of parameters differ by more, GMRES may crawl
 # a flow is at rest when its loss has not fallen in so many steps, over so many times the time it took before: steps
 # over a plateau grow tenfold at a time, so that even one a million times longer than all before takes fewer
 REST_STEPS = 500
@@ -60,8 +61,8 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
         times: record at these increasing times (and at the end, by default the last of them); None records every
             step of the solver.
         rtol: relative local error of every step.
-        atol: absolute local error; None takes rtol times the root mean square of the initial parameters, so that
-            small starts are resolved.
+        atol: absolute local error; None takes, for every parameter, rtol times its own initial size (or times a tenth
+            of the root mean square of all, if that is more), so that small starts are resolved.
         track: {name: function of the network}, evaluated under no_grad at every recorded time.
         resume: a record of an earlier flow of this network: go on from its end, and return both as one.
         progress: True for a line on the terminal, or a function that is given one; None is silent.
@@ -70,7 +71,7 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
         A Dataset with coordinate `time`, variables `loss`, what was tracked, and the final `state`; attributes
         stopped ("loss", "time", "evaluations", "stationary" when the gradient vanishes, the next change is beyond time
         1e25, or the loss has come to rest, "nan" when the flow diverged; `message` then says where), evaluations,
-        steps, seconds, solver, rtol, atol, versions.
+        steps, seconds, solver, rtol, versions. Variable `atol` keeps the absolute errors that a resumed run needs.
 
     Raises:
         ValueError: for a loss whose gradient is discontinuous ("l1"), or bounds that make no sense.
@@ -87,28 +88,28 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
     """
     _check(net, task, until_loss, until_time, until_evaluations, rtol, atol)
     recorder = Recorder("time", track, resume)
-    wanted = _check_times(times, 0.0 if resume is None else float(resume.time[-1]))
+    before = {"evaluations": 0, "steps": 0, "seconds": 0.0} if resume is None else resume.attrs
+    start = 0.0 if resume is None else float(resume.time[-1])
+    wanted = _check_times(times, start)
     until_time = min(until_time, wanted[-1]) if wanted is not None else until_time
     started = clock.perf_counter()
     with _flattened(net) as flat, contract.threads(net.layout.work), reporter(progress) as report:
-        field = _Field(net, task, flat)
         if resume is not None:
             _restore(flat, resume)
-            field.evaluations = int(resume.attrs["evaluations"])
-        scale = float(flat.square().mean().sqrt()) or 1.0
-        atol = rtol * scale if atol is None else atol
-        run = _Run(field, recorder, rtol, atol, 0.0 if resume is None else float(resume.time[-1]))
+        field = _Field(net, task, flat)
+        field.evaluations = int(before["evaluations"])
+        errors = _absolute_errors(flat, rtol, atol, resume)
+        run = _Run(field, recorder, rtol, errors, start)
         run.go(until_loss, until_time, until_evaluations, wanted, report)
-        state = {"state": flat.numpy().copy()}
+        state = {"state": flat.numpy().copy(), "atol": errors}
     attrs = {
         "stopped": run.stopped,
         "message": run.message,
         "evaluations": field.evaluations,
-        "steps": run.steps + (0 if resume is None else int(resume.attrs["steps"])),
-        "seconds": clock.perf_counter() - started + (0.0 if resume is None else float(resume.attrs["seconds"])),
+        "steps": run.steps + int(before["steps"]),
+        "seconds": clock.perf_counter() - started + float(before["seconds"]),
         "solver": f"SUNDIALS CVODE, BDF, GMRES({KRYLOV})",
         "rtol": rtol,
-        "atol": atol,
         "until_loss": until_loss,
         "network": repr(net),
         "loss_function": getattr(getattr(task, "objective", None), "name", type(task).__name__),
@@ -148,7 +149,7 @@ class _Field:
 class _Run:
     """One pass of the solver from a time on, with what it records and why it stopped."""
 
-    def __init__(self, field: _Field, recorder: Recorder, rtol: float, atol: float, time: float) -> None:
+    def __init__(self, field: _Field, recorder: Recorder, rtol: float, atol: NDArray[Any], time: float) -> None:
         self.field, self.recorder = field, recorder
         self.time, self.loss = time, field.loss_at(field.array)
         self.state = field.array.copy()
@@ -270,6 +271,16 @@ def _flattened(net: TensorNetwork) -> Iterator[Tensor]:
     finally:
         for stack in trained:
             stack.data = stack.data.clone()
+
+
+def _absolute_errors(flat: Tensor, rtol: float, atol: float | None, record: xr.Dataset | None) -> NDArray[Any]:
+    """Absolute local error of every parameter: small against its own start, whatever the size of the others."""
+    if atol is not None:
+        return np.full(len(flat), atol)
+    if record is not None:  # what is small now need not have been small at the start
+        return np.array(record["atol"].values)
+    scale = float(flat.square().mean().sqrt()) or 1.0
+    return (rtol * flat.abs().clamp_min(FLOOR * scale)).numpy()
 
 
 def _restore(flat: Tensor, record: xr.Dataset) -> None:

@@ -72,7 +72,7 @@ def _array(value: Any) -> NDArray[Any]:
 
 def _check_track(track: Track, axis: str) -> Track:
     for name, function in track.items():
-        if name in (axis, "loss", "state"):
+        if name in (axis, "loss", "state", "atol"):
             raise ValueError(f"track names {name!r}, which every record has already; choose another name")
         if not callable(function):
             raise TypeError(f"track[{name!r}] is a {type(function).__name__}; pass a function of the network")

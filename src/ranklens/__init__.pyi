@@ -1,0 +1,34 @@
+from ranklens import init as init
+from ranklens import losses as losses
+from ranklens import optim as optim
+from ranklens import targets as targets
+from ranklens import theory as theory
+from ranklens.descent import gradient_descent as gradient_descent
+from ranklens.drawing import plot as plot
+from ranklens.families import cp as cp
+from ranklens.families import deep_matrix as deep_matrix
+from ranklens.families import hierarchical as hierarchical
+from ranklens.families import tensor_ring as tensor_ring
+from ranklens.families import tensor_train as tensor_train
+from ranklens.families import tucker as tucker
+from ranklens.files import load as load
+from ranklens.files import save as save
+from ranklens.flow import gradient_flow as gradient_flow
+from ranklens.measures import cp_rank_estimate as cp_rank_estimate
+from ranklens.measures import distance_to_rank as distance_to_rank
+from ranklens.measures import effective_rank as effective_rank
+from ranklens.measures import entanglement_entropy as entanglement_entropy
+from ranklens.measures import hierarchical_rank as hierarchical_rank
+from ranklens.measures import matricize as matricize
+from ranklens.measures import nuclear_norm as nuclear_norm
+from ranklens.measures import numerical_rank as numerical_rank
+from ranklens.measures import schatten_norm as schatten_norm
+from ranklens.measures import singular_values as singular_values
+from ranklens.measures import stable_rank as stable_rank
+from ranklens.network import TensorNetwork as TensorNetwork
+from ranklens.problems import Completion as Completion
+from ranklens.problems import DenseSensing as DenseSensing
+from ranklens.problems import Sensing as Sensing
+from ranklens.trees import ModeTree as ModeTree
+
+__version__: str

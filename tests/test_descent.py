@@ -1,0 +1,118 @@
+import cases
+import numpy as np
+import pytest
+import torch
+
+import ranklens as rl
+
+
+def easy(batch=False):
+    net = rl.cp((4, 4, 4), rank=3, std=0.5)
+    return net, rl.Completion.sample(rl.targets.cp((4, 4, 4), rank=1), observed=50)
+
+
+def test_the_loop_is_the_plain_loop():
+    net, task = easy()
+    plain = [node.detach().clone().requires_grad_() for node in net.nodes]
+    losses = []
+    for _ in range(21):
+        found = torch.einsum("ar,br,cr->abc", *plain)[tuple(task.indices.T)]
+        loss = (found - task.values).square().mean()
+        losses.append(float(loss.detach()))
+        for node, g in zip(plain, torch.autograd.grad(loss, plain), strict=True):
+            node.data -= 0.01 * g
+    run = rl.gradient_descent(net, task, torch.optim.SGD(net.parameters(), lr=0.01), steps=20, until_loss=0, every=5)
+    np.testing.assert_allclose(run.loss, losses[::5], rtol=1e-12)
+    assert run.step.values.tolist() == [0, 5, 10, 15, 20]
+    assert run.attrs["stopped"] == "steps"
+    assert run.attrs["solver"].startswith("SGD lr=0.01")
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9),
+    "adam": lambda p: torch.optim.Adam(p, lr=1e-2),
+    "group": lambda p: rl.optim.GroupRMSprop(p, lr=1e-2),
+}
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_resuming_is_exact_to_the_bit(optimizer, batch_size, tmp_path):
+    def go(net, steps, **how):
+        made = OPTIMIZERS[optimizer](net.parameters())
+        return rl.gradient_descent(
+            net, easy()[1], made, steps=steps, until_loss=0, every=4, batch_size=batch_size, **how
+        )
+
+    whole = go(easy()[0], 41)
+    path = rl.save(go(easy()[0], 20), tmp_path / "half.nc")
+    rest = go(rl.cp((4, 4, 4), rank=3), 41, resume=rl.load(path))
+    np.testing.assert_array_equal(rest.state, whole.state)
+    np.testing.assert_array_equal(rest.loss, whole.loss)
+    np.testing.assert_array_equal(rest.step, whole.step)
+    assert rest.attrs["evaluations"] == whole.attrs["evaluations"] == 41
+
+
+def test_mini_batches_see_every_observation_once_per_epoch():
+    net, task = easy()
+    seen = []
+
+    class Watch:
+        def loss(self, net):
+            return task.loss(net)
+
+        def subset(self, rows):
+            seen.append(rows.tolist())
+            return task.subset(rows)
+
+        def __len__(self):
+            return len(task)
+
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    rl.gradient_descent(net, Watch(), optimizer, steps=8, until_loss=0, every=100, batch_size=15)
+    assert [len(rows) for rows in seen[:4]] == [15, 15, 15, 5]
+    for epoch in (seen[:4], seen[4:8]):
+        assert sorted(row for rows in epoch for row in rows) == list(range(50))
+    assert seen[0] != seen[4]
+
+
+def test_divergence_stops_and_keeps_the_record():
+    net, task = easy()
+    run = rl.gradient_descent(net, task, torch.optim.SGD(net.parameters(), lr=1e3), every=1, until_loss=0)
+    assert run.attrs["stopped"] == "nan"
+    assert "take a smaller lr" in run.attrs["message"]
+    assert run.sizes["step"] >= 1
+    assert bool(np.isfinite(run.loss).all())
+
+
+def test_stops_at_the_loss_and_leaves_the_network_there():
+    net, task = easy()
+    heard = []
+    optimizer = rl.optim.GroupRMSprop(net.parameters(), lr=1e-2)
+    run = rl.gradient_descent(net, task, optimizer, until_loss=1e-2, every=1, progress=heard.append)
+    assert run.attrs["stopped"] == "loss"
+    assert float(run.loss[-1]) <= 1e-2 < float(run.loss[-2])
+    assert float(task.loss(net).detach()) == float(run.loss[-1])
+    assert "of 1e-02" in heard[0]
+
+
+def test_float32_descends():
+    net = rl.cp((4, 4, 4), rank=3, std=0.5, dtype=torch.float32)
+    run = rl.gradient_descent(net, easy()[1], torch.optim.SGD(net.parameters(), lr=0.1), steps=50)
+    assert float(run.loss[-1]) < float(run.loss[0])
+    assert run.state.dtype == np.float32
+
+
+def test_bad_arguments():
+    net, task = easy()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for how in ({"steps": 0}, {"every": 0}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(how))} is 0"):
+            rl.gradient_descent(net, task, optimizer, **how)
+    other = torch.optim.SGD(rl.cp((2, 2)).parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"none of the network's parameters"):
+        rl.gradient_descent(net, task, other)
+    run = rl.gradient_descent(net, task, optimizer, steps=1)
+    small = cases.NETWORKS["cp order 2"](std=1.0)
+    with pytest.raises(ValueError, match="36 parameters"):
+        rl.gradient_descent(small, task, torch.optim.SGD(small.parameters(), lr=0.1), resume=run)

@@ -1,0 +1,53 @@
+import cases
+import pytest
+import torch
+import xarray as xr
+from safetensors.torch import save_file
+
+import ranklens as rl
+from ranklens.files import atomic
+
+
+@pytest.mark.parametrize("name", cases.NETWORKS)
+def test_networks_come_back(name, tmp_path):
+    net = cases.NETWORKS[name](std=1.0).freeze(0)
+    again = rl.load(rl.save(net, tmp_path / "deep" / "net.safetensors"))
+    assert (again.layout.nodes, again.layout.out, again.frozen) == (net.layout.nodes, net.layout.out, (0,))
+    assert all(torch.equal(a, b) for a, b in zip(again.nodes, net.nodes, strict=True))
+
+
+def test_records_come_back(tmp_path):
+    run = rl.gradient_flow(
+        rl.deep_matrix((2, 2), std=0.1), rl.Completion.counterexample(), until_time=1.0, track={"w": lambda n: n()}
+    )
+    again = rl.load(rl.save(run, tmp_path / "run.nc"))
+    xr.testing.assert_identical(again, run)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write_half():
+        with atomic(path) as name:
+            name.write_text("half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_half()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_is_not_ours_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        rl.load(tmp_path / "none")
+    (tmp_path / "text").write_text("hello, world")
+    with pytest.raises(ValueError, match="neither a network nor a record"):
+        rl.load(tmp_path / "text")
+    save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="no network written by"):
+        rl.load(tmp_path / "other.safetensors")
+    odd = rl.TensorNetwork(([[1.5, 2], [2, 3]], [1.5, 3]), [torch.ones(2, 2), torch.ones(2, 2)])
+    with pytest.raises(TypeError, match=r"label 1\.5 is a float"):
+        rl.save(odd, tmp_path / "odd.safetensors")

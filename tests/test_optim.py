@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import torch
+
+import ranklens as rl
+
+
+def test_group_rmsprop_is_its_formula():
+    made = torch.Generator().manual_seed(0)
+    x = torch.randn(4, generator=made, dtype=torch.float64).requires_grad_()
+    y = torch.randn(2, 2, generator=made, dtype=torch.float64).requires_grad_()
+    groups = [{"params": [x]}, {"params": [y], "lr": 0.05}]
+    optimizer = rl.optim.GroupRMSprop(groups, lr=0.1, beta=0.9, eps=1e-6)
+    a, b, v = x.detach().numpy().copy(), y.detach().numpy().copy(), 0.0
+    for t in range(1, 6):
+        loss = (x**4).sum() + (x.sum() * y).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        ga = 4 * a**3 + 2 * a.sum() * (b**2).sum()
+        gb = 2 * a.sum() ** 2 * b
+        v = 0.9 * v + 0.1 * ((ga**2).sum() + (gb**2).sum())
+        scale = np.sqrt(v / (1 - 0.9**t)) + 1e-6
+        a, b = a - 0.1 * ga / scale, b - 0.05 * gb / scale
+        assert optimizer.effective_lr == pytest.approx(0.1 / scale)
+    np.testing.assert_allclose(x.detach(), a, rtol=1e-12)
+    np.testing.assert_allclose(y.detach(), b, rtol=1e-12)
+
+
+def test_it_is_gradient_flow_in_another_time():
+    target = torch.diag(torch.tensor([2.0, 1.0]).double())
+    everything = torch.cartesian_prod(torch.arange(2), torch.arange(2))
+    task = rl.Completion(everything, target.reshape(-1), (2, 2), loss="half_sse")
+    nets = [rl.init.product_(rl.deep_matrix((2, 2), depth=3), 0.1 * torch.eye(2).double()) for _ in range(2)]
+    optimizer = rl.optim.GroupRMSprop(nets[0].parameters(), lr=1e-4)
+    now = 0.0
+    for _ in range(6000):
+        optimizer.zero_grad()
+        task.loss(nets[0]).backward()
+        optimizer.step()
+        now += optimizer.effective_lr
+    rl.gradient_flow(nets[1], task, until_time=now, until_loss=0.0, rtol=1e-9)
+    torch.testing.assert_close(nets[0].tensor(), nets[1].tensor(), rtol=5e-3, atol=5e-3)
+
+
+def test_closure_nothing_to_do_and_bad_numbers():
+    x = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    optimizer = rl.optim.GroupRMSprop([x], lr=0.1)
+    assert optimizer.effective_lr == 0.0
+    assert optimizer.step() is None
+    assert x.tolist() == [1, 1]
+
+    def closure():
+        optimizer.zero_grad()
+        loss = x.square().sum()
+        loss.backward()
+        return loss
+
+    assert float(optimizer.step(closure).detach()) == 2.0
+    for how, message in [({"lr": 0.0}, "lr is 0.0"), ({"beta": 1.0}, "beta is 1.0"), ({"eps": -1.0}, "eps is -1.0")]:
+        with pytest.raises(ValueError, match=message):
+            rl.optim.GroupRMSprop([x], **how)
