@@ -136,7 +136,7 @@ def test_a_second_plateau_a_million_times_longer_than_the_first_is_not_rest():
         for node in net.nodes:
             node.copy_(torch.diag(torch.tensor([1e-2, 1e-8])))
     start = [node.detach().clone() for node in net.nodes]
-    for rtol, shift in [(1e-6, 0.15), (1e-8, 2e-3)]:  # u' = u^2 from 1e-8, next to entries of 1e-2
+    for rtol, shift in [(1e-6, 0.15), (1e-8, 0.01)]:  # u' = u^2 from 1e-8, next to entries of 1e-2
         with torch.no_grad():
             for node, value in zip(net.nodes, start, strict=True):
                 node.copy_(value)

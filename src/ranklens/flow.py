@@ -60,7 +60,7 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
         until_evaluations: stop after this many evaluations of the gradient.
         times: record at these increasing times (and at the end, by default the last of them); None records every
             step of the solver.
-        rtol: relative local error of every step.
+        rtol: relative error; that of a step is about this, and errors of a whole run fall in proportion to it.
         atol: absolute local error; None takes, for every parameter, rtol times its own initial size (or times a tenth
             of the root mean square of all, if that is more), so that small starts are resolved.
         track: {name: function of the network}, evaluated under no_grad at every recorded time.
@@ -99,7 +99,7 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
         field = _Field(net, task, flat)
         field.evaluations = int(before["evaluations"])
         errors = _absolute_errors(flat, rtol, atol, resume)
-        run = _Run(field, recorder, rtol, errors, start)
+        run = _Run(field, recorder, _local(rtol), errors, start)
         run.go(until_loss, until_time, until_evaluations, wanted, report)
         state = {"state": flat.numpy().copy(), "atol": errors}
     attrs = {
@@ -273,6 +273,11 @@ def _flattened(net: TensorNetwork) -> Iterator[Tensor]:
             stack.data = stack.data.clone()
 
 
+def _local(rtol: float) -> float:
+    """The error allowed per step: a little less than in proportion, because smaller steps are more steps."""
+    return 1e-6 * (rtol / 1e-6) ** 1.05
+
+
 def _absolute_errors(flat: Tensor, rtol: float, atol: float | None, record: xr.Dataset | None) -> NDArray[Any]:
     """Absolute local error of every parameter: small against its own start, whatever the size of the others."""
     if atol is not None:
@@ -280,7 +285,7 @@ def _absolute_errors(flat: Tensor, rtol: float, atol: float | None, record: xr.D
     if record is not None:  # what is small now need not have been small at the start
         return np.array(record["atol"].values)
     scale = float(flat.square().mean().sqrt()) or 1.0
-    return (rtol * flat.abs().clamp_min(FLOOR * scale)).numpy()
+    return (_local(rtol) * flat.abs().clamp_min(FLOOR * scale)).numpy()
 
 
 def _restore(flat: Tensor, record: xr.Dataset) -> None:
