@@ -1,0 +1,100 @@
+"""The figures of the talk, one file each, in the talk's order. Nothing imports them but the surface.
+
+A study is a module with TITLE, EXPLANATION (two sentences), SOURCE, a frozen dataclass Settings, PRESETS (name ->
+Settings), MINUTES (preset -> about how long on two cores), `run(settings) -> record`, `claims(record)`,
+`draw(record)` and `alt(record)`, what the picture shows, in words.
+"""
+
+import dataclasses
+import json
+import time
+from importlib import import_module
+from typing import Any
+
+import xarray as xr
+
+from ranklens.studies.claim import Claim
+
+STUDIES = (
+    "norms_to_infinity",
+    "matrix_dynamics",
+    "tensor_dynamics",
+    "hierarchical_dynamics",
+    "analogy",
+    "natural_images",
+)
+
+
+def load(name: str) -> Any:
+    """The module of a study.
+
+    Raises:
+        ValueError: for a name that is no study.
+    """
+    if name not in STUDIES:
+        raise ValueError(f"there is no study {name!r}; choose one of {', '.join(STUDIES)}")
+    return import_module(f"ranklens.studies.{name}")
+
+
+def preset(name: str, called: str) -> Any:
+    """The settings of a study's preset.
+
+    Raises:
+        ValueError: for an unknown study or preset.
+    """
+    study = load(name)
+    if called not in study.PRESETS:
+        raise ValueError(f"study {name} has no preset {called!r}; choose one of {', '.join(study.PRESETS)}")
+    return study.PRESETS[called]
+
+
+def override(settings: Any, changes: list[str]) -> Any:
+    """Settings with some fields replaced, each given as ``name=value`` with the value in JSON (or a bare word).
+
+    Raises:
+        ValueError: for a field that does not exist, or a value of another type than the field's.
+
+    >>> from ranklens.studies import matrix_dynamics
+    >>> override(matrix_dynamics.PRESETS["laptop"], ["size=32", "seeds=[3]"]).seeds
+    (3,)
+    """
+    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    found = {}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals or name not in fields:
+            raise ValueError(f"there is no setting {change!r}; write name=value with one of {', '.join(fields)}")
+        found[name] = _read(name, text, fields[name])
+    return dataclasses.replace(settings, **found)
+
+
+def perform(name: str, settings: Any) -> xr.Dataset:
+    """Run a study; its record also says which study, which settings (as JSON) and how many seconds."""
+    started = time.perf_counter()
+    record: xr.Dataset = load(name).run(settings)
+    record.attrs |= {
+        "study": name,
+        "settings": json.dumps(dataclasses.asdict(settings)),
+        "seconds": time.perf_counter() - started,
+    }
+    return record
+
+
+def judge(record: xr.Dataset) -> list[Claim]:
+    """The claims of a study, checked on its record."""
+    found: list[Claim] = load(record.attrs["study"]).claims(record)
+    return found
+
+
+def _read(name: str, text: str, present: Any) -> Any:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    if isinstance(present, tuple):
+        value = tuple(value) if isinstance(value, list) else (value,)
+    elif isinstance(present, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not type(present):
+        raise ValueError(f"setting {name} is {text!r}; it must be like {json.dumps(present)}")
+    return value

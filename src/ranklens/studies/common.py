@@ -1,0 +1,101 @@
+"""What the dynamics studies share: gathering seeds into one record, and when components were learnt."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import xarray as xr
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from ranklens import drawing
+from ranklens.network import TensorNetwork
+
+S = TypeVar("S")
+ON, NEARLY = 0.1, 0.9  # of its final value: a component has taken off, is nearly learnt
+
+
+def gather(runs: Sequence[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
+    """Runs of several seeds as one record with dimensions (seed, row, ...); shorter runs end in NaN."""
+    axis = "time" if "time" in runs[0].coords else "step"
+    tables = []
+    for run in runs:
+        kept = run.drop_vars([name for name in run if axis not in run[name].dims])
+        row = np.arange(run.sizes[axis])
+        tables.append(kept.rename({axis: "row"}).assign_coords(row=row).assign({axis: ("row", run[axis].values)}))
+    record = xr.concat(tables, dim="seed", join="outer")
+    record = record.assign_coords(seed=list(seeds))
+    for name in ("stopped", "evaluations", "steps", "seconds"):
+        record[f"run_{name}"] = ("seed", [run.attrs[name] for run in runs])
+    record.attrs = {key: runs[0].attrs[key] for key in ("solver", "network", "loss_function", "versions")}
+    return record
+
+
+def rows(record: xr.Dataset, seed: int) -> xr.Dataset:
+    """The run of one seed, without the rows that only longer runs have."""
+    run = record.sel(seed=seed)
+    return run.isel(row=np.isfinite(run.loss.values))
+
+
+def last(record: xr.Dataset, name: str) -> NDArray[Any]:
+    """The final value of a variable for every seed."""
+    return np.stack([rows(record, seed)[name].values[-1] for seed in record.seed.values])
+
+
+def settings_of(record: xr.Dataset, kind: type[S]) -> S:
+    """The settings that a record was made with."""
+    stored = json.loads(record.attrs["settings"])
+    return kind(**{name: tuple(x) if isinstance(x, list) else x for name, x in stored.items()})
+
+
+class Sometimes:
+    """A tracked quantity that is evaluated in every `period`-th row only; other rows hold NaN."""
+
+    def __init__(self, period: int, function: Callable[[TensorNetwork], Any]) -> None:
+        self.period, self.function, self.calls = period, function, 0
+        self.blank: Any = None
+
+    def __call__(self, net: TensorNetwork) -> Any:
+        """The quantity, or NaN of its shape."""
+        self.calls += 1
+        if (self.calls - 1) % self.period:
+            return self.blank
+        value = self.function(net)
+        self.blank = torch.full_like(value, torch.nan)
+        return value
+
+
+def law_error(predicted: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
+    """How far a predicted rate is off, relative to each measured rate and to a thousandth of the largest."""
+    return ((predicted - measured).abs() / (measured.abs() + 1e-3 * measured.abs().max())).max()
+
+
+def onsets(time: NDArray[Any], values: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """When each of the `count` largest values (rows, values), sorted in every row, took off and was nearly learnt."""
+    found = -np.sort(-values, axis=1)[:, :count]
+    return tuple(time[(found >= share * found[-1]).argmax(axis=0)] for share in (ON, NEARLY))  # type: ignore[return-value]
+
+
+def increments(time: NDArray[Any], values: NDArray[Any], count: int) -> int:
+    """Of `count` - 1 pairs of neighbours, how many wait: the next takes off only after the last was nearly learnt."""
+    on, nearly = onsets(time, values, count)
+    return int((on[1:] > nearly[:-1]).sum())
+
+
+def gap(values: NDArray[Any], count: int) -> NDArray[Any]:
+    """The (count + 1)-th largest of the final values (seeds, values) relative to the count-th."""
+    found = -np.sort(-values, axis=-1)
+    return found[..., count] / found[..., count - 1]
+
+
+def draw_errors(axes: Axes, record: xr.Dataset, share: float) -> None:
+    """The error over all entries of every seed, each against the share of its own time."""
+    runs = [rows(record, seed) for seed in record.seed.values]
+    for k, run in enumerate(runs):
+        style: Any = {"color": drawing.COLOURS[k % drawing.FEW], "linestyle": drawing.STYLES[k % drawing.FEW]}
+        axes.plot(run.time / run.time[-1], run.error, label=f"seed {int(run.seed)}", **style)
+    axes.set_yscale("log")
+    drawing.label(axes, f"Recovery from {share:.0%} of the entries", "time / time to fit", "|W - target| / |target|")
+    axes.legend(fontsize=8)
