@@ -62,7 +62,7 @@ def lines(axes: Axes, x: Any, values: Any, names: Sequence[str], *, rest: str = 
 
 def label(axes: Axes, title: str, x: str, y: str) -> None:
     """Title and axes of a panel."""
-    axes.set_title(title, loc="left")
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
 

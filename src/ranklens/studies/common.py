@@ -1,7 +1,7 @@
 """What the dynamics studies share: gathering seeds into one record, and when components were learnt."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,8 +10,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from ranklens import drawing
+from ranklens import drawing, theory
 from ranklens.network import TensorNetwork
+from ranklens.studies.claim import Claim
 
 S = TypeVar("S")
 ON, NEARLY = 0.1, 0.9  # of its final value: a component has taken off, is nearly learnt
@@ -72,10 +73,44 @@ def law_error(predicted: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
     return ((predicted - measured).abs() / (measured.abs() + 1e-3 * measured.abs().max())).max()
 
 
+def component_law(task: Any, bond: Hashable) -> Sometimes:
+    """Tracks how far the exact rate of a bond's component norms is from a central difference."""
+
+    def error(net: TensorNetwork) -> torch.Tensor:
+        measured = theory.measured_rate(net, task, lambda net: net.component_norms(bond))
+        return law_error(theory.component_rate(net, task, bond), measured)
+
+    return Sometimes(50, error)
+
+
+def drift(net: TensorNetwork) -> Sometimes:
+    """Tracks by how much what is conserved at the bonds has changed since now, over the largest squared slice norm."""
+    start = [theory.conserved(net, bond) for bond in net.bonds]
+
+    def change(net: TensorNetwork) -> torch.Tensor:
+        largest = torch.stack([net.slice_norms(bond).max() for bond in net.bonds]).max() ** 2
+        changes = [(theory.conserved(net, b) - c).abs().max() for b, c in zip(net.bonds, start, strict=True)]
+        return torch.stack(changes).max() / largest
+
+    return Sometimes(10, change)
+
+
+def law_claim(record: xr.Dataset, what: str) -> Claim:
+    """The exact rate against central differences, all along every run."""
+    statement = f"the rate of {what} matches a central difference all along the flow (worst relative error)"
+    return Claim("theorem", statement, float(np.nanmax(record.law_error)), "<=", 1e-5)
+
+
+def drift_claim(record: xr.Dataset, rtol: float, what: str) -> Claim:
+    """Conservation, to what the solver's tolerance allows."""
+    statement = f"{what} are conserved (worst drift over the largest squared norm, at rtol {rtol:g})"
+    return Claim("theorem", statement, float(np.nanmax(record.drift)), "<=", 100 * rtol)
+
+
 def onsets(time: NDArray[Any], values: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """When each of the `count` largest values (rows, values), sorted in every row, took off and was nearly learnt."""
     found = -np.sort(-values, axis=1)[:, :count]
-    return tuple(time[(found >= share * found[-1]).argmax(axis=0)] for share in (ON, NEARLY))  # type: ignore[return-value]
+    return tuple(time[(found >= share * found[-1]).argmax(axis=0)] for share in (ON, NEARLY))
 
 
 def increments(time: NDArray[Any], values: NDArray[Any], count: int) -> int:
