@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
-THEORY = {"color": "#000000", "linestyle": (0, (4, 3)), "linewidth": 1.3}
+THEORY: Any = {"color": "#000000", "linestyle": (0, (4, 3)), "linewidth": 1.3}
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,

@@ -274,8 +274,8 @@ def _flattened(net: TensorNetwork) -> Iterator[Tensor]:
 
 
 def _local(rtol: float) -> float:
-    """The error allowed per step: a little less than in proportion, because smaller steps are more steps."""
-    return 1e-6 * (rtol / 1e-6) ** 1.05
+    """The error allowed per step: half of rtol, and a little less than in proportion, as smaller steps are more."""
+    return 5e-7 * (rtol / 1e-6) ** 1.05
 
 
 def _absolute_errors(flat: Tensor, rtol: float, atol: float | None, record: xr.Dataset | None) -> NDArray[Any]:
