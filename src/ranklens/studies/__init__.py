@@ -13,6 +13,7 @@ from typing import Any
 
 import xarray as xr
 
+from ranklens.record import versions
 from ranklens.studies.claim import Claim
 
 STUDIES = (
@@ -76,6 +77,7 @@ def perform(name: str, settings: Any) -> xr.Dataset:
         "study": name,
         "settings": json.dumps(dataclasses.asdict(settings)),
         "seconds": time.perf_counter() - started,
+        "versions": versions(),
     }
     return record
 

@@ -43,7 +43,7 @@ PRESETS = {
     "laptop": Settings(),
     "paper": Settings(rank=5, width=512, std=1e-2, rtol=1e-4, seeds=(0,)),
     "small": Settings(size=5, rank=2, width=50, observed=312, norm=25.0, std=0.03),
-    "tiny": Settings(size=3, rank=1, width=9, observed=70, norm=9.0, std=0.15, until_loss=1e-3, seeds=(0,)),
+    "tiny": Settings(size=4, rank=2, width=12, observed=200, norm=16.0, std=0.15, until_loss=1e-3, seeds=(0,)),
 }
 MINUTES = {"laptop": 0.5, "paper": 5.0, "small": 0.1, "tiny": 0.05}
 SHOWN = 12  # largest component norms in the record

@@ -41,7 +41,7 @@ PRESETS = {
     "paper": Settings(),
     "order 4": Settings(size=10, order=4, components=1000, observed=2000, norm=1.0, std=5e-3, until_loss=1e-8),
     "small": Settings(size=8, rank=3, components=64, observed=256, norm=22.6),
-    "tiny": Settings(size=5, rank=1, components=10, observed=90, norm=11.0, std=1e-2, until_loss=1e-3, seeds=(0,)),
+    "tiny": Settings(size=5, rank=2, components=10, observed=90, norm=11.0, std=1e-2, until_loss=1e-3, seeds=(0,)),
 }
 MINUTES = {"laptop": 0.6, "paper": 0.6, "order 4": 10.0, "small": 0.1, "tiny": 0.05}
 SHOWN = 12  # largest component norms in the record
@@ -78,14 +78,15 @@ def claims(record: xr.Dataset) -> list[Claim]:
     rank = settings.rank
     runs = [common.rows(record, seed) for seed in record.seed.values]
     waits = [common.increments(r.time.values, r.component.values, rank) for r in runs]
+    needed = max(rank - 2, 1)  # one exception, as in the published figure
     gaps = common.gap(common.last(record, "component"), rank)
     return [
         common.law_claim(record, "component norms, exact from any start,"),
         common.drift_claim(record, settings.rtol, "differences of squared norms of the vectors of a component"),
         Claim(
             "finding",
-            f"share of seeds where {max(rank - 2, 0)} or more of {rank - 1} later components wait for the one before",
-            float(np.mean([w >= rank - 2 for w in waits])),
+            f"share of seeds where {needed} or more of {rank - 1} later components wait for the one before",
+            float(np.mean([w >= needed for w in waits])),
             ">=",
             0.6,
         ),

@@ -1,0 +1,128 @@
+"""The command `ranklens`: what needs torch is imported by the commands that run something."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from ranklens.report import Entry
+
+app = typer.Typer(
+    name="ranklens",
+    help="Implicit rank lowering in deep learning: every figure of the talk, every claim checked.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Out = Annotated[Path, typer.Option("--out", help="Folder for the report, figures and records.")]
+Preset = Annotated[str, typer.Option("--preset", help="laptop (minutes on two cores), paper (the published size), ...")]
+
+
+@app.command()
+def talk(
+    *,
+    out: Out = Path("report"),
+    preset: Preset = "laptop",
+    only: Annotated[list[str] | None, typer.Option("--only", help="Only this study; may be repeated.")] = None,
+) -> None:
+    """Run all studies and write figures, verdicts and report/index.html; exit code 1 if a theorem failed."""
+    from ranklens import report, studies
+
+    with _usage():
+        names = [name for name in studies.STUDIES if not only or name in only]
+        settings = {name: studies.preset(name, preset) for name in [*names, *(only or [])]}
+    report.clear(out)
+    entries = []
+    for k, name in enumerate(names, start=1):
+        record = _perform(name, settings[name], f"{k}/{len(names)} {name}")
+        made = report.entry(record, preset)
+        report.keep(made, record, out)
+        entries.append(made)
+        _tell(made)
+    page = report.write(entries, out, preset)
+    typer.echo(f"\nreport: {page.resolve()}")
+    raise typer.Exit(0 if all(made.sound for made in entries) else 1)
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Argument(help="A study from `ranklens list`.")],
+    *,
+    preset: Preset = "laptop",
+    change: Annotated[list[str] | None, typer.Option("--set", help="name=value; may be repeated.")] = None,
+    out: Out = Path("report"),
+) -> None:
+    """Run one study and write its figure and record; exit code 1 if a theorem failed."""
+    from ranklens import report, studies
+
+    with _usage():
+        settings = studies.override(studies.preset(study, preset), change or [])
+    record = _perform(study, settings, study)
+    made = report.entry(record, preset)
+    report.keep(made, record, out)
+    _tell(made)
+    typer.echo(f"\nfigure: {(out / study).resolve()}.png, record: {study}.nc beside it")
+    raise typer.Exit(0 if made.sound else 1)
+
+
+@app.command(name="list")
+def show() -> None:
+    """The studies: what they claim, how long their presets take on two cores, and their settings."""
+    import dataclasses
+
+    from ranklens import studies
+
+    for name in studies.STUDIES:
+        study = studies.load(name)
+        minutes = ", ".join(
+            f"{preset} {study.MINUTES[preset]:g} min" for preset in study.PRESETS if preset in study.MINUTES
+        )
+        typer.echo(f"{name}\n  {study.TITLE}\n  {study.EXPLANATION}\n  presets: {minutes}")
+        fields = dataclasses.asdict(study.PRESETS["laptop"])
+        typer.echo("  settings: " + ", ".join(f"{key}={value}" for key, value in fields.items()) + "\n")
+
+
+def _perform(name: str, settings: object, title: str) -> "xr.Dataset":
+    """Run a study under a line that says what is being waited for."""
+    from rich.console import Console
+
+    from ranklens import progress, studies
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        typer.echo(f"{title} ...", err=True)
+        return studies.perform(name, settings)
+    with console.status(title) as status, progress.reporting_to(lambda text: status.update(f"{title}: {text}")):
+        return studies.perform(name, settings)
+
+
+def _tell(made: "Entry") -> None:
+    from ranklens import report
+
+    typer.echo(f"\n{made.title} ({made.seconds:.0f} s)")
+    for claim in made.claims:
+        mark = "holds" if claim.holds else "FAILS" if claim.kind == "theorem" else "no"
+        typer.echo(
+            f"  {mark:5} {claim.kind}: {claim.statement}: {report.number(claim.measured)} ({report.bound(claim)})"
+        )
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    """Turn a wrong name or value into a message and exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        typer.echo(f"ranklens: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def main() -> None:
+    """The entry point."""
+    sys.exit(app())
