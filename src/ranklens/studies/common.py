@@ -40,9 +40,14 @@ def rows(record: xr.Dataset, seed: int) -> xr.Dataset:
     return run.isel(row=np.isfinite(run.loss.values))
 
 
+def runs(record: xr.Dataset) -> list[xr.Dataset]:
+    """The runs of all seeds."""
+    return [rows(record, int(seed)) for seed in record.seed.values]
+
+
 def last(record: xr.Dataset, name: str) -> NDArray[Any]:
     """The final value of a variable for every seed."""
-    return np.stack([rows(record, seed)[name].values[-1] for seed in record.seed.values])
+    return np.stack([run[name].values[-1] for run in runs(record)])
 
 
 def settings_of(record: xr.Dataset, kind: type[S]) -> S:
@@ -127,8 +132,8 @@ def gap(values: NDArray[Any], count: int) -> NDArray[Any]:
 
 def draw_errors(axes: Axes, record: xr.Dataset, share: float) -> None:
     """The error over all entries of every seed, each against the share of its own time."""
-    runs = [rows(record, seed) for seed in record.seed.values]
-    for k, run in enumerate(runs):
+    found = runs(record)
+    for k, run in enumerate(found):
         style: Any = {"color": drawing.COLOURS[k % drawing.FEW], "linestyle": drawing.STYLES[k % drawing.FEW]}
         axes.plot(run.time / run.time[-1], run.error, label=f"seed {int(run.seed)}", **style)
     axes.set_yscale("log")

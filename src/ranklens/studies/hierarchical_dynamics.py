@@ -80,7 +80,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
     """The law and the conserved quantities along the flow; the hierarchical rank; the recovery."""
     settings = common.settings_of(record, Settings)
     rank = settings.rank
-    runs = [common.rows(record, seed) for seed in record.seed.values]
+    runs = common.runs(record)
     waits = [common.increments(r.time.values, r.spectrum.values, rank) for r in runs]
     gaps = common.gap(common.last(record, "spectrum"), rank)
     return [

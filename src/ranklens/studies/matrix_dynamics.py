@@ -77,7 +77,7 @@ def _one(settings: Settings, seed: int) -> xr.Dataset:
 def claims(record: xr.Dataset) -> list[Claim]:
     """The law and the conserved quantities along the flow; learning one at a time; the rank; the recovery."""
     settings = common.settings_of(record, Settings)
-    runs = [common.rows(record, seed) for seed in record.seed.values]
+    runs = common.runs(record)
     waits = [common.increments(r.time.values, r.singular.values, settings.rank) for r in runs]
     final = common.last(record, "singular")
     rank = settings.rank

@@ -76,7 +76,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
     """The law and the conserved quantities along the flow; learning one at a time; the rank; the recovery."""
     settings = common.settings_of(record, Settings)
     rank = settings.rank
-    runs = [common.rows(record, seed) for seed in record.seed.values]
+    runs = common.runs(record)
     waits = [common.increments(r.time.values, r.component.values, rank) for r in runs]
     needed = max(rank - 2, 1)  # one exception, as in the published figure
     gaps = common.gap(common.last(record, "component"), rank)

@@ -1,0 +1,91 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import ranklens as rl
+from ranklens import studies
+from ranklens.cli import app
+from ranklens.studies.claim import Claim
+
+COMMAND = Path(sys.executable).parent / "ranklens"
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_help_and_a_command_that_is_installed():
+    answer = subprocess.run([COMMAND, "--help"], capture_output=True, text=True, check=True)
+    for command in ("talk", "run", "list"):
+        assert command in answer.stdout
+
+
+def test_help_imports_no_torch():
+    code = "import sys; sys.argv = ['ranklens', '--help']\nfrom ranklens.cli import main\ntry: main()\n"
+    code += "except SystemExit: print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip().endswith("False")
+
+
+def test_list_names_every_study_with_its_minutes_and_settings():
+    answer = call("list")
+    assert answer.exit_code == 0
+    for name in studies.STUDIES:
+        assert f"{name}\n" in answer.stdout
+    assert "seeds=(0, 1, 2, 3, 4)" in answer.stdout
+    assert "laptop" in answer.stdout
+
+
+def test_talk_writes_the_report(tmp_path):
+    answer = call("talk", "--preset", "tiny", "--only", "matrix_dynamics", "--out", str(tmp_path / "r"))
+    assert answer.exit_code == 0, answer.output
+    assert "report: " in answer.stdout
+    assert "holds theorem" in answer.stdout
+    assert (tmp_path / "r" / "index.html").is_file()
+
+
+def test_run_changes_settings(tmp_path):
+    answer = call("run", "matrix_dynamics", "--preset", "tiny", "--set", "size=10", "--out", str(tmp_path))
+    assert answer.exit_code == 0, answer.output
+    assert '"size": 10' in rl.load(tmp_path / "matrix_dynamics.nc").attrs["settings"]
+    assert (tmp_path / "matrix_dynamics.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nothing"], "there is no study 'nothing'"),
+        (["run", "analogy", "--preset", "huge"], "no preset 'huge'"),
+        (["run", "analogy", "--set", "deep=3"], "there is no setting 'deep=3'"),
+        (["talk", "--only", "nothing"], "there is no study 'nothing'"),
+        (["talk", "--nothing"], "No such option"),
+    ],
+)
+def test_bad_usage_is_exit_code_2(arguments, message, tmp_path):
+    answer = call(*arguments)
+    assert answer.exit_code == 2
+    assert message in answer.output
+
+
+def test_a_failed_theorem_is_exit_code_1(tmp_path, monkeypatch):
+    failed = Claim("theorem", "does not hold", 2.0, "<=", 1.0)
+    monkeypatch.setattr(studies.load("matrix_dynamics"), "claims", lambda record: [failed])
+    answer = call("run", "matrix_dynamics", "--preset", "tiny", "--out", str(tmp_path))
+    assert answer.exit_code == 1
+    assert "FAILS theorem: does not hold" in answer.stdout
+
+
+def test_a_killed_talk_leaves_no_half_written_file(tmp_path):
+    process = subprocess.Popen([COMMAND, "talk", "--preset", "tiny", "--out", tmp_path / "r"], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.readline()  # the first study's verdicts: the second is on its way
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    for path in (tmp_path / "r").glob("*.nc"):
+        assert "study" in rl.load(path).attrs
+    assert not (tmp_path / "r" / "index.html").exists()
