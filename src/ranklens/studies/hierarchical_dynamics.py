@@ -121,20 +121,22 @@ def draw(record: xr.Dataset) -> Figure:
         (components, first.component, "Local components at the root", "local component norm"),
         (spectrum, first.spectrum, "Matricization at the root", "singular value"),
     ]:
-        drawing.lines(axes, first.time.values, values.values, [f"{what} {k}" for k in names], rest="all others")
-        drawing.label(axes, f"{title} (seed {int(first.seed)})", "time of the gradient flow", what)
-    common.draw_errors(errors, record, settings.observed / settings.size**TREE.order)
+        drawing.lines(axes, common.distance(first), values.values, [f"{what} {k}" for k in names], rest="all others")
+        drawing.label(axes, f"{title} (seed {int(first.seed)})", "distance travelled by the parameters", what)
+    common.draw_errors(errors, record, settings.observed / settings.size**TREE.order, along=common.distance)
     return made
 
 
 def alt(record: xr.Dataset) -> str:
     """What the picture shows."""
     settings = common.settings_of(record, Settings)
+    first = common.runs(record)[0]
     final = common.last(record, "spectrum")[0]
     values = ", ".join(f"{x:.3g}" for x in final[: settings.rank])
     errors = ", ".join(f"{x:.3f}" for x in common.last(record, "error"))
     return (
-        f"Left: local component norms at the root of the tree rise one after the other, after a long time near zero. "
+        f"Left: local component norms at the root of the tree rise one after the other, after a time of "
+        f"{float(first.time[-1]):.2g} that is nearly all spent next to zero. "
         f"Middle: so do {settings.rank} singular values of the matricization there, to {values}; all others stay at "
         f"zero. Right: the error over all entries falls in as many steps; it ends at {errors} for the seeds."
     )

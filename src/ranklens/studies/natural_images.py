@@ -183,7 +183,7 @@ def _worst(statement: str, values: xr.DataArray, relation: Literal["<=", ">="], 
 
 def draw(record: xr.Dataset) -> Figure:
     """Train and test error against rank, and the curves of training at the smallest rank."""
-    made, panels = drawing.figure(4, width=3.7)
+    made, panels = drawing.figure(2, 2)
     train, test = record.train / record.variance, record.test / record.variance
     least = int(record["rank"][0])
     for family, (ends, curves) in zip(record.family.values, (panels[:2], panels[2:]), strict=True):

@@ -160,18 +160,19 @@ def _growth(depth: int, run: xr.Dataset) -> float:
 
 def draw(record: xr.Dataset) -> Figure:
     """Everything against the loss, which falls from left to right; and the growth in time."""
-    made, (hole, norms, rank, law) = drawing.figure(4, width=3.9)
+    made, (hole, norms, rank, law) = drawing.figure(2, 2)
     seed = int(record.seed.values[0])
     runs = [(int(depth), common.rows(record.sel(depth=depth), seed)) for depth in record.depth.values]
     for k, (depth, r) in enumerate(runs):
         style = {"color": drawing.COLOURS[k % drawing.FEW], "linestyle": drawing.STYLES[k % drawing.FEW]}
         hole.loglog(r.loss, r.hole, label=f"depth {depth}", **style)
-        law.loglog(r.time[1:], r.hole[1:], label=f"depth {depth}", **style)
+        law.loglog(r.time, r.hole, label=f"depth {depth}", **style)
         late = r.isel(row=r.loss.values <= 1e-1)
         x0, t0 = float(late.hole[0]), float(late.time[0])
         at = late.time.values
         power = x0 ** (2 + 2 / depth) + (2 * depth + 2) * (at - t0)
-        law.loglog(at, power ** (depth / (2 * depth + 2)), **drawing.THEORY, label="law" if k == 0 else None)
+        name = "law: ((2L + 2) t)^(L / (2L + 2))" if k == 0 else None
+        law.loglog(at, power ** (depth / (2 * depth + 2)), **drawing.THEORY, label=name)
     loss = _losses(runs)
     proved = theory.bounds_2x2(torch.from_numpy(loss))
     hole.loglog(loss, proved.w11, **drawing.THEORY, label="proved: at least")
@@ -182,19 +183,20 @@ def draw(record: xr.Dataset) -> Figure:
     ):
         norms.loglog(deepest.loss, values, label=name, color=drawing.COLOURS[k], linestyle=drawing.STYLES[k])
     norms.loglog(loss, proved.w11, **drawing.THEORY, label="proved: at least")
-    rank.semilogx(deepest.loss, deepest.effective_rank, color=drawing.COLOURS[0], label="effective rank")
-    rank.semilogx(loss, proved.effective_rank, **drawing.THEORY, label="proved: at most")
-    rank.semilogx(deepest.loss, s[:, 1], color=drawing.COLOURS[1], linestyle="-.", label="distance to rank one")
-    rank.semilogx(loss, proved.sigma2, color="#000000", linestyle=":", linewidth=1.3, label="proved: at most")
+    rank.loglog(deepest.loss, deepest.effective_rank - 1, color=drawing.COLOURS[0], label="effective rank - 1")
+    rank.loglog(loss, proved.effective_rank - 1, **drawing.THEORY, label="proved: at most")
+    rank.loglog(deepest.loss, s[:, 1], color=drawing.COLOURS[1], linestyle="-.", label="distance to rank one")
+    rank.loglog(loss, proved.sigma2, color="#000000", linestyle=":", linewidth=1.3, label="proved: at most")
     depth = runs[-1][0]
     drawing.label(hole, f"The unobserved entry (seed {seed})", "loss, falling to the right", "|w11|")
     drawing.label(norms, f"Every norm grows (depth {depth})", "loss, falling to the right", "norm")
-    drawing.label(rank, f"The rank is minimized (depth {depth})", "loss, falling to the right", "")
-    drawing.label(law, "|w11| = ((2L + 2) time)^(L / (2L + 2))", "time of the gradient flow", "|w11|")
+    drawing.label(rank, f"The rank is minimized (depth {depth})", "loss, falling to the right", "above its infimum")
+    drawing.label(law, "Growth in time, and its law", "time of the gradient flow", "|w11|")
     for axes in (hole, norms, rank):
-        axes.set_xlim(float(loss.max()), float(loss.min()))
+        axes.set_xlim(1.0, float(loss.min()))
     for axes in (hole, norms, law):
         axes.set_ylim(bottom=0.05)
+    law.set_xlim(left=1.0)
     for axes in (hole, norms, rank, law):
         axes.legend(fontsize=7)
     return made
