@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 from itertools import count
 from typing import Any
 
@@ -400,6 +400,8 @@ class _Rows:
 
     def lookup(self, visit: Visit) -> Tensor:
         """Row of every node (batch, nodes): its modes' indices, in row-major order of its mode axes."""
+        if self.layout.modes == tuple((k,) for k in visit.nodes):  # one node per mode, in their order
+            return self.indices
         columns = torch.tensor([self.layout.modes[k] for k in visit.nodes], device=self.indices.device)
         sizes = [self.layout.shape[n] for n in self.layout.modes[visit.nodes[0]]]
         picked = self.indices[:, columns.flatten()].reshape(-1, len(sizes))
@@ -546,9 +548,8 @@ def log_product(table: Tensor, rows: Tensor) -> Tensor:
 class _LogProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
-        levels = [(rows == level).to(table.dtype) for level in range(table.shape[1])]
-        total = _count(levels, table.abs().log().where(table != 0, 0.0))
-        size = total.exp()
+        levels = _indicators(rows, table)
+        size = _count(levels, table.abs().log().where(table != 0, 0.0)).exp()
         if bool((table < 0).any()):
             size = size * (1 - 2 * _count(levels, (table < 0).to(table.dtype)).remainder(2))
         zeros = _count(levels, (table == 0).to(table.dtype)) if bool((table == 0).any()) else None
@@ -560,6 +561,8 @@ class _LogProduct(torch.autograd.Function):
         table, size, zeros, *levels = ctx.saved_tensors
         weighted = upstream * size
         alive = weighted if zeros is None else weighted.where(zeros == 0, 0.0)
+        read = reduce(torch.add, levels) if levels else table.new_zeros(len(upstream), len(table))
+        levels = [1 - read, *levels]
         gradient = torch.stack([level.T @ alive for level in levels], dim=1) / table.where(table != 0, 1.0)
         if zeros is not None:
             single = weighted.where(zeros == 1, 0.0)
@@ -568,9 +571,16 @@ class _LogProduct(torch.autograd.Function):
         return gradient, None
 
 
+def _indicators(rows: Tensor, table: Tensor) -> list[Tensor]:
+    """Where each level but the first is read, as matrices (batch, nodes) of zeros and ones."""
+    if table.shape[1] == 2:  # the rows are their own indicator
+        return [rows.to(table.dtype)]
+    return [(rows == level).to(table.dtype) for level in range(1, table.shape[1])]
+
+
 def _count(levels: Sequence[Tensor], table: Tensor) -> Tensor:
-    """sum_n table[n, rows[b, n], r] as one matrix product per level."""
-    result = levels[0] @ table[:, 0]
-    for k, level in enumerate(levels[1:], start=1):
-        result = torch.addmm(result, level, table[:, k])
+    """sum_n table[n, rows[b, n], r]: as if all read the first level, and a matrix product per other level."""
+    result = table[:, 0].sum(dim=0)
+    for k, level in enumerate(levels, start=1):
+        result = torch.addmm(result, level, table[:, k] - table[:, 0])
     return result

@@ -309,6 +309,10 @@ def check_indices(indices: Tensor, shape: Sequence[int]) -> Tensor:
             f"indices have shape {tuple(indices.shape)}; a tensor of order {len(shape)} needs (batch, {len(shape)})"
         )
     indices = indices.long()
+    if indices.numel():  # the usual case takes one pass over what may be millions of indices
+        least, most = indices.aminmax()
+        if least >= 0 and most < min(shape):
+            return indices
     wrong = (indices < 0) | (indices >= torch.tensor(shape, device=indices.device))
     if bool(wrong.any()):
         row, mode = (int(x) for x in wrong.nonzero()[0])
