@@ -13,7 +13,7 @@ from torch import Tensor
 from ranklens import contract, init
 from ranklens.network import TensorNetwork, slices
 
-DIFFERENCE = 1e-6  # of the parameters' size: truncation and rounding of a central difference are then both about 1e-11
+DIFFERENCE = 1e-5  # of the parameters' size: rounding and truncation of order 4 both stay below 1e-9
 
 
 @torch.enable_grad()  # a run tracks its quantities under no_grad
@@ -140,7 +140,7 @@ def singular_value_rate(net: TensorNetwork, task: Any, *, balanced: bool = False
 
 @torch.enable_grad()
 def measured_rate(net: TensorNetwork, task: Any, quantity: Callable[[TensorNetwork], Tensor]) -> Tensor:
-    """The rate of any quantity under gradient flow, by a central difference along minus the gradient.
+    """The rate of any quantity under gradient flow, by a central difference of order 4 along minus the gradient.
 
     It knows no theorem, and is what the others are held against. The network is not changed.
 
@@ -150,7 +150,7 @@ def measured_rate(net: TensorNetwork, task: Any, quantity: Callable[[TensorNetwo
         quantity: a function of a network.
 
     Returns:
-        A tensor of the quantity's shape, exact to about 1e-8 relative.
+        A tensor of the quantity's shape, exact to about 1e-10 relative.
 
     >>> import torch, ranklens as rl
     >>> task, net = rl.Completion.counterexample(), rl.deep_matrix((2, 2), depth=2, std=0.5)
@@ -163,11 +163,11 @@ def measured_rate(net: TensorNetwork, task: Any, quantity: Callable[[TensorNetwo
         size = math.sqrt(sum(float(node.square().sum()) for node in net.nodes))
         slope = math.sqrt(sum(float(g.square().sum()) for g in gradients))
         step = DIFFERENCE * size / slope if slope > 0 else 1.0
-        found = []
-        for sign in (1, -1):
-            nodes = [node - sign * step * g for node, g in zip(net.nodes, gradients, strict=True)]
-            found.append(quantity(TensorNetwork((net.layout.nodes, net.layout.out), nodes)))
-        return (found[0] - found[1]) / (2 * step)
+        found = {}
+        for k in (1, -1, 2, -2):
+            nodes = [node - k * step * g for node, g in zip(net.nodes, gradients, strict=True)]
+            found[k] = quantity(TensorNetwork((net.layout.nodes, net.layout.out), nodes))
+        return (8 * (found[1] - found[-1]) - (found[2] - found[-2])) / (12 * step)
 
 
 def conserved(net: TensorNetwork, bond: Hashable) -> Tensor:
