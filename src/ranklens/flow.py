@@ -22,10 +22,9 @@ from ranklens.record import Recorder, Track
 HORIZON = 1e25  # what would take longer than this counts as not moving
 KRYLOV = 10  # Krylov vectors per linear solve
 FLOOR = 0.1  # of the root mean square: where the errors of parameters differ by more, GMRES may crawl
-# a flow is at rest when its loss has not fallen in so many steps, over so many times the time it took before: steps
-# over a plateau grow tenfold at a time, so that even one a million times longer than all before takes fewer
-REST_STEPS = 500
-REST_TIME = 1e3
+# a flow is at rest when its loss has not fallen in so many steps while time grew by such a factor; a plateau takes fewer
+# steps, some fifty for every factor e by which the escaping component grows, or less time
+REST = ((300, 1e12), (5000, 1e3))
 
 
 def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exact it is)
@@ -158,6 +157,7 @@ class _Run:
         # an end time of 1e25 makes CVODE guess a first step that is far too long
         self.slope = float(field.gradient().norm())
         first = 1e-3 * float(np.linalg.norm(self.state)) / self.slope if self.slope > 0 else 1.0
+        self.first = max(min(first, HORIZON / 10), 1e-300)
         self.solver = CVODE(
             field,
             method="BDF",
@@ -165,7 +165,7 @@ class _Run:
             krylov_dim=KRYLOV,
             rtol=rtol,
             atol=atol,
-            first_step=max(min(first, HORIZON / 10), 1e-300),
+            first_step=self.first,
             max_num_steps=10**9,
         )
 
@@ -244,7 +244,8 @@ class _Run:
         """Whether nothing moves any more; a plateau takes the solver few steps, or little time more than it has run."""
         if self.loss < self.low - self.solver_rtol * abs(self.low):
             self.low, self.fell = self.loss, (self.steps, self.time)
-        resting = self.steps - self.fell[0] >= REST_STEPS and self.time >= REST_TIME * self.fell[1]
+        steps, factor = self.steps - self.fell[0], self.time / max(self.fell[1], self.first)
+        resting = any(steps >= least and factor >= grown for least, grown in REST)
         return resting or self.field.slope == 0 or self.time > HORIZON
 
     def _record(self) -> None:
