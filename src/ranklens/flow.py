@@ -22,8 +22,8 @@ from ranklens.record import Recorder, Track
 HORIZON = 1e25  # what would take longer than this counts as not moving
 KRYLOV = 10  # Krylov vectors per linear solve
 FLOOR = 0.1  # of the root mean square: where the errors of parameters differ by more, GMRES may crawl
-# a flow is at rest when its loss has not fallen in so many steps while time grew by such a factor; a plateau takes fewer
-# steps, some fifty for every factor e by which the escaping component grows, or less time
+# a flow is at rest when its loss has not fallen in so many steps while time grew by such a factor; a plateau takes
+# fewer steps, some fifty for every factor e by which the escaping component grows, or less time
 REST = ((300, 1e12), (5000, 1e3))
 
 
