@@ -114,6 +114,9 @@ def test_cp_rank_estimate_is_scale_free_and_says_when_nothing_fits():
         (lambda: rl.matricize(torch.ones(2, 2), [0, 0]), "repeat"),
         (lambda: rl.cp_rank_estimate(torch.ones(2, 2), rtol=0.0), "rtol is 0.0"),
         (lambda: rl.cp_rank_estimate(torch.ones(2)), "two or more modes"),
+        (lambda: rl.cp_rank_estimate(torch.ones(2, 2), largest=0), "largest is 0"),
+        (lambda: rl.cp_rank_estimate(torch.ones(2, 2), starts=0), "starts is 0"),
+        (lambda: rl.cp_rank_estimate(torch.ones(2, 2), sweeps=0), "sweeps is 0"),
     ],
 )
 def test_bad_input(make, message):

@@ -60,3 +60,5 @@ def test_closure_nothing_to_do_and_bad_numbers():
     for how, message in [({"lr": 0.0}, "lr is 0.0"), ({"beta": 1.0}, "beta is 1.0"), ({"eps": -1.0}, "eps is -1.0")]:
         with pytest.raises(ValueError, match=message):
             rl.optim.GroupRMSprop([x], **how)
+    with pytest.raises(ValueError, match=r"a group has beta 0\.5, the others 0\.99"):
+        rl.optim.GroupRMSprop([{"params": [x], "beta": 0.5}])

@@ -117,7 +117,8 @@ def hierarchical(
     Args:
         shape: sizes of the N modes.
         width: R_v for all interior tree nodes, or one per node as {modes of the node: width}; None takes at each
-            node the product of what its children can span (all but the largest), so that rank is never limited.
+            node the product of what its children and itself can span (the smaller of the sizes below and elsewhere),
+            but for the largest, so that rank is never limited.
         tree: how modes are grouped; None is binary, adjacent modes first.
         std: standard deviation of every entry.
         seed: of the initial values.

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ranklens import contract, seeds
+from ranklens.measures import rank_cutoff
 from ranklens.network import TensorNetwork, slices
 
 SWEEPS = 2000  # of `balance_`; a sweep shrinks the violation by a constant factor
@@ -18,10 +19,12 @@ def normal_(net: TensorNetwork, std: float = 1e-3, mean: float = 0.0, *, seed: i
     """Draw every entry of every trained node from N(mean, std^2).
 
     Raises:
-        ValueError: for a negative or infinite std.
+        ValueError: for a negative or infinite std, or a mean that is not finite.
     """
     if not (math.isfinite(std) and std >= 0):
         raise ValueError(f"std is {std}; it must be a finite number, zero or more")
+    if not math.isfinite(mean):
+        raise ValueError(f"mean is {mean}; it must be finite")
     drawn = seeds.normals(net.layout.shapes, seed, "initial values")
     for k, (node, value) in enumerate(zip(net.nodes, drawn, strict=True)):
         if k not in net.layout.frozen:
@@ -44,7 +47,8 @@ def scaled_(net: TensorNetwork, scale: float = 1e-6, *, seed: int = 0) -> Tensor
         The network.
 
     Raises:
-        ValueError: for a scale that is not positive and finite.
+        ValueError: for a scale that is not positive and finite, or frozen nodes for which there is no such draw: all of
+            them, two that are joined to each other, or zeros.
 
     >>> import ranklens as rl
     >>> net = rl.init.scaled_(rl.deep_matrix((60, 60), depth=3), scale=1e-6)
@@ -55,10 +59,18 @@ def scaled_(net: TensorNetwork, scale: float = 1e-6, *, seed: int = 0) -> Tensor
         raise ValueError(f"scale is {scale}; it must be positive and finite")
     layout = net.layout
     trained = len(layout.nodes) - len(layout.frozen)
+    if trained == 0:
+        raise ValueError("every node of the network is frozen; there is nothing to draw")
+    for bond in layout.bonds:
+        if all(k in layout.frozen for k, _ in layout.meets(bond)):
+            raise ValueError(f"bond {bond!r} joins frozen nodes only; contract them into one node first")
     squares = [s.detach().square() if not s.requires_grad else torch.ones_like(s) for s in net.stacks]
     uniform = [torch.full((1, d), 1 / d, dtype=net.dtype, device=net.device) for d in net.shape]
     if layout.frozen:
-        terms = math.log(float(contract.evaluate(layout, squares, uniform)))
+        total = float(contract.evaluate(layout, squares, uniform))
+        if total == 0:
+            raise ValueError("the frozen nodes make the end tensor zero whatever the others are")
+        terms = math.log(total)
     else:
         terms = sum(math.log(layout.sizes[bond]) for bond in layout.bonds)
     return normal_(net, math.exp((2 * math.log(scale) - terms) / (2 * trained)), seed=seed)
@@ -71,8 +83,8 @@ def product_(net: TensorNetwork, W0: Float[Tensor, "rows columns"]) -> TensorNet
     Of all factorizations of W0 it has the least sum of squared norms.
 
     Raises:
-        ValueError: if the network is no chain of matrices, W0 has another shape or is not finite, or a width is less
-            than the rank of W0.
+        ValueError: if the network is no chain of matrices, has frozen nodes, W0 has another shape or is not finite, or a
+            width is less than the rank of W0.
 
     >>> import torch, ranklens as rl
     >>> W0 = torch.tensor([[3.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
@@ -81,6 +93,8 @@ def product_(net: TensorNetwork, W0: Float[Tensor, "rows columns"]) -> TensorNet
     (True, True)
     """
     check_chain(net)
+    if net.frozen:
+        raise ValueError(f"nodes {net.frozen} are frozen; a given product needs all factors")
     if tuple(W0.shape) != net.shape or not bool(torch.isfinite(W0).all()):
         raise ValueError(
             f"W0 has shape {tuple(W0.shape)}, or entries that are not finite; expected {net.shape}, finite"
@@ -88,8 +102,9 @@ def product_(net: TensorNetwork, W0: Float[Tensor, "rows columns"]) -> TensorNet
     U, S, Vh = torch.linalg.svd(W0.to(dtype=net.dtype, device=net.device), full_matrices=False)
     nodes, depth = net.nodes, len(net.nodes)
     width = min([*(node.shape[0] for node in nodes[1:]), len(S)])
-    if bool((S[width:] > S.new_tensor(torch.finfo(net.dtype).eps) * S[0] * max(net.shape)).any()):
-        raise ValueError(f"a width of {width} is less than the rank of W0; make the network wider")
+    rank = int((S > rank_cutoff(net.dtype, net.shape) * S[0]).sum())
+    if rank > width:
+        raise ValueError(f"a width of {width} is less than the rank of W0, {rank}; make the network wider")
     U, S, Vh = U[:, :width], S[:width], Vh[:width]
     if depth == 1:
         nodes[0].copy_(W0)
@@ -108,7 +123,8 @@ def balance_(net: TensorNetwork, tolerance: float = 1e-12) -> TensorNetwork:
 
     A bond of order K > 2 has its slices rescaled to equal norms, (prod of norms)^(1/K); a bond of order 2 gets the
     balanced factors of the product of its two nodes, turned so as to stay next to the old ones. Nodes share bonds,
-    so bonds are swept in turn: coordinate descent of sum |node|^2 along all factorizations of the same end tensor.
+    so bonds are swept in turn: coordinate descent of sum |node|^2 over rescalings and changes of basis at the bonds,
+    which leave the end tensor as it is. A component with a zero slice contributes nothing, and becomes zero altogether.
 
     Args:
         net: the network; frozen nodes stay as they are.

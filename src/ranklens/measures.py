@@ -277,7 +277,7 @@ def cp_rank_estimate(
         The estimate with its errors.
 
     Raises:
-        ValueError: for an rtol outside (0, 1), order below two, or entries that are not finite.
+        ValueError: for an rtol outside (0, 1), order below two, counts below one, or entries that are not finite.
 
     >>> import ranklens as rl
     >>> rl.cp_rank_estimate(rl.targets.cp((5, 6, 7), rank=3)).rank
@@ -287,6 +287,9 @@ def cp_rank_estimate(
         raise ValueError(f"the tensor has shape {tuple(T.shape)}; the rank of a tensor needs two or more modes")
     if not 0 < rtol < 1:
         raise ValueError(f"rtol is {rtol}; a relative error lies between 0 and 1")
+    for name, value in {"largest": largest, "starts": starts, "sweeps": sweeps}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
     T = _check_finite(T).detach().double()
     norm = float(T.norm())
     if norm == 0:

@@ -19,8 +19,8 @@ Label = Hashable
 class TensorNetwork(nn.Module):
     r"""A tensor given as an einsum of trainable nodes, each used once.
 
-    An index that appears on the right is a *mode*; a summed one is a *bond*, and a bond may meet any number K >= 2 of
-    nodes. The value r of a bond picks one slice of each of those K nodes: a *component*, whose norm is the product of
+    An index that appears on the right is a *mode*, in one node; a summed one is a *bond*, and a bond may meet any
+    number K >= 2 of nodes. The value r of a bond picks one slice of each of those K nodes: a *component*, whose norm is the product of
     the slice norms. Under gradient flow from a balanced start every component norm of every bond obeys
 
         d sigma_r / dt = K sigma_r^(2 - 2/K) <-grad L, C_r / sigma_r>.
@@ -290,7 +290,7 @@ def parse(equation: str) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
 def write(nodes: Sequence[Sequence[Label]], out: Sequence[Label]) -> str:
     """The einsum string of labels: single letters stay, other labels get the first symbols that are free."""
     labels = list(dict.fromkeys([*out, *(label for node in nodes for label in node)]))
-    kept = {label: label for label in labels if isinstance(label, str) and label in string.ascii_letters and label}
+    kept = {x: x for x in labels if isinstance(x, str) and len(x) == 1 and x in string.ascii_letters}
     free = (symbol for symbol in contract.symbols() if symbol not in kept)
     names = {label: kept[label] if label in kept else next(free) for label in labels}
     return ",".join("".join(names[x] for x in node) for node in nodes) + "->" + "".join(names[x] for x in out)

@@ -51,6 +51,12 @@ class GroupRMSprop(torch.optim.Optimizer):
         if not (math.isfinite(eps) and eps >= 0):
             raise ValueError(f"eps is {eps}; it must be zero or more, and finite")
         super().__init__(params, {"lr": lr, "beta": beta, "eps": eps})
+        for name, value in {"beta": beta, "eps": eps}.items():
+            for group in self.param_groups:
+                if group[name] != value:
+                    raise ValueError(
+                        f"a group has {name} {group[name]}, the others {value}; groups may differ in lr only"
+                    )
 
     @property
     def _first(self) -> Tensor:

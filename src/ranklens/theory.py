@@ -72,7 +72,8 @@ def alignment(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tensor, " 
     It comes from the gradient in the end tensor alone, so that it can stand against rates of norms measured from
     a trajectory. C_r / sigma_r is a unit tensor for CP; in a tree it holds all the other nodes.
 
-    Args, errors: as for `component_rate`. Components of norm zero have no direction: their gamma is 0.
+    Args: as for `component_rate`, with a task whose `loss` takes a tensor too. Components of norm zero have no
+    direction: their gamma is 0.
     """
     with torch.no_grad():
         end = net.tensor()
@@ -100,14 +101,14 @@ def singular_value_rate(net: TensorNetwork, task: Any, *, balanced: bool = False
 
     Args:
         net: a network whose end tensor is a matrix.
-        task: a problem, with a differentiable `loss(net)`.
+        task: a problem, with a differentiable `loss(net)`; the law needs that of a tensor too.
         balanced: True evaluates the law instead, whether or not the factors are balanced.
 
     Returns:
         One rate per singular value, largest first; it presumes that they differ.
 
     Raises:
-        ValueError: for a network of other order, or `balanced=True` for what is no deep matrix.
+        ValueError: for a network of other order, or `balanced=True` for what is no deep matrix or has frozen factors.
 
     Source: Arora, Cohen, Hu, Luo (NeurIPS 2019), Theorem 3.
 
@@ -125,6 +126,8 @@ def singular_value_rate(net: TensorNetwork, task: Any, *, balanced: bool = False
         U, S, Vh = torch.linalg.svd(W, full_matrices=False)
     if balanced:
         init.check_chain(net)
+        if net.frozen:
+            raise ValueError(f"nodes {net.frozen} are frozen; the law is about factors that all move")
         W.requires_grad_()
         (G,) = torch.autograd.grad(task.loss(W), W)
         depth = len(net.nodes)
@@ -150,7 +153,7 @@ def measured_rate(net: TensorNetwork, task: Any, quantity: Callable[[TensorNetwo
         quantity: a function of a network.
 
     Returns:
-        A tensor of the quantity's shape, exact to about 1e-10 relative.
+        A tensor of the quantity's shape, exact to about 1e-9 of the quantity over the time |theta| / |gradient|.
 
     >>> import torch, ranklens as rl
     >>> task, net = rl.Completion.counterexample(), rl.deep_matrix((2, 2), depth=2, std=0.5)
@@ -162,11 +165,11 @@ def measured_rate(net: TensorNetwork, task: Any, quantity: Callable[[TensorNetwo
     with torch.no_grad():
         size = math.sqrt(sum(float(node.square().sum()) for node in net.nodes))
         slope = math.sqrt(sum(float(g.square().sum()) for g in gradients))
-        step = DIFFERENCE * size / slope if slope > 0 else 1.0
+        step = DIFFERENCE * (size or 1.0) / slope if slope > 0 else 1.0
         found = {}
         for k in (1, -1, 2, -2):
             nodes = [node - k * step * g for node, g in zip(net.nodes, gradients, strict=True)]
-            found[k] = quantity(TensorNetwork((net.layout.nodes, net.layout.out), nodes))
+            found[k] = quantity(TensorNetwork((net.layout.nodes, net.layout.out), nodes).freeze(*net.frozen))
         return (8 * (found[1] - found[-1]) - (found[2] - found[-2])) / (12 * step)
 
 
@@ -210,10 +213,12 @@ def escape_time(net: TensorNetwork, task: Any) -> float:
     r"""About how long the flow stays where it is: the answer to "why is nothing moving?".
 
     Near zero the loss is a constant minus a function homogeneous of degree M, the number of trained nodes, so
-    that rho^2 = |theta|^2 obeys d rho^2 / dt = 2 p with p = -<theta, gradient>, which grows as rho^M. For a start
-    along the direction of growth this blows up at the time
+    that the gradient g grows as rho^(M - 1), rho = |theta|. A start along the direction of growth obeys
+    d rho / dt = |g|, and blows up at the time
 
-        t* = rho^2 / ((M - 2) p)     (M > 2),     rho^2 / p, one e-folding of theta     (M <= 2).
+        t* = rho / ((M - 2) |g|)     (M > 2),     rho / |g|, one e-folding of theta     (M <= 2).
+
+    Other starts must turn first, and take a few times longer.
 
     Escape is thus governed by the TOTAL degree M, not by the order of a bond: a tree of 7 nodes idles far longer
     than CP of order 3 from equal values.
@@ -223,7 +228,7 @@ def escape_time(net: TensorNetwork, task: Any) -> float:
         task: a problem.
 
     Returns:
-        A time; infinite where the gradient vanishes or shrinks the network.
+        A time; infinite where the gradient vanishes.
 
     Source: the constant-alignment solution of the laws of the talk.
 
@@ -237,12 +242,12 @@ def escape_time(net: TensorNetwork, task: Any) -> float:
     trained = [k for k in range(len(net.nodes)) if k not in net.layout.frozen]
     with torch.no_grad():
         nodes = net.nodes
-        rho = float(sum(nodes[k].square().sum() for k in trained))
+        rho = math.sqrt(sum(float(nodes[k].square().sum()) for k in trained))
         degree = len(trained)
-        growth = -float(sum((nodes[k] * gradients[k]).sum() for k in trained))
-    if growth <= 0:
+        slope = math.sqrt(sum(float(gradients[k].square().sum()) for k in trained))
+    if slope == 0:
         return math.inf
-    return rho / ((degree - 2) * growth) if degree > 2 else rho / growth
+    return rho / slope / (degree - 2 if degree > 2 else 1)
 
 
 @dataclass(frozen=True)
@@ -253,13 +258,11 @@ class Bounds2x2:
         w11: |w11| is at least this; every unitarily invariant norm is at least that of e1 e1^T times this.
         sigma2: the smaller singular value, the distance to rank one, is at most this.
         effective_rank: is at most this.
-        slowest: the value that |w11| takes when it is exactly as small as it can be to first order, 1/sqrt(2 loss).
     """
 
     w11: Tensor
     sigma2: Tensor
     effective_rank: Tensor
-    slowest: Tensor
 
 
 def bounds_2x2(loss: Float[Tensor, "*batch"] | float) -> Bounds2x2:
@@ -293,7 +296,7 @@ def bounds_2x2(loss: Float[Tensor, "*batch"] | float) -> Bounds2x2:
     inside = (1 - e).clamp_min(0)
     p = (e.square() / inside.square().where(inside > 0, e.square())).clamp_max(0.5)
     entropy = torch.special.entr(p) + torch.special.entr(1 - p)
-    return Bounds2x2(inside.square() / e, e, entropy.exp(), 1 / e)
+    return Bounds2x2(inside.square() / e, e, entropy.exp())
 
 
 def _norms(node: Tensor, axis: int) -> Tensor:

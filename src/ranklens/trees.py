@@ -173,8 +173,8 @@ def _join(group: Sequence[Nested]) -> Nested:
 
 def _interleave(nodes: Sequence[Nested]) -> Sequence[Nested]:
     half = len(nodes) // 2
-    pairs = [x for both in zip(nodes[:half], nodes[half : 2 * half], strict=True) for x in both]
-    return [*pairs, *nodes[2 * half :]]
+    pairs = [x for both in zip(nodes[:half], nodes[len(nodes) - half :], strict=True) for x in both]
+    return [*pairs, *nodes[half : len(nodes) - half]]
 
 
 def _check(name: str, value: int) -> None:
