@@ -28,6 +28,20 @@ def component_norms(equation, nodes, bond):
     return np.array([math.prod(np.linalg.norm(np.take(node, r, axis)) for node, axis in met) for r in range(size)])
 
 
+def imbalance(equation, nodes):
+    """The largest violation over all bonds: of Gram matrices where two nodes meet, of squared slice norms elsewhere."""
+    labels = equation.split("->")[0].split(",")
+    worst = 0.0
+    for bond in set("".join(labels)) - set(equation.split("->")[1]):
+        met = [(node, names.index(bond)) for names, node in zip(labels, nodes, strict=True) if bond in names]
+        flat = [np.moveaxis(node, axis, 0).reshape(node.shape[axis], -1) for node, axis in met]
+        if len(flat) == 2:
+            worst = max(worst, np.linalg.norm(flat[0] @ flat[0].T - flat[1] @ flat[1].T))
+        for a, b in itertools.combinations(flat, 2):
+            worst = max(worst, np.abs((a**2).sum(axis=1) - (b**2).sum(axis=1)).max())
+    return worst
+
+
 def numerical_gradient(function, nodes, step=1e-6):
     """Central differences, one entry at a time."""
     gradients = []

@@ -53,6 +53,17 @@ def test_resuming_is_exact_to_the_bit(optimizer, batch_size, tmp_path):
     assert rest.attrs["evaluations"] == whole.attrs["evaluations"] == 41
 
 
+def test_resuming_between_two_records_leaves_no_trace():
+    def go(net, steps, **how):
+        made = OPTIMIZERS["adam"](net.parameters())
+        return rl.gradient_descent(net, easy()[1], made, steps=steps, until_loss=0, every=4, **how)
+
+    whole = go(easy()[0], 21)
+    rest = go(easy()[0], 21, resume=go(easy()[0], 10))
+    assert rest.step.values.tolist() == whole.step.values.tolist() == [0, 4, 8, 12, 16, 20, 21]
+    np.testing.assert_array_equal(rest.loss, whole.loss)
+
+
 def test_mini_batches_see_every_observation_once_per_epoch():
     net, task = easy()
     seen = []

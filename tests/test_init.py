@@ -1,4 +1,5 @@
 import cases
+import oracles
 import pytest
 import torch
 
@@ -11,7 +12,9 @@ def test_balance_is_exact_and_keeps_the_end_tensor(name, tolerance):
     before = net.tensor().detach()
     assert rl.init.balance_(net) is net
     scale = max(float(node.detach().square().sum()) for node in net.nodes)
-    assert float(net.imbalance()) <= tolerance["balance"] * scale
+    found = oracles.imbalance(net.equation, [node.detach().numpy() for node in net.nodes])
+    assert found <= tolerance["balance"] * scale
+    assert float(net.imbalance()) == pytest.approx(found, abs=tolerance["rounding"] * scale)
     torch.testing.assert_close(net.tensor().detach(), before, rtol=1e-10, atol=1e-10 * float(before.norm()))
 
 
@@ -42,6 +45,16 @@ def test_scaled_with_frozen_nodes():
     assert bool((net.nodes[2] == 2).all())
 
 
+def test_scaled_refuses_frozen_nodes_without_such_a_draw():
+    net = rl.deep_matrix((3, 3), depth=3, std=1.0).freeze(0, 1)
+    with pytest.raises(ValueError, match="bond 'r1' joins frozen nodes only"):
+        rl.init.scaled_(net)
+    with pytest.raises(ValueError, match="every node of the network is frozen"):
+        rl.init.scaled_(net.freeze(2))
+    with pytest.raises(ValueError, match="make the end tensor zero"):
+        rl.init.scaled_(rl.deep_matrix((3, 3), depth=2, std=0.0).freeze(0))
+
+
 def test_product_is_balanced_and_has_the_least_norm():
     W0 = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for depth in (1, 2, 4):
@@ -59,7 +72,9 @@ def test_product_refuses():
         rl.init.product_(rl.deep_matrix((2, 2)), torch.eye(3).double())
     with pytest.raises(ValueError, match="W0 has shape"):
         rl.init.product_(rl.deep_matrix((2, 2)), torch.eye(2).double() * float("nan"))
-    with pytest.raises(ValueError, match="a width of 1 is less than the rank of W0"):
+    with pytest.raises(ValueError, match=r"nodes \(0,\) are frozen"):
+        rl.init.product_(rl.deep_matrix((2, 2)).freeze(0), torch.eye(2).double())
+    with pytest.raises(ValueError, match="a width of 1 is less than the rank of W0, 2"):
         rl.init.product_(rl.deep_matrix((2, 2), width=1), torch.eye(2).double())
 
 
@@ -69,6 +84,8 @@ def test_normal_has_mean_and_std_and_refuses_nonsense():
     assert float(net.nodes[0].detach().std()) == pytest.approx(2.0, rel=0.05)
     same = rl.cp((50, 50), rank=50, std=1.0, seed=4)
     assert torch.equal(rl.init.normal_(net, std=1.0, seed=4).nodes[0], same.nodes[0])
+    with pytest.raises(ValueError, match="mean is nan"):
+        rl.init.normal_(net, mean=float("nan"))
     for bad in (-1.0, float("inf")):
         with pytest.raises(ValueError, match="std is"):
             rl.init.normal_(net, std=bad)

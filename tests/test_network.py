@@ -64,7 +64,8 @@ def test_every_plan_gives_the_same_entries_and_gradients(net, plan, monkeypatch,
     wanted = net.gradients(expected.sum())
     monkeypatch.setattr(contract, "WHOLE", 2**26 if plan == "whole" else 0)
     if plan == "pairs":
-        monkeypatch.setattr(contract.Layout, "sweep", None)
+        monkeypatch.setitem(net.layout.__dict__, "sweep", None)
+        assert net.layout.sweep is None
     found = net.entries(rows)
     torch.testing.assert_close(found, expected, rtol=tolerance["rounding"], atol=tolerance["rounding"])
     for a, b in zip(net.gradients(found.sum()), wanted, strict=True):
@@ -136,6 +137,15 @@ def test_labels_beyond_letters():
     rows = torch.zeros(3, 100, dtype=torch.int16)
     assert net.entries(rows).tolist() == [2.0, 2.0, 2.0]
     assert "order 100" in repr(net)
+
+
+def test_labels_of_several_letters_are_not_taken_apart():
+    labels = [["x", "ab"], ["ab", "yz"], ["yz", "q"]]
+    net = rl.TensorNetwork((labels, ["x", "q"]), [torch.ones(2, 3), torch.ones(3, 4), torch.ones(4, 2)])
+    again = rl.TensorNetwork(net.equation, net.nodes)
+    assert again.shape == net.shape == (2, 2)
+    assert [again.order(bond) for bond in again.bonds] == [2, 2]
+    assert net.tensor().tolist() == again.tensor().tolist() == [[12, 12], [12, 12]]
 
 
 def test_trees_of_order_1024_are_evaluated():

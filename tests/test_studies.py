@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 
 import ranklens as rl
-from ranklens import studies
+from ranklens import studies, theory
 from ranklens.studies import analogy, common, natural_images, norms_to_infinity
 from ranklens.studies.claim import Claim
 
@@ -42,7 +42,7 @@ def test_theorems_hold_and_records_last(record, tmp_path):
     assert studies.load(record.attrs["study"]).alt(again)
 
 
-def test_theorem_claims_can_fail(record):
+def test_spoilt_records_fail(record):
     """Spoil what was measured, and every theorem's claim must notice."""
     spoilt = record.copy(deep=True)
     for name in ("law_error", "drift", "size", "singular", "effective_rank"):
@@ -53,6 +53,17 @@ def test_theorem_claims_can_fail(record):
         spoilt["hole"] = spoilt["hole"] * 0.5
     theorems = [claim for claim in studies.judge(spoilt) if claim.kind == "theorem"]
     assert not any(claim.holds for claim in theorems)
+
+
+@pytest.mark.parametrize("name", ["matrix_dynamics", "tensor_dynamics", "hierarchical_dynamics"])
+@pytest.mark.parametrize("factor", [1.001, math.nan])
+def test_a_law_that_is_off_by_a_thousandth_or_not_a_number_fails(name, factor, monkeypatch):
+    for law in ("alignment", "singular_value_rate"):
+        true = getattr(theory, law)
+        monkeypatch.setattr(theory, law, lambda *args, true=true, **how: factor * true(*args, **how))
+    record = studies.perform(name, studies.preset(name, "tiny"))
+    theorems = [claim for claim in studies.judge(record) if claim.kind == "theorem"]
+    assert not theorems[0].holds
 
 
 def test_figures_show_titles_axes_and_theory(record):

@@ -68,6 +68,25 @@ def test_the_balanced_law_with_separately_evaluated_alignment(name):
         torch.testing.assert_close(rl.theory.component_rate(net, task, bond)[alive], law[alive], rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_measured_rate_knows_a_closed_form(depth):
+    """Balanced scalars, half_sse to 1: w' = depth w^(2 - 2/depth) (1 - w)."""
+    task = rl.Completion(torch.zeros(1, 2).long(), torch.tensor([1.0]), (1, 1), loss="half_sse")
+    net = rl.init.product_(rl.deep_matrix((1, 1), depth=depth), torch.full((1, 1), 0.3, dtype=torch.float64))
+    rate = rl.theory.measured_rate(net, task, lambda net: net.tensor()[0, 0])
+    assert float(rate) == pytest.approx(depth * 0.3 ** (2 - 2 / depth) * 0.7, rel=1e-9)
+    single = rl.deep_matrix((1, 1), depth=1, std=0.0)
+    assert float(rl.theory.measured_rate(single, task, lambda net: net.tensor()[0, 0])) == pytest.approx(1.0)
+
+
+def test_measured_rate_keeps_what_is_frozen():
+    net = rl.deep_matrix((3, 3), depth=3, std=1.0).freeze(0)
+    task = cases.problem(net)
+    assert rl.theory.measured_rate(net, task, lambda net: rl.theory.conserved(net, "r1")).shape == (0, 3)
+    found = rl.theory.measured_rate(net, task, lambda net: net.component_norms("r1"))
+    torch.testing.assert_close(rl.theory.component_rate(net, task, "r1"), found, rtol=1e-8, atol=1e-10)
+
+
 def test_alignment_of_cp_is_the_inner_product_with_a_unit_tensor():
     net = rl.cp((3, 4, 2), rank=3, std=1.0)
     task = cases.problem(net)
@@ -137,6 +156,9 @@ def test_singular_value_rate_needs_a_matrix():
         rl.theory.singular_value_rate(net, cases.problem(net))
     net = rl.cp((2, 2), rank=2)
     with pytest.raises(ValueError, match="is not a deep matrix"):
+        rl.theory.singular_value_rate(net, cases.problem(net), balanced=True)
+    net = rl.deep_matrix((2, 2)).freeze(1)
+    with pytest.raises(ValueError, match=r"nodes \(1,\) are frozen"):
         rl.theory.singular_value_rate(net, cases.problem(net), balanced=True)
 
 

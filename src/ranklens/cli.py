@@ -63,7 +63,7 @@ def run(
 
     with _usage():
         settings = studies.override(studies.preset(study, preset), change or [])
-    record = _perform(study, settings, study)
+        record = _perform(study, settings, study)
     made = report.entry(record, preset)
     report.keep(made, record, out)
     _tell(made)
@@ -118,7 +118,7 @@ def _usage() -> Iterator[None]:
     """Turn a wrong name or value into a message and exit code 2."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"ranklens: {error}", err=True)
         raise typer.Exit(2) from error
 

@@ -54,8 +54,9 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
 
     Returns:
         A Dataset with coordinate `step`, variables `loss`, what was tracked, the final `state` and the optimizer's;
-        attributes stopped ("loss", "steps", or "nan": it diverged, and the record ends at the last finite loss),
-        evaluations (of a gradient), seconds, solver, versions.
+        attributes stopped ("loss", "steps", or "nan": it diverged, the record ends at the last finite loss, and the
+        network is where the loss was not finite, at step `steps`), evaluations (of a gradient), seconds, solver,
+        versions.
 
     Raises:
         ValueError: for sizes that make no sense, or an optimizer of other parameters.
@@ -80,7 +81,7 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
     batches = None if batch_size is None else _batches(task, batch_size, seed, begun)
     with contract.threads(net.layout.work), reporter(progress) as report:
         for step in range(begun, steps + 1):
-            recorded = step % every == 0 or step in (begun, steps)
+            recorded = step % every == 0 or step == steps or not (recorder.rows["step"] or resume is not None)
             loss = task.loss(net) if batches is None else next(batches).loss(net)
             value = _whole(net, task) if recorded and batches is not None else float(loss.detach())
             if not math.isfinite(value):

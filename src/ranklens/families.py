@@ -167,7 +167,7 @@ def tensor_train(
 ) -> TensorNetwork:
     """A tensor train: one node per mode, neighbours joined by bonds "r1" .. "r{N-1}" of size `rank` (one or N-1).
 
-    Args, returns and errors as for `cp`.
+    Args and errors as for `cp`, but that `rank` has no default.
 
     >>> import ranklens as rl
     >>> rl.tensor_train((2, 3, 4), rank=5).equation
@@ -192,7 +192,7 @@ def tensor_ring(
 ) -> TensorNetwork:
     """A tensor ring: a train whose ends are joined, by bonds "r0" .. "r{N-1}" of size `rank` (one or N).
 
-    Args, returns and errors as for `cp`; at least two modes.
+    Args and errors as for `cp`, but that `rank` has no default; at least two modes.
 
     >>> import ranklens as rl
     >>> rl.tensor_ring((2, 3, 4), rank=5).equation
@@ -219,7 +219,7 @@ def tucker(
 ) -> TensorNetwork:
     """A Tucker factorization: a core, joined to one factor per mode by bonds "r0" .. "r{N-1}" (one size or N).
 
-    Args, returns and errors as for `cp`. The core is node 0.
+    Args and errors as for `cp`, but that `rank` has no default. The core is node 0.
 
     >>> import ranklens as rl
     >>> rl.tucker((2, 3, 4), rank=(1, 2, 3)).equation

@@ -56,9 +56,9 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
         task: a problem: anything with a differentiable `loss(net)`.
         until_loss: stop when the loss is this small (found within a step by interpolation).
         until_time: stop at this time.
-        until_evaluations: stop after this many evaluations of the gradient.
-        times: record at these increasing times (and at the end, by default the last of them); None records every
-            step of the solver.
+        until_evaluations: stop after this many evaluations of the gradient (in all, when resuming).
+        times: record at these increasing times, at the start and at the end, by default the last of them; None records
+            every step of the solver.
         rtol: relative error; that of a step is about this, and errors of a whole run fall in proportion to it.
         atol: absolute local error; None takes, for every parameter, rtol times its own initial size (or times a tenth
             of the root mean square of all, if that is more), so that small starts are resolved.
@@ -216,7 +216,8 @@ class _Run:
             self._end("loss")
         elif end >= until_time:
             self._end("time")
-        for wanted in [] if times is None else times[(times > before) & (times < end)]:
+        inside = [] if times is None else times[(times > before) & (times <= end)]
+        for wanted in [time for time in inside if time < end or not self.stopped]:
             self.time, self.state = float(wanted), self._within(wanted)
             self.loss = self.field.loss_at(self.state)
             self._record()
@@ -284,7 +285,7 @@ def _absolute_errors(flat: Tensor, rtol: float, atol: float | None, record: xr.D
     if atol is not None:
         return np.full(len(flat), atol)
     if record is not None:  # what is small now need not have been small at the start
-        return np.array(record["atol"].values)
+        return np.array(record["atol"].values * (_local(rtol) / _local(float(record.attrs["rtol"]))))
     scale = float(flat.square().mean().sqrt()) or 1.0
     return (_local(rtol) * flat.abs().clamp_min(FLOOR * scale)).numpy()
 

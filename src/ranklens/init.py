@@ -48,7 +48,7 @@ def scaled_(net: TensorNetwork, scale: float = 1e-6, *, seed: int = 0) -> Tensor
 
     Raises:
         ValueError: for a scale that is not positive and finite, or frozen nodes for which there is no such draw: all of
-            them, two that are joined to each other, or zeros.
+            them, two that are joined to each other alone, or zeros.
 
     >>> import ranklens as rl
     >>> net = rl.init.scaled_(rl.deep_matrix((60, 60), depth=3), scale=1e-6)
@@ -83,8 +83,8 @@ def product_(net: TensorNetwork, W0: Float[Tensor, "rows columns"]) -> TensorNet
     Of all factorizations of W0 it has the least sum of squared norms.
 
     Raises:
-        ValueError: if the network is no chain of matrices, has frozen nodes, W0 has another shape or is not finite, or a
-            width is less than the rank of W0.
+        ValueError: if the network is no chain of matrices, has frozen nodes, W0 has another shape or is not finite, or
+            a width is less than the rank of W0.
 
     >>> import torch, ranklens as rl
     >>> W0 = torch.tensor([[3.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
@@ -102,7 +102,7 @@ def product_(net: TensorNetwork, W0: Float[Tensor, "rows columns"]) -> TensorNet
     U, S, Vh = torch.linalg.svd(W0.to(dtype=net.dtype, device=net.device), full_matrices=False)
     nodes, depth = net.nodes, len(net.nodes)
     width = min([*(node.shape[0] for node in nodes[1:]), len(S)])
-    rank = int((S > rank_cutoff(net.dtype, net.shape) * S[0]).sum())
+    rank = int((rank_cutoff(net.dtype, net.shape) * S[0] < S).sum())
     if rank > width:
         raise ValueError(f"a width of {width} is less than the rank of W0, {rank}; make the network wider")
     U, S, Vh = U[:, :width], S[:width], Vh[:width]

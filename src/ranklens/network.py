@@ -20,8 +20,8 @@ class TensorNetwork(nn.Module):
     r"""A tensor given as an einsum of trainable nodes, each used once.
 
     An index that appears on the right is a *mode*, in one node; a summed one is a *bond*, and a bond may meet any
-    number K >= 2 of nodes. The value r of a bond picks one slice of each of those K nodes: a *component*, whose norm is the product of
-    the slice norms. Under gradient flow from a balanced start every component norm of every bond obeys
+    number K >= 2 of nodes. The value r of a bond picks one slice of each of those K nodes: a *component*, whose norm is
+    the product of the slice norms. Under gradient flow from a balanced start every component norm of every bond obeys
 
         d sigma_r / dt = K sigma_r^(2 - 2/K) <-grad L, C_r / sigma_r>.
 

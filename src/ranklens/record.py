@@ -52,7 +52,9 @@ class Recorder:
             variables[name] = ((self.axis, *[f"{name}_{k}" for k in range(values.ndim - 1)]), values)
         record = xr.Dataset(variables, coords={self.axis: at})
         if self.before is not None:
-            record = xr.concat([self.before[list(variables)], record.isel({self.axis: slice(1, None)})], self.axis)
+            # what was recorded last is where the run went on, or off the grid of an optimizer's steps
+            earlier = self.before[list(variables)].isel({self.axis: slice(None, -1)})
+            record = xr.concat([earlier, record], self.axis)
         for name, value in state.items():
             values = np.asarray(value)
             record[name] = ((*[f"{name}_{k}" for k in range(values.ndim)],), values)

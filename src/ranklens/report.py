@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def entry(record: xr.Dataset, preset: str) -> Entry:
         alt=study.alt(record),
         settings=settings,
         seconds=record.attrs["seconds"],
-        command=f"ranklens run {name} --preset {preset}",
+        command=f"ranklens run {name} --preset {shlex.quote(preset)}",
         versions=record.attrs["versions"],
     )
 

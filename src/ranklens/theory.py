@@ -218,7 +218,7 @@ def escape_time(net: TensorNetwork, task: Any) -> float:
 
         t* = rho / ((M - 2) |g|)     (M > 2),     rho / |g|, one e-folding of theta     (M <= 2).
 
-    Other starts must turn first, and take a few times longer.
+    Other starts turn on their way, and take a time of the same order.
 
     Escape is thus governed by the TOTAL degree M, not by the order of a bond: a tree of 7 nodes idles far longer
     than CP of order 3 from equal values.

@@ -95,6 +95,8 @@ def _read(name: str, text: str, present: Any) -> Any:
         value = text
     if isinstance(present, tuple):
         value = tuple(value) if isinstance(value, list) else (value,)
+        if not value:
+            raise ValueError(f"setting {name} is empty; give at least one, like {json.dumps(present)}")
     elif isinstance(present, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(present):

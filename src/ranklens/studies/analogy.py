@@ -155,7 +155,7 @@ def _of(record: xr.Dataset, kind: str) -> tuple[int, NDArray[Any], NDArray[Any],
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """The fitted exponents and factors; and every single rate."""
+    """The fitted exponents and factors; and the rates themselves, with their signs."""
     found = []
     for kind in KINDS:
         K, size, rate, gamma = _of(record, kind)
@@ -173,10 +173,10 @@ def claims(record: xr.Dataset) -> list[Claim]:
             Claim("theorem", f"{kind}: fitted factor over K = {K}", factor / K, "within", (0.98, 1.02)),
             Claim(
                 "theorem",
-                f"{kind}: measured rate over the law's, at all {len(size)} points (median distance from 1)",
-                float(np.median(np.abs(ratio - 1))),
+                f"{kind}: measured rate over the law's at {len(size)} points (99% quantile of distance from 1)",
+                float(np.quantile(np.abs(ratio - 1), 0.99)),
                 "<=",
-                1e-4,
+                1e-2,
             ),
         ]
     return found

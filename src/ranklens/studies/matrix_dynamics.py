@@ -68,7 +68,7 @@ def _one(settings: Settings, seed: int) -> xr.Dataset:
         track={
             "singular": lambda net: measures.singular_values(net.tensor())[:SHOWN],
             "error": task.error,
-            "law_error": common.Sometimes(50, law),
+            "law_error": common.Sometimes(common.LAW_PERIOD, law),
             "drift": common.drift(net),
         },
     )
