@@ -208,15 +208,11 @@ class TensorNetwork(nn.Module):
             return torch.stack([self._violation(bond) for bond in self.bonds] or [self.stacks[0].new_zeros(())]).max()
 
     def _violation(self, bond: Label) -> Tensor:
-        nodes = self.nodes
-        meets = [(k, axis) for k, axis in self._layout.meets(bond) if k not in self._layout.frozen]
-        if self.order(bond) == 2 and len(meets) == 2:
-            first, second = (slices(nodes[k], axis) for k, axis in meets)
-            return (first @ first.T - second @ second.T).norm()
-        if len(meets) < 2:
-            return nodes[0].new_zeros(())
-        squared = torch.stack([slices(nodes[k], axis).square().sum(dim=1) for k, axis in meets])
-        return (squared.amax(dim=0) - squared.amin(dim=0)).max()
+        found = differences(self, bond)
+        if self.order(bond) == 2:
+            return found.norm()
+        spread = torch.cat([torch.zeros_like(found[:1]), found])
+        return (spread.amax(dim=0) - spread.amin(dim=0)).max() if len(spread) else found.new_zeros(())
 
     def freeze(self, *nodes: int) -> "TensorNetwork":
         """Stop training some nodes, by position; returns the network. Freeze before you make an optimizer.
@@ -272,6 +268,22 @@ class TensorNetwork(nn.Module):
 def slices(node: Tensor, axis: int) -> Float[Tensor, "size rest"]:
     """The slices of a node along one of its axes, flattened: row r is the slice at value r."""
     return node.movedim(axis, 0).reshape(node.shape[axis], -1)
+
+
+def differences(net: TensorNetwork, bond: Label) -> Tensor:
+    """What a gradient flow conserves at a bond (`rl.theory.conserved` says why): nothing for fewer than two free nodes.
+
+    For a bond of order 2 the difference (R, R) of its Gram matrices; for higher ones, or where nodes are frozen, those
+    (K - 1, R) of the first node's squared slice norms and every other's.
+    """
+    nodes = net.nodes
+    free = [slices(nodes[k], axis) for k, axis in net.layout.meets(bond) if k not in net.layout.frozen]
+    if net.order(bond) == 2 and len(free) == 2:
+        return free[0] @ free[0].T - free[1] @ free[1].T
+    squared = (
+        torch.stack([s.square().sum(dim=1) for s in free]) if free else nodes[0].new_zeros(1, net.layout.sizes[bond])
+    )
+    return squared[:1] - squared[1:]
 
 
 def parse(equation: str) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:

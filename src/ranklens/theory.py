@@ -1,6 +1,5 @@
 """What the theorems predict, to be held against what a run measures."""
 
-import itertools
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ranklens import contract, init
-from ranklens.network import TensorNetwork, slices
+from ranklens.network import TensorNetwork, differences, slices
 
 DIFFERENCE = 1e-5  # of the parameters' size: rounding and truncation of order 4 both stay below 1e-9
 
@@ -51,7 +50,7 @@ def component_rate(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tenso
     meets = net.layout.meets(bond)
     with torch.no_grad():
         nodes = net.nodes
-        s = torch.stack([_norms(nodes[k], axis) for k, axis in meets])
+        s = net.slice_norms(bond)
         rate = torch.zeros_like(s[0])
         for position, (k, axis) in enumerate(meets):
             if k in net.layout.frozen:
@@ -59,7 +58,7 @@ def component_rate(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tenso
             others = torch.cat([s[:position], s[position + 1 :]]).prod(dim=0)
             inner = -(slices(nodes[k], axis) * slices(gradients[k], axis)).sum(dim=1)
             speed = torch.where(
-                s[position] > 0, inner / s[position].where(s[position] > 0, 1.0), _norms(gradients[k], axis)
+                s[position] > 0, inner / s[position].where(s[position] > 0, 1.0), slices(gradients[k], axis).norm(dim=1)
             )
             rate += others * speed
         return rate
@@ -178,7 +177,7 @@ def conserved(net: TensorNetwork, bond: Hashable) -> Tensor:
 
     A bond of order 2 conserves the whole difference of its two Gram matrices (the network depends on the product of the
     two nodes over it, so both change by the same matrix); one of order K the K - 1 differences of
-    squared slice norms between neighbouring nodes.
+    the first node's squared slice norms and every other's.
 
     Args:
         net: the network. Frozen nodes conserve nothing and are left out.
@@ -197,15 +196,8 @@ def conserved(net: TensorNetwork, bond: Hashable) -> Tensor:
     >>> bool(rl.theory.conserved(net, "r1").abs().max() < 1e-12)
     True
     """
-    meets = [(k, axis) for k, axis in net.layout.meets(bond) if k not in net.layout.frozen]
     with torch.no_grad():
-        nodes = net.nodes
-        if net.order(bond) == 2 and len(meets) == 2:
-            first, second = (slices(nodes[k], axis) for k, axis in meets)
-            return first @ first.T - second @ second.T
-        squared = [_norms(nodes[k], axis).square() for k, axis in meets]
-        none = torch.zeros(0, net.layout.sizes[bond], dtype=net.dtype, device=net.device)
-        return torch.stack([a - b for a, b in itertools.pairwise(squared)]) if len(squared) > 1 else none
+        return differences(net, bond)
 
 
 @torch.enable_grad()
@@ -297,7 +289,3 @@ def bounds_2x2(loss: Float[Tensor, "*batch"] | float) -> Bounds2x2:
     p = (e.square() / inside.square().where(inside > 0, e.square())).clamp_max(0.5)
     entropy = torch.special.entr(p) + torch.special.entr(1 - p)
     return Bounds2x2(inside.square() / e, e, entropy.exp())
-
-
-def _norms(node: Tensor, axis: int) -> Tensor:
-    return slices(node, axis).norm(dim=1)
