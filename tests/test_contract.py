@@ -50,6 +50,30 @@ def test_order_784_neither_under_nor_overflows():
     torch.testing.assert_close(net.entries(rows).detach(), torch.full((2,), 2.0).double(), rtol=1e-11, atol=0.0)
 
 
+def test_half_precision_counts_signs():
+    net = rl.cp((2,) * 784, 1, std=1.0)
+    with torch.no_grad():
+        for stack in net.stacks:
+            stack.copy_(stack.sign())
+    rows = torch.randint(2, (50, 784), generator=torch.Generator().manual_seed(0))
+    expected = net.entries(rows)
+    for dtype in (torch.bfloat16, torch.float16):
+        torch.testing.assert_close(net.to(dtype).entries(rows).double(), expected)
+
+
+def test_second_derivatives_are_right_or_refused():
+    made = torch.Generator().manual_seed(0)
+    table = torch.randn(4, 3, 2, generator=made, dtype=torch.float64).requires_grad_()
+    rows = torch.randint(3, (5, 4), generator=made)
+    with torch.random.fork_rng():
+        assert torch.autograd.gradgradcheck(lambda t: contract.log_product(t, rows), (table,))
+    zero = table.detach().clone()
+    zero[0, 0, 0] = 0.0
+    zero.requires_grad_()
+    with pytest.raises(RuntimeError, match="where a factor is zero"):
+        torch.autograd.grad(contract.log_product(zero, rows).sum(), zero, create_graph=True)
+
+
 def test_threads_follow_the_work_and_are_restored():
     before = torch.get_num_threads()
     try:

@@ -89,11 +89,31 @@ def test_mini_batches_see_every_observation_once_per_epoch():
 
 def test_divergence_stops_and_keeps_the_record():
     net, task = easy()
-    run = rl.gradient_descent(net, task, torch.optim.SGD(net.parameters(), lr=1e3), every=1, until_loss=0)
+    run = rl.gradient_descent(net, task, torch.optim.SGD(net.parameters(), lr=1e3), every=25, until_loss=0)
     assert run.attrs["stopped"] == "nan"
     assert "take a smaller lr" in run.attrs["message"]
     assert run.sizes["step"] >= 1
     assert bool(np.isfinite(run.loss).all())
+    assert float(task.loss(net).detach()) == float(run.loss[-1])  # taken back to the last record
+    assert run.attrs["steps"] == int(run.step[-1])
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    again = rl.gradient_descent(net, task, optimizer, steps=20, every=1, until_loss=0, resume=run)
+    assert float(again.loss[-1]) < float(run.loss[-1])
+
+
+def test_resuming_with_another_optimizer_and_closures_are_refused():
+    net, task = easy()
+    run = rl.gradient_descent(net, task, torch.optim.SGD(net.parameters(), lr=1e-3), steps=2)
+    with pytest.raises(ValueError, match="made with SGD, and the optimizer is a Adam"):
+        rl.gradient_descent(net, task, torch.optim.Adam(net.parameters()), steps=4, resume=run)
+    with pytest.raises(TypeError, match="LBFGS needs a closure"):
+        rl.gradient_descent(net, task, torch.optim.LBFGS(net.parameters()))
+
+
+def test_bfloat16_descends():
+    net = rl.cp((4, 4, 4), rank=3, std=0.5, dtype=torch.bfloat16)
+    run = rl.gradient_descent(net, easy()[1], torch.optim.SGD(net.parameters(), lr=0.1), steps=20)
+    assert float(run.loss[-1]) < float(run.loss[0])
 
 
 def test_stops_at_the_loss_and_leaves_the_network_there():

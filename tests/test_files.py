@@ -48,6 +48,13 @@ def test_what_is_not_ours_is_refused(tmp_path):
     save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="no network written by"):
         rl.load(tmp_path / "other.safetensors")
+    for text in ("[]", "{", "3"):
+        save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors", metadata={"structure": text})
+        with pytest.raises(ValueError, match="no network written by"):
+            rl.load(tmp_path / "other.safetensors")
+    (tmp_path / "damaged.nc").write_bytes(b"\x89HDF\r\n\x1a\n" + b"nonsense")
+    with pytest.raises(ValueError, match="no record written by"):
+        rl.load(tmp_path / "damaged.nc")
     odd = rl.TensorNetwork(([[1.5, 2], [2, 3]], [1.5, 3]), [torch.ones(2, 2), torch.ones(2, 2)])
     with pytest.raises(TypeError, match=r"label 1\.5 is a float"):
         rl.save(odd, tmp_path / "odd.safetensors")

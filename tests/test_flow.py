@@ -221,6 +221,36 @@ def test_the_network_is_left_at_the_last_state():
     assert {type(v) for v in run.attrs.values()} <= {str, int, float}
 
 
+def test_what_is_no_number_is_not_tracked():
+    with pytest.raises(TypeError, match=r"track\['s'\] gave a NoneType"):
+        rl.gradient_flow(identity_start(0.1), diagonal_problem(), track={"s": lambda net: None})
+
+
+def test_resuming_at_rest_rests():
+    task = rl.Completion(torch.zeros(2, 2).long(), torch.tensor([1.0, 2.0]), (2, 2), duplicates="keep")
+    net = rl.deep_matrix((2, 2), 2, std=0.3)
+    first = rl.gradient_flow(net, task)
+    assert first.attrs["stopped"] == "stationary"
+    rest = rl.gradient_flow(net, task, resume=first)
+    assert rest.attrs["stopped"] == "stationary"
+    assert float(rest.loss[-1]) == pytest.approx(0.25, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_flow_to_zero_loss_ends_at_rounding_and_is_not_called_diverged(seed):
+    net = rl.deep_matrix((5, 5), 3, std=0.1, seed=seed)
+    task = rl.Completion.sample(rl.targets.low_rank_matrix((5, 5), 2, seed=seed), 18)
+    run = rl.gradient_flow(net, task, until_loss=0, until_evaluations=30_000)
+    assert run.attrs["stopped"] in ("stationary", "evaluations", "loss")
+    assert float(run.loss[-1]) < 1e-14
+
+
+def test_a_flow_under_no_grad_flows():
+    with torch.no_grad():
+        run = rl.gradient_flow(identity_start(0.1), diagonal_problem(), until_time=1.0)
+    assert run.attrs["stopped"] == "time"
+
+
 def test_progress_says_what_is_waited_for(capsys):
     heard = []
     rl.gradient_flow(identity_start(0.1), diagonal_problem(), until_time=1.0, progress=heard.append)
@@ -243,6 +273,9 @@ def test_progress_says_what_is_waited_for(capsys):
         ({"times": [math.inf]}, "increasing finite numbers"),
         ({"times": [0.0]}, "the last of times is 0"),
         ({"track": {"loss": lambda net: 1.0}}, "choose another name"),
+        ({"track": {"a/b": lambda net: 1.0}}, "track names 'a/b'; take a word"),
+        ({"track": {"s_0": lambda net: 1.0}}, "track names 's_0'; take a word"),
+        ({"track": {"s": lambda net, n=[]: n.append(0.0) or n.copy()}}, r"has shape \(2,\), before \(1,\)"),
     ],
 )
 def test_bad_arguments(how, message):

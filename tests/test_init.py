@@ -18,10 +18,16 @@ def test_balance_is_exact_and_keeps_the_end_tensor(name, tolerance):
     torch.testing.assert_close(net.tensor().detach(), before, rtol=1e-10, atol=1e-10 * float(before.norm()))
 
 
-def test_balance_raises_when_it_stalls():
+def test_balance_raises_when_it_stalls(monkeypatch):
     net = rl.hierarchical((2, 2, 2, 2), width=3, std=1.0)
-    with pytest.raises(RuntimeError, match="stalled"):
-        rl.init.balance_(net, tolerance=0.0)
+    monkeypatch.setattr(rl.init, "SWEEPS", 1)
+    with pytest.raises(RuntimeError, match="stalled after 1 sweeps"):
+        rl.init.balance_(net)
+
+
+def test_balance_in_float32():
+    net = rl.init.balance_(rl.deep_matrix((4, 4), depth=3, std=1.0, dtype=torch.float32))
+    assert float(net.imbalance()) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["matrix depth 3", "cp order 3", "hierarchical binary", "tensor ring", "tucker"])

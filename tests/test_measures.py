@@ -44,6 +44,23 @@ def test_zero_matrix_is_of_rank_zero_in_every_sense():
     assert rl.cp_rank_estimate(Z).rank == 0
 
 
+def test_measures_are_scale_free():
+    eye = torch.eye(3, dtype=torch.float64)
+    for scale in (1e-200, 1e200):
+        assert float(rl.distance_to_rank(scale * eye, 1)) == pytest.approx(scale * 2**0.5)
+        assert rl.cp_rank_estimate(scale * rl.targets.cp((3, 3, 3), 2)).rank == 2
+
+
+def test_effective_rank_has_a_gradient_where_the_rank_is_deficient():
+    W = torch.diag(torch.tensor([2.0, 1.0, 0.0]).double()).requires_grad_()
+    for measure in (rl.effective_rank, lambda W: rl.entanglement_entropy(W, [0])):
+        (gradient,) = torch.autograd.grad(measure(W), W)
+        step = torch.zeros(3, 3).double()
+        step[1, 1] = 1e-6
+        slope = (measure((W + step).detach()) - measure((W - step).detach())) / 2e-6
+        assert float(gradient[1, 1]) == pytest.approx(float(slope), rel=1e-6)
+
+
 def test_batches_are_loops():
     W = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     W[1, 2] = 0

@@ -207,6 +207,23 @@ def test_bad_indices_and_vectors():
         net.order("z")
 
 
+def test_disconnected_networks_with_a_cycle():
+    net = rl.TensorNetwork("c,ab,ab->c", [torch.arange(2.0), torch.full((2, 2), 2.0), torch.full((2, 2), 3.0)])
+    assert net.tensor().tolist() == net.entries(torch.tensor([[0], [1]])).tolist() == [0, 24]
+
+
+def test_empty_batches_frozen_networks_and_scalars():
+    net = rl.cp((3, 3, 3), 2, std=1.0)
+    assert net.entries(torch.zeros(0, 3).long()).shape == (0,)
+    assert net.evaluate([torch.zeros(0, 3)] * 3).shape == (0,)
+    assert net.evaluate([torch.ones(1, 3)] * 3).dtype == torch.float64
+    net.freeze(0, 1, 2)
+    assert all(not g.any() for g in net.gradients(net.tensor().sum()))
+    scalar = rl.TensorNetwork("a,a->", [torch.ones(2), torch.ones(2)])
+    with pytest.raises(ValueError, match="no modes"):
+        scalar.evaluate([])
+
+
 def test_imbalance_is_what_conserved_measures():
     net = rl.deep_matrix((3, 3), depth=3, std=1.0)
     a, b, c = arrays(net)

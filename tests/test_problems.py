@@ -87,6 +87,8 @@ def test_duplicates():
         (lambda: rl.Sensing(torch.ones(2, 3, 4), torch.ones(1)), "vectors of mode 0"),
         (lambda: rl.DenseSensing(torch.ones(2, 3, 4), torch.ones(1)), "operators have shape"),
         (lambda: rl.losses.huber(0.0), "delta is 0.0"),
+        (lambda: rl.Completion.sample(T, observed=3).error(T[:1]), r"not \(1, 3, 4\)"),
+        (lambda: rl.Completion(torch.zeros(1, 0).long(), torch.ones(1), ()), "at least one mode"),
         (lambda: rl.Completion(torch.zeros(1, 2).long(), torch.ones(1), (2, 2), target=torch.ones(3, 3)), "target has"),
     ],
 )
@@ -136,6 +138,17 @@ def test_counterexamples():
     assert float(task.loss(W)) == 0
     assert float(torch.linalg.det(W)) == pytest.approx(3 * 0.1 - (-2.0 * 0.5))
     assert task.objective.name == "half_sse"
+
+
+def test_errors_neither_under_nor_overflow():
+    for scale in (1e200, 1e-200):
+        task = rl.Completion.sample(scale * torch.ones(3, 3, dtype=torch.float64), observed=5)
+        assert float(task.error(torch.zeros(3, 3).double())) == pytest.approx(1.0)
+
+
+def test_integer_operators_are_numbers():
+    task = rl.DenseSensing(torch.ones(2, 3, 3).long(), torch.tensor([9, 9]))
+    assert float(task.loss(torch.ones(3, 3).double())) == 0
 
 
 def test_order_784_completion_never_flattens():

@@ -84,10 +84,11 @@ def test_records_and_figures_lie_beside(folder):
 def test_clear_removes_reports_only(tmp_path):
     (tmp_path / "index.html").write_text("old")
     (tmp_path / "analogy.svg").write_text("old")
+    (tmp_path / "matrix_dynamics.nc").write_text("of another run")
     (tmp_path / "mine.txt").write_text("kept")
-    report.clear(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-    report.clear(tmp_path / "none")
+    report.clear(tmp_path, ["analogy"])
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", "matrix_dynamics.nc"}
+    report.clear(tmp_path / "none", ["analogy"])
 
 
 def test_bounds_are_read_as_they_are_meant():

@@ -141,7 +141,8 @@ def test_claims_compute_their_verdict():
     assert not Claim("theorem", "", 1.1, "<=", 1.0).holds
     assert Claim("finding", "", 0.5, "within", (0.0, 1.0)).holds
     assert not Claim("finding", "", -0.5, "within", (0.0, 1.0)).holds
-    assert not Claim("finding", "", math.inf, "<=", 1.0).holds
+    assert not Claim("finding", "", math.inf, ">=", 1.0).holds
+    assert not Claim("finding", "", math.nan, "within", (0.0, 1.0)).holds
     with pytest.raises(ValueError, match="does not go with the bound"):
         Claim("finding", "", 1.0, "within", 1.0)
 

@@ -37,7 +37,8 @@ def talk(
     with _usage():
         names = [name for name in studies.STUDIES if not only or name in only]
         settings = {name: studies.preset(name, preset) for name in [*names, *(only or [])]}
-    report.clear(out)
+        _check_folder(out)
+    report.clear(out, names)
     entries = []
     for k, name in enumerate(names, start=1):
         record = _perform(name, settings[name], f"{k}/{len(names)} {name}")
@@ -63,8 +64,9 @@ def run(
 
     with _usage():
         settings = studies.override(studies.preset(study, preset), change or [])
+        _check_folder(out)
         record = _perform(study, settings, study)
-    made = report.entry(record, preset)
+        made = report.entry(record, preset)
     report.keep(made, record, out)
     _tell(made)
     typer.echo(f"\nfigure: {(out / study).resolve()}.png, record: {study}.nc beside it")
@@ -102,6 +104,12 @@ def _perform(name: str, settings: object, title: str) -> "xr.Dataset":
         return studies.perform(name, settings)
 
 
+def _check_folder(out: Path) -> None:
+    """Say at once what would only show after minutes of work."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give a folder")
+
+
 def _tell(made: "Entry") -> None:
     from ranklens import report
 
@@ -118,7 +126,7 @@ def _usage() -> Iterator[None]:
     """Turn a wrong name or value into a message and exit code 2."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, ArithmeticError, LookupError, OSError) as error:
         typer.echo(f"ranklens: {error}", err=True)
         raise typer.Exit(2) from error
 

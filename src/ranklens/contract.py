@@ -275,10 +275,21 @@ def _plan_sweep(layout: Layout) -> Bond | None:
     edges = sum(layout.incidence[x].__len__() for x in layout.bonds)
     if not layout.bonds or edges != len(layout.nodes) + len(layout.bonds) - 1:
         return None
-    root = _centre(layout)
-    seen: set[int] = set()
-    plan = _plan_bonds(layout, (root,), seen)
-    return plan if len(seen) == len(layout.nodes) else None  # as many edges as a tree, yet in pieces: there is a cycle
+    if not _is_connected(layout):  # as many edges as a tree, yet in pieces: there is a cycle
+        return None
+    return _plan_bonds(layout, (_centre(layout),), set())
+
+
+def _is_connected(layout: Layout) -> bool:
+    """Whether bonds lead from any node to every other."""
+    bonds, seen, queue = set(layout.bonds), {0}, [0]
+    for k in queue:
+        for label in bonds.intersection(layout.nodes[k]):
+            bonds.remove(label)
+            new = [other for other, _ in layout.incidence[label] if other not in seen]
+            seen.update(new)
+            queue.extend(new)
+    return len(seen) == len(layout.nodes)
 
 
 def _centre(layout: Layout) -> Label:
@@ -357,6 +368,8 @@ def reads_whole(layout: Layout, batch: int) -> bool:
 
 def entries(layout: Layout, stacks: Sequence[Tensor], indices: Tensor) -> Tensor:
     """Entries at checked int64 indices (batch, order)."""
+    if len(indices) == 0:
+        return stacks[0].new_zeros(0)
     if reads_whole(layout, len(indices)):
         return tensor(layout, layout.unstack(stacks)).reshape(-1)[flatten(indices, layout.shape)]
     if layout.sweep is not None:
@@ -367,7 +380,9 @@ def entries(layout: Layout, stacks: Sequence[Tensor], indices: Tensor) -> Tensor
 
 def evaluate(layout: Layout, stacks: Sequence[Tensor], vectors: Sequence[Tensor]) -> Tensor:
     """Inner products with rank-one tensors, the n-th factors in vectors[n] (batch, d_n)."""
-    batch = len(vectors[0]) if vectors else 1
+    batch = len(vectors[0])
+    if batch == 0:
+        return stacks[0].new_zeros(0)
     whole = layout.work + batch * 2 * math.prod(layout.shape)
     if math.prod(layout.shape) <= WHOLE and whole <= batch * _work_per_row(layout, entries=False):
         return _path(layout, "vectors")([tensor(layout, layout.unstack(stacks)), *vectors])
@@ -548,18 +563,22 @@ def log_product(table: Tensor, rows: Tensor) -> Tensor:
 class _LogProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
+        dtype = table.dtype
+        table = table if dtype.itemsize >= 4 else table.float()  # half precision cannot count to 784
         levels = _indicators(rows, table)
         size = _count(levels, table.abs().log().where(table != 0, 0.0)).exp()
         if bool((table < 0).any()):
             size = size * (1 - 2 * _count(levels, (table < 0).to(table.dtype)).remainder(2))
         zeros = _count(levels, (table == 0).to(table.dtype)) if bool((table == 0).any()) else None
         ctx.save_for_backward(table, size, zeros, *levels)
-        return size if zeros is None else size.where(zeros == 0, 0.0)
+        return (size if zeros is None else size.where(zeros == 0, 0.0)).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         table, size, zeros, *levels = ctx.saved_tensors
-        weighted = upstream * size
+        if zeros is not None and torch.is_grad_enabled():
+            raise RuntimeError("second derivatives of a product of many factors are not known where a factor is zero")
+        weighted = upstream.to(table.dtype) * size
         alive = weighted if zeros is None else weighted.where(zeros == 0, 0.0)
         read = reduce(torch.add, levels) if levels else table.new_zeros(len(upstream), len(table))
         levels = [1 - read, *levels]

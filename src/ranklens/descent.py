@@ -3,6 +3,7 @@
 import math
 import time as clock
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ranklens.record import Recorder, Track
 from ranklens.seeds import stream
 
 
+@torch.enable_grad()
 def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how it steps)
     net: TensorNetwork,
     task: Any,
@@ -54,12 +56,13 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
 
     Returns:
         A Dataset with coordinate `step`, variables `loss`, what was tracked, the final `state` and the optimizer's;
-        attributes stopped ("loss", "steps", or "nan": it diverged, the record ends at the last finite loss, and the
-        network is where the loss was not finite, at step `steps`), evaluations (of a gradient), seconds, solver,
-        versions.
+        attributes stopped ("loss", "steps", or "nan": it diverged, and record and network are those of the last
+        recorded step), evaluations (of a gradient), seconds, solver, versions.
 
     Raises:
-        ValueError: for sizes that make no sense, or an optimizer of other parameters.
+        ValueError: for sizes that make no sense, an optimizer of other parameters or of another kind than
+            the record's.
+        TypeError: for LBFGS, which needs a closure.
 
     Source: the experiments of Razin and Cohen (NeurIPS 2020) and Razin, Maman, Cohen (ICML 2021, 2022).
 
@@ -78,6 +81,7 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
         _restore(net, optimizer, resume)
     started = clock.perf_counter()
     step, stopped = begun, "steps"
+    kept = _Kept(begun, [stack.detach().clone() for stack in net.stacks])
     batches = None if batch_size is None else _batches(task, batch_size, seed, begun)
     with contract.threads(net.layout.work), reporter(progress) as report:
         for step in range(begun, steps + 1):
@@ -89,6 +93,7 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
                 break
             if recorded:
                 recorder.add(step, value, net)
+                kept = _Kept(step, [stack.detach().clone() for stack in net.stacks])
                 report(f"loss {value:.2e} of {until_loss:.0e}, step {step} of {steps}")
                 if value <= until_loss:
                     stopped = "loss"
@@ -98,11 +103,18 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+    message = ""
+    if stopped == "nan":
+        message = f"the loss is not finite at step {step}; take a smaller lr"
+        step = kept.step
+        with torch.no_grad():
+            for stack, parameters in zip(net.stacks, kept.stacks, strict=True):
+                stack.copy_(parameters)
     if not recorder.rows["step"]:  # not even the start is finite
         recorder.add(step, math.nan, net)
     attrs = {
         "stopped": stopped,
-        "message": f"the loss is not finite at step {step}; take a smaller lr" if stopped == "nan" else "",
+        "message": message,
         "evaluations": step + (0 if resume is None else int(resume.attrs["evaluations"]) - begun),
         "steps": step,
         "seconds": clock.perf_counter() - started + (0.0 if resume is None else float(resume.attrs["seconds"])),
@@ -113,7 +125,16 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
         "network": repr(net),
         "loss_function": getattr(getattr(task, "objective", None), "name", type(task).__name__),
     }
-    return recorder.finish({"state": _flat(net), **_optimizer_state(optimizer)}, attrs)
+    states = {} if stopped == "nan" else _optimizer_state(optimizer)
+    return recorder.finish({"state": _flat(net), **states}, attrs)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The parameters at the latest record: where a run that diverges is taken back to."""
+
+    step: int
+    stacks: list[Tensor]
 
 
 def _whole(net: TensorNetwork, task: Any) -> float:
@@ -134,10 +155,14 @@ def _batches(task: Any, size: int, seed: int, begun: int) -> Iterator[Any]:
 
 def _flat(net: TensorNetwork) -> NDArray[Any]:
     trained = [stack.detach().reshape(-1) for stack in net.stacks if stack.requires_grad]
-    return torch.cat(trained).cpu().numpy()
+    flat = torch.cat(trained).cpu()
+    return (flat.float() if flat.dtype == torch.bfloat16 else flat).numpy()  # numpy has no bfloat16
 
 
 def _restore(net: TensorNetwork, optimizer: torch.optim.Optimizer, record: xr.Dataset) -> None:
+    before, now = str(record.attrs["solver"]).split(" ", maxsplit=1)[0], type(optimizer).__name__
+    if before != now:
+        raise ValueError(f"the record was made with {before}, and the optimizer is a {now}; go on with the same")
     state = torch.from_numpy(np.array(record["state"].values))
     trained = [stack for stack in net.stacks if stack.requires_grad]
     if len(state) != sum(stack.numel() for stack in trained):
@@ -177,6 +202,8 @@ def _check(
     for name, value in {"steps": steps, "every": every, "batch_size": batch_size}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise TypeError("LBFGS needs a closure; take an optimizer whose step evaluates the loss once")
     own = {id(stack) for stack in net.stacks if stack.requires_grad}
     if not own & {id(p) for group in optimizer.param_groups for p in group["params"]}:
         raise ValueError("the optimizer has none of the network's parameters; make it with net.parameters()")

@@ -93,6 +93,8 @@ def cp(
     ('ar,br,cr->abc', torch.Size([256]))
     """
     shape = _sizes(shape)
+    if len(shape) < 2:
+        raise ValueError(f"shape {shape} has a single mode; components join at least two")
     size = math.prod(shape) // max(shape) if rank is None else _positive("rank", rank)
     labels = [(n, "r") for n in range(len(shape))]
     shapes = [(d, size) for d in shape]

@@ -91,11 +91,14 @@ def load(path: str | os.PathLike[str]) -> Any:
     with path.open("rb") as file:
         start = file.read(8)
     if start == b"\x89HDF\r\n\x1a\n":
-        with xr.open_dataset(path, engine="h5netcdf") as record:
-            return record.load()
+        try:
+            with xr.open_dataset(path, engine="h5netcdf") as record:
+                return record.load()
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"{path} is no record written by rl.save, or damaged: {error}") from error
     try:
         with safe_open(path, framework="pt") as stored:
-            structure = json.loads((stored.metadata() or {}).get("structure", "{}"))
+            structure = _structure((stored.metadata() or {}).get("structure", "{}"))
             if structure.get("format") != FORMAT:
                 raise ValueError(f"{path} holds tensors, but no network written by rl.save")
             nodes = [stored.get_tensor(f"nodes.{k}") for k in range(len(structure["nodes"]))]
@@ -103,6 +106,14 @@ def load(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{path} is neither a network nor a record written by rl.save: {error}") from error
     labels = [[_read(x) for x in node] for node in structure["nodes"]]
     return TensorNetwork((labels, [_read(x) for x in structure["out"]]), nodes).freeze(*structure["frozen"])
+
+
+def _structure(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _write(label: Hashable) -> Any:

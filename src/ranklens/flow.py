@@ -25,8 +25,10 @@ FLOOR = 0.1  # of the root mean square: where the errors of parameters differ by
 # a flow is at rest when its loss has not fallen in so many steps while time grew by such a factor; a plateau takes
 # fewer steps, some fifty for every factor e by which the escaping component grows, or less time
 REST = ((300, 1e12), (5000, 1e3))
+FLAT = 50  # or, where the solver then fails or cannot advance, in so few
 
 
+@torch.enable_grad()
 def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exact it is)
     net: TensorNetwork,
     task: Any,
@@ -150,9 +152,10 @@ class _Run:
 
     def __init__(self, field: _Field, recorder: Recorder, rtol: float, atol: NDArray[Any], time: float) -> None:
         self.field, self.recorder = field, recorder
-        self.time, self.loss = time, field.loss_at(field.array)
+        self.begun = self.time = time
+        self.loss = field.loss_at(field.array)
         self.state = field.array.copy()
-        self.stopped, self.message, self.steps = "", "", 0
+        self.stopped, self.message, self.steps, self.stuck = "", "", 0, 0
         self.solver_rtol, self.low, self.fell = rtol, self.loss, (0, time)
         # an end time of 1e25 makes CVODE guess a first step that is far too long
         self.slope = float(field.gradient().norm())
@@ -201,11 +204,15 @@ class _Run:
         before = self.time
         result = self.solver.step(HORIZON * 2, method="onestep")
         self.steps += 1
-        loss = self.field.loss_at(result.y) if result.success else math.nan
-        if not math.isfinite(loss) or not math.isfinite(self.field.slope):
-            self._end("nan", f"after time {before:g} ({result.message}) the loss or its gradient is not finite")
+        if not result.success and math.isfinite(self.field.slope):
+            self._give_up(result.message)
+            return
+        loss = self.field.loss_at(result.y)
+        if not math.isfinite(loss + self.field.slope):
+            self._end("nan", f"after time {before:g} the loss or its gradient is not finite")
             return
         end, state = float(result.t), result.y
+        self.stuck = self.stuck + 1 if end <= before else 0  # where a step is less than the rounding of so long a time
         if end > until_time:
             end, state = until_time, self._within(until_time)
             loss = self.field.loss_at(state)
@@ -222,6 +229,17 @@ class _Run:
             self.loss = self.field.loss_at(self.state)
             self._record()
         self.time, self.state, self.loss = end, np.array(state), loss
+
+    def _give_up(self, message: str) -> None:
+        """End where the solver fails: at rest, where its own error makes the gradient, it can trust no step."""
+        np.copyto(self.field.array, self.state)
+        here = self.field.gradient()
+        self.field.flat.mul_(1 + self.solver_rtol)
+        there = self.field.gradient()
+        if self.steps - self.fell[0] >= FLAT or float((there - here).norm()) >= float(here.norm()):
+            self._end("stationary", f"at time {self.time:g} the gradient is no more than the error of the solver")
+        else:
+            self._end("nan", f"at time {self.time:g} the solver found no step: {message}")
 
     def _within(self, time: float) -> NDArray[Any]:
         """The state at a time inside the last step, by the solver's own interpolation."""
@@ -245,9 +263,11 @@ class _Run:
         """Whether nothing moves any more; a plateau takes the solver few steps, or little time more than it has run."""
         if self.loss < self.low - self.solver_rtol * abs(self.low):
             self.low, self.fell = self.loss, (self.steps, self.time)
-        steps, factor = self.steps - self.fell[0], self.time / max(self.fell[1], self.first)
+        steps = self.steps - self.fell[0]
+        factor = (self.time - self.begun) / max(self.fell[1] - self.begun, self.first)
         resting = any(steps >= least and factor >= grown for least, grown in REST)
-        return resting or self.field.slope == 0 or self.time > HORIZON
+        stuck = self.stuck >= FLAT and steps >= FLAT
+        return resting or stuck or self.field.slope == 0 or self.time > HORIZON
 
     def _record(self) -> None:
         np.copyto(self.field.array, self.state)

@@ -145,6 +145,7 @@ def balance_(net: TensorNetwork, tolerance: float = 1e-12) -> TensorNetwork:
     >>> bool(torch.allclose(net.tensor(), before)), bool(net.imbalance() < 1e-11)
     (True, True)
     """
+    tolerance = max(tolerance, 100 * torch.finfo(net.dtype).eps)  # no dtype is balanced better
     for _ in range(SWEEPS):
         scale = max(float(node.square().sum()) for node in net.nodes)
         if float(net.imbalance()) <= tolerance * scale:

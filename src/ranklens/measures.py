@@ -138,12 +138,14 @@ def distance_to_rank(W: Float[Tensor, "*batch rows columns"], rank: int) -> Floa
     Source: Eckart and Young (Psychometrika 1936).
 
     >>> import torch, ranklens as rl
-    >>> float(rl.distance_to_rank(torch.diag(torch.tensor([9.0, 4.0, 3.0])), rank=1))
+    >>> round(float(rl.distance_to_rank(torch.diag(torch.tensor([9.0, 4.0, 3.0])), rank=1)), 5)
     5.0
     """
     if rank < 0:
         raise ValueError(f"rank is {rank}; it must be zero or more")
-    return singular_values(W)[..., rank:].norm(dim=-1)
+    s = singular_values(W)
+    top = s[..., :1]  # whose multiples have squares that neither under- nor overflow
+    return top[..., 0] * (s / top.where(top > 0, 1.0))[..., rank:].norm(dim=-1)
 
 
 def matricize(T: Shaped[Tensor, "..."], modes: Sequence[int], order: int | None = None) -> Shaped[Tensor, "..."]:
@@ -291,9 +293,10 @@ def cp_rank_estimate(
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
     T = _check_finite(T).detach().double()
-    norm = float(T.norm())
-    if norm == 0:
+    if not bool(T.any()):
         return CPRankEstimate(0, 0.0, {0: 0.0}, rtol)
+    T = T / T.abs().max()  # whose squares neither under- nor overflow
+    norm = float(T.norm())
     largest = math.prod(T.shape) // max(T.shape) if largest is None else largest
     generator, errors = stream(seed, "starts of cp_rank_estimate"), {}
     for rank in range(1, largest + 1):
@@ -331,7 +334,7 @@ def _khatri_rao(factors: Sequence[Tensor]) -> Tensor:
 def _entropic(weights: Tensor, *, exponentiate: bool) -> Tensor:
     total = weights.sum(dim=-1, keepdim=True)
     p = weights / total.where(total > 0, 1.0)
-    entropy = torch.special.entr(p).sum(dim=-1)
+    entropy = -(p * p.where(p > 0, 1.0).log()).sum(dim=-1)  # with a gradient at zeros, which entr has not
     return entropy.exp().where(total[..., 0] > 0, 0.0) if exponentiate else entropy
 
 

@@ -166,7 +166,8 @@ class TensorNetwork(nn.Module):
         Raises:
             ValueError: for vectors that do not fit the modes.
         """
-        return contract.evaluate(self._layout, self.stacks, _check_vectors(vectors, self.shape))
+        parts = _check_vectors(vectors, self.shape)
+        return contract.evaluate(self._layout, self.stacks, [part.to(self.stacks[0]) for part in parts])
 
     # what it is made of
 
@@ -194,6 +195,8 @@ class TensorNetwork(nn.Module):
     def gradients(self, loss: Float[Tensor, ""]) -> tuple[Tensor, ...]:
         """Gradient of a scalar with respect to every node; zeros for nodes that are frozen or not involved."""
         trained = [stack for stack in self.stacks if stack.requires_grad]
+        if not trained:
+            return tuple(torch.zeros_like(node) for node in self.nodes)
         found = iter(torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True))
         return self._layout.unstack([next(found) if s.requires_grad else torch.zeros_like(s) for s in self.stacks])
 
@@ -336,6 +339,8 @@ def check_indices(indices: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _check_vectors(vectors: Tensor | Sequence[Tensor], shape: Sequence[int]) -> tuple[Tensor, ...]:
+    if not shape:
+        raise ValueError("the network has no modes, and no vectors to be evaluated on; use net.tensor()")
     parts = tuple(vectors.unbind(1)) if isinstance(vectors, Tensor) and vectors.ndim == 3 else tuple(vectors)
     if len(parts) != len(shape):
         raise ValueError(

@@ -43,10 +43,13 @@ class _Problem:
 
     def predict(self, tensor: TensorNetwork | Tensor) -> Tensor:
         """What a network or a tensor gives at the observations."""
+        self._check_shape(tensor)
+        return self._predict(tensor)
+
+    def _check_shape(self, tensor: TensorNetwork | Tensor) -> None:
         shape = tuple(tensor.shape)
         if shape != self.shape:
             raise ValueError(f"the problem is about tensors of shape {self.shape}, not {shape}")
-        return self._predict(tensor)
 
     def _predict(self, tensor: TensorNetwork | Tensor) -> Tensor:
         raise AssertionError("every problem says how it observes")
@@ -64,9 +67,11 @@ class _Problem:
         """
         if self.target is None:
             raise ValueError("the recovery error needs the ground truth; pass target= when making the problem")
+        self._check_shape(tensor)
         found = (tensor.tensor() if isinstance(tensor, TensorNetwork) else tensor).detach()
         target = self._like("target", found)
-        return (found - target).norm() / target.norm()
+        scale = target.abs().max()  # squares of what is divided by it neither under- nor overflow
+        return ((found - target) / scale).norm() / (target / scale).norm()
 
     def _like(self, name: str, other: Tensor) -> Tensor:
         """An own tensor with the dtype (unless integer) and device of another, converted once."""
@@ -127,6 +132,8 @@ class Completion(_Problem):
         duplicates: Literal["error", "keep", "mean"] = "error",
     ) -> None:
         super().__init__(values, shape, target, loss)
+        if not self.shape:
+            raise ValueError("shape is (), a single number; completion needs at least one mode")
         self.indices = check_indices(indices, self.shape)
         if len(self.indices) != len(self.values):
             raise ValueError(f"{len(self.indices)} indices and {len(self.values)} values; give one value per row")
@@ -284,7 +291,7 @@ class DenseSensing(_Problem):
                 f"expected ({len(values)}, *shape), finite"
             )
         super().__init__(values, operators.shape[1:], target, loss)
-        self.operators = operators.flatten(1)
+        self.operators = operators.detach().flatten(1).double()
 
     def _predict(self, tensor: TensorNetwork | Tensor) -> Tensor:
         whole = tensor.tensor() if isinstance(tensor, TensorNetwork) else tensor

@@ -41,7 +41,13 @@ class Recorder:
         self.rows["loss"].append(loss)
         with torch.no_grad():
             for name, function in self.track.items():
-                self.rows[name].append(_array(function(net)))
+                value = _array(name, function(net))
+                before = self.rows[name][0] if self.rows[name] else value
+                if value.shape != before.shape:
+                    raise ValueError(
+                        f"track[{name!r}] has shape {value.shape}, before {before.shape}; keep it the same"
+                    )
+                self.rows[name].append(value)
 
     def finish(self, state: Mapping[str, Any], attrs: Mapping[str, str | float | int]) -> xr.Dataset:
         """The Dataset: rows, final state variables, and flat attributes."""
@@ -68,14 +74,19 @@ def versions() -> str:
     return ", ".join([*[f"{name} {version(name)}" for name in packages], f"Python {platform.python_version()}"])
 
 
-def _array(value: Any) -> NDArray[Any]:
-    return value.detach().cpu().numpy().copy() if isinstance(value, Tensor) else np.array(value)
+def _array(name: str, value: Any) -> NDArray[Any]:
+    found = value.detach().cpu().numpy().copy() if isinstance(value, Tensor) else np.array(value)
+    if found.dtype == object:
+        raise TypeError(f"track[{name!r}] gave a {type(value).__name__}; let it return numbers")
+    return found
 
 
 def _check_track(track: Track, axis: str) -> Track:
     for name, function in track.items():
         if name in (axis, "loss", "state", "atol"):
             raise ValueError(f"track names {name!r}, which every record has already; choose another name")
+        if not name.isidentifier() or name.rpartition("_")[2].isdigit():
+            raise ValueError(f"track names {name!r}; take a word that does not end in _0, _1, ..., as dimensions do")
         if not callable(function):
             raise TypeError(f"track[{name!r}] is a {type(function).__name__}; pass a function of the network")
     return track

@@ -111,9 +111,9 @@ def _accessible(svg: str, made: Entry) -> str:
     return f'{head} role="img" aria-label="{title}"><title>{title}</title>{rest}'
 
 
-def clear(folder: Path) -> None:
-    """Remove what an earlier report left, and nothing else, so that no old figure stands beside new ones."""
-    for name in studies.STUDIES:
+def clear(folder: Path, names: Sequence[str]) -> None:
+    """Remove what an earlier report left of some studies, and its page, and nothing else."""
+    for name in names:
         for kind in ("nc", "png", "pdf", "svg"):
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
     (folder / "index.html").unlink(missing_ok=True)

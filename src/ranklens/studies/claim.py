@@ -30,8 +30,8 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether the relation is true; never for what is not a number."""
-        if math.isnan(self.measured):
+        """Whether the relation is true; never for what is not a finite number."""
+        if not math.isfinite(self.measured):
             return False
         if isinstance(self.bound, tuple):
             return self.bound[0] <= self.measured <= self.bound[1]

@@ -22,6 +22,8 @@ EXPLANATION = (
 )
 SOURCE = "Razin, Maman, Cohen (ICML 2021), figure on natural data; the hierarchical version is the talk's"
 
+IMAGES = 1797
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -36,6 +38,15 @@ class Settings:
     std: float = 1e-3
     every: int = 20
     seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        """Refuse what the digits do not have."""
+        if self.digit not in range(10):
+            raise ValueError(f"digit is {self.digit}; the digits are 0 to 9")
+        if not 0 < self.train < IMAGES:
+            raise ValueError(f"train is {self.train}; of the {IMAGES} images some must be left to test with")
+        if self.steps < 1 or self.every < 1 or self.steps % self.every:
+            raise ValueError(f"steps is {self.steps}; it must be a multiple of every, which is {self.every}")
 
 
 PRESETS = {
