@@ -111,3 +111,18 @@ def test_float32_is_close_to_float64(tolerance):
     rl.init.normal_(low, std=0.1, mean=1.0)
     rows = torch.randint(2, (10, 100), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(low.entries(rows).double(), net.entries(rows), rtol=tolerance["float32"], atol=1e-6)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_the_log_domain_in_blocks_for_any_number_of_levels(levels, monkeypatch, tolerance):
+    monkeypatch.setattr(contract, "BLOCK", 3)
+    made = torch.Generator().manual_seed(levels)
+    table = torch.randn(35, levels, 2, generator=made, dtype=torch.float64).requires_grad_()
+    rows = torch.randint(levels, (8, 35), generator=made)
+    rows[:, 0] = 0  # whose other levels are never read
+    found = contract.log_product(table, rows)
+    expected, gradient = oracles.product(table.detach().numpy(), rows.numpy())
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-10)
+    (slope,) = torch.autograd.grad(found.sum(), table)
+    np.testing.assert_allclose(slope, gradient, rtol=1e-9, atol=1e-12 * np.abs(gradient).max())
+    assert bool((slope[0, 1:] == 0).all())

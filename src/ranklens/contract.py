@@ -24,6 +24,7 @@ Label = Hashable
 BATCH = object()  # the label of the batch axis: equal to no label of a user
 
 LOG_FACTORS = 32  # from this many leaves at one bond on, their product is taken in the log domain
+BLOCK = 1024  # rows at a time in the log domain: their indicators then stay in the cache, and are never stored
 LOG_LEVELS = 16  # and only for modes this small, since the log domain reads every level of a mode
 WHOLE = 2**26  # an end tensor of more entries is never formed in place of a batch
 THREADED = 2**22  # multiply-adds below which a second thread costs more than it gives
@@ -565,41 +566,52 @@ class _LogProduct(torch.autograd.Function):
     def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
         dtype = table.dtype
         table = table if dtype.itemsize >= 4 else table.float()  # half precision cannot count to 784
-        levels = _indicators(rows, table)
-        size = _count(levels, table.abs().log().where(table != 0, 0.0)).exp()
+        size = _collect(rows, table.abs().log().where(table != 0, 0.0)).exp()
         if bool((table < 0).any()):
-            size = size * (1 - 2 * _count(levels, (table < 0).to(table.dtype)).remainder(2))
-        zeros = _count(levels, (table == 0).to(table.dtype)) if bool((table == 0).any()) else None
-        ctx.save_for_backward(table, size, zeros, *levels)
+            size = size * (1 - 2 * _collect(rows, (table < 0).to(table.dtype)).remainder(2))
+        zeros = _collect(rows, (table == 0).to(table.dtype)) if bool((table == 0).any()) else None
+        ctx.save_for_backward(table, rows, size, zeros)
         return (size if zeros is None else size.where(zeros == 0, 0.0)).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        table, size, zeros, *levels = ctx.saved_tensors
+        table, rows, size, zeros = ctx.saved_tensors
         if zeros is not None and torch.is_grad_enabled():
             raise RuntimeError("second derivatives of a product of many factors are not known where a factor is zero")
         weighted = upstream.to(table.dtype) * size
         alive = weighted if zeros is None else weighted.where(zeros == 0, 0.0)
-        read = reduce(torch.add, levels) if levels else table.new_zeros(len(upstream), len(table))
-        levels = [1 - read, *levels]
-        gradient = torch.stack([level.T @ alive for level in levels], dim=1) / table.where(table != 0, 1.0)
+        gradient = _distribute(rows, alive, table) / table.where(table != 0, 1.0)
         if zeros is not None:
-            single = weighted.where(zeros == 1, 0.0)
-            lone = torch.stack([level.T @ single for level in levels], dim=1)
-            gradient = gradient.where(table != 0, lone)
+            gradient = gradient.where(table != 0, _distribute(rows, weighted.where(zeros == 1, 0.0), table))
         return gradient, None
 
 
-def _indicators(rows: Tensor, table: Tensor) -> list[Tensor]:
+def _collect(rows: Tensor, table: Tensor) -> Tensor:
+    """sum_n table[n, rows[b, n], r]: as if all read the first level, and a matrix product per other level."""
+    first = table[:, 0].sum(dim=0)
+    rest = [table[:, level] - table[:, 0] for level in range(1, table.shape[1])]
+    parts = []
+    for block in rows.split(BLOCK):
+        part = first.expand(len(block), -1)
+        for reads, difference in zip(_later_reads(block, table), rest, strict=True):
+            part = torch.addmm(part, reads, difference)
+        parts.append(part)
+    return torch.cat(parts)
+
+
+def _distribute(rows: Tensor, values: Tensor, table: Tensor) -> Tensor:
+    """The transpose of `_collect`: sum over b with rows[b, n] = level of values[b, r], for every node and level."""
+    result = torch.zeros_like(table)
+    for block, part in zip(rows.split(BLOCK), values.split(BLOCK), strict=True):
+        later = _later_reads(block, table)
+        # of its own, not as what the others leave of a sum: a level that is never read gets an exact zero
+        first = torch.ones_like(block, dtype=table.dtype) if not later else 1 - reduce(torch.add, later)
+        result = result + torch.stack([reads.T @ part for reads in (first, *later)], dim=1)
+    return result
+
+
+def _later_reads(block: Tensor, table: Tensor) -> list[Tensor]:
     """Where each level but the first is read, as matrices (batch, nodes) of zeros and ones."""
     if table.shape[1] == 2:  # the rows are their own indicator
-        return [rows.to(table.dtype)]
-    return [(rows == level).to(table.dtype) for level in range(1, table.shape[1])]
-
-
-def _count(levels: Sequence[Tensor], table: Tensor) -> Tensor:
-    """sum_n table[n, rows[b, n], r]: as if all read the first level, and a matrix product per other level."""
-    result = table[:, 0].sum(dim=0)
-    for k, level in enumerate(levels, start=1):
-        result = torch.addmm(result, level, table[:, k] - table[:, 0])
-    return result
+        return [block.to(table.dtype)]
+    return [(block == level).to(table.dtype) for level in range(1, table.shape[1])]
