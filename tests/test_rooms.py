@@ -12,7 +12,7 @@ import ranklens as rl
 
 SOURCE = Path(rl.__file__).parent
 ROOMS = [
-    {"seeds", "trees"},
+    {"seeds", "trees", "log_product"},
     {"contract", "measures"},
     {"network", "losses"},
     {"families"},

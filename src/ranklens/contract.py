@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, reduce
+from functools import cached_property, lru_cache
 from itertools import count
 from typing import Any
 
@@ -20,11 +20,12 @@ import opt_einsum
 import torch
 from torch import Tensor
 
+from ranklens.log_product import log_product
+
 Label = Hashable
 BATCH = object()  # the label of the batch axis: equal to no label of a user
 
 LOG_FACTORS = 32  # from this many leaves at one bond on, their product is taken in the log domain
-BLOCK = 1024  # rows at a time in the log domain: their indicators then stay in the cache, and are never stored
 LOG_LEVELS = 16  # and only for modes this small, since the log domain reads every level of a mode
 WHOLE = 2**26  # an end tensor of more entries is never formed in place of a batch
 THREADED = 2**22  # multiply-adds below which a second thread costs more than it gives
@@ -538,80 +539,3 @@ def _weigh(layout: Layout, k: int, node: Tensor, vectors: Sequence[Tensor]) -> T
     for n in layout.modes[k]:
         node = (node * vectors[n].reshape(len(vectors[n]), -1, *[1] * (node.ndim - 2))).sum(dim=1)
     return node
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# products of hundreds of factors
-
-
-def log_product(table: Tensor, rows: Tensor) -> Tensor:
-    """prod_n table[n, rows[b, n], r] for every row b and value r, through sums of logarithms.
-
-    log|product| is a matrix product of the 0/1 indicators of the levels with log|table|, the sign a parity, the
-    number of zero factors a count; so hundreds of factors cost one matrix product per level.
-
-    Args:
-        table: (nodes, levels, size) factors, of any sign, zeros allowed.
-        rows: (batch, nodes) levels.
-
-    Returns:
-        (batch, size) products. The gradient is exact at zeros too: with a single zero factor in a product it is the
-        product of the others.
-    """
-    return _LogProduct.apply(table, rows)
-
-
-class _LogProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
-        dtype = table.dtype
-        table = table if dtype.itemsize >= 4 else table.float()  # half precision cannot count to 784
-        size = _collect(rows, table.abs().log().where(table != 0, 0.0)).exp()
-        if bool((table < 0).any()):
-            size = size * (1 - 2 * _collect(rows, (table < 0).to(table.dtype)).remainder(2))
-        zeros = _collect(rows, (table == 0).to(table.dtype)) if bool((table == 0).any()) else None
-        ctx.save_for_backward(table, rows, size, zeros)
-        return (size if zeros is None else size.where(zeros == 0, 0.0)).to(dtype)
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        table, rows, size, zeros = ctx.saved_tensors
-        if zeros is not None and torch.is_grad_enabled():
-            raise RuntimeError("second derivatives of a product of many factors are not known where a factor is zero")
-        weighted = upstream.to(table.dtype) * size
-        alive = weighted if zeros is None else weighted.where(zeros == 0, 0.0)
-        gradient = _distribute(rows, alive, table) / table.where(table != 0, 1.0)
-        if zeros is not None:
-            gradient = gradient.where(table != 0, _distribute(rows, weighted.where(zeros == 1, 0.0), table))
-        return gradient, None
-
-
-def _collect(rows: Tensor, table: Tensor) -> Tensor:
-    """sum_n table[n, rows[b, n], r]: as if all read the first level, and a matrix product per other level."""
-    first = table[:, 0].sum(dim=0)
-    rest = [table[:, level] - table[:, 0] for level in range(1, table.shape[1])]
-    parts = []
-    for block in rows.split(BLOCK):
-        part = first.expand(len(block), -1)
-        for reads, difference in zip(_later_reads(block, table), rest, strict=True):
-            part = torch.addmm(part, reads, difference)
-        parts.append(part)
-    return torch.cat(parts)
-
-
-def _distribute(rows: Tensor, values: Tensor, table: Tensor) -> Tensor:
-    """The transpose of `_collect`: sum over b with rows[b, n] = level of values[b, r], for every node and level."""
-    result = torch.zeros_like(table)
-    for block, part in zip(rows.split(BLOCK), values.split(BLOCK), strict=True):
-        later = _later_reads(block, table)
-        # of its own, not as what the others leave of a sum: a level that is never read gets an exact zero
-        first = torch.ones_like(block, dtype=table.dtype) if not later else 1 - reduce(torch.add, later)
-        result = result + torch.stack([reads.T @ part for reads in (first, *later)], dim=1)
-    return result
-
-
-def _later_reads(block: Tensor, table: Tensor) -> list[Tensor]:
-    """Where each level but the first is read, as matrices (batch, nodes) of zeros and ones."""
-    if table.shape[1] == 2:  # the rows are their own indicator
-        return [block.to(table.dtype)]
-    return [(block == level).to(table.dtype) for level in range(1, table.shape[1])]
