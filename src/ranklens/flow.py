@@ -211,7 +211,7 @@ class _Run:
         if not math.isfinite(loss + self.field.slope):
             self._end("nan", f"after time {before:g} the loss or its gradient is not finite")
             return
-        end, state = float(result.t), result.y
+        end, state = float(result.t), np.array(result.y)
         self.stuck = self.stuck + 1 if end <= before else 0  # where a step is less than the rounding of so long a time
         if end > until_time:
             end, state = until_time, self._within(until_time)
@@ -228,7 +228,7 @@ class _Run:
             self.time, self.state = float(wanted), self._within(wanted)
             self.loss = self.field.loss_at(self.state)
             self._record()
-        self.time, self.state, self.loss = end, np.array(state), loss
+        self.time, self.state, self.loss = end, state, loss
 
     def _give_up(self, message: str) -> None:
         """End where the solver fails: at rest, where its own error makes the gradient, it can trust no step."""
