@@ -82,9 +82,7 @@ def show() -> None:
 
     for name in studies.STUDIES:
         study = studies.load(name)
-        minutes = ", ".join(
-            f"{preset} {study.MINUTES[preset]:g} min" for preset in study.PRESETS if preset in study.MINUTES
-        )
+        minutes = ", ".join(f"{preset} {study.MINUTES[preset]:g} min" for preset in study.PRESETS)
         typer.echo(f"{name}\n  {study.TITLE}\n  {study.EXPLANATION}\n  presets: {minutes}")
         fields = dataclasses.asdict(study.PRESETS["laptop"])
         typer.echo("  settings: " + ", ".join(f"{key}={value}" for key, value in fields.items()) + "\n")

@@ -274,7 +274,7 @@ class Bond:
 
 
 def _plan_sweep(layout: Layout) -> Bond | None:
-    edges = sum(layout.incidence[x].__len__() for x in layout.bonds)
+    edges = sum(len(layout.incidence[x]) for x in layout.bonds)
     if not layout.bonds or edges != len(layout.nodes) + len(layout.bonds) - 1:
         return None
     if not _is_connected(layout):  # as many edges as a tree, yet in pieces: there is a cycle
@@ -465,7 +465,7 @@ class _Vectors:
 
 def _sweep(layout: Layout, stacks: Sequence[Tensor], leaves: _Rows | _Vectors) -> Tensor:
     assert layout.sweep is not None
-    batch = len(leaves.indices) if isinstance(leaves, _Rows) else len(leaves.vectors[0]) if leaves.vectors else 1
+    batch = len(leaves.indices) if isinstance(leaves, _Rows) else len(leaves.vectors[0])
     return _bond(layout, stacks, leaves, layout.sweep).sum(dim=(1, 2)).expand(batch)
 
 

@@ -46,12 +46,17 @@ def figure(columns: int = 1, rows: int = 1, *, width: float = 4.2, height: float
     return made, list(axes)
 
 
+def style(k: int) -> Any:
+    """Colour and line style of the k-th of several lines."""
+    return {"color": COLOURS[k % FEW], "linestyle": STYLES[k % FEW]}
+
+
 def lines(axes: Axes, x: Any, values: Any, names: Sequence[str], *, rest: str = "all others") -> None:
     """Draw the columns of `values` (x, lines) against x: the first few by colour and style, the others in grey."""
     values = np.asarray(values).reshape(len(x), -1)
     for k in reversed(range(values.shape[1])):
         if k < min(len(names), FEW):
-            axes.plot(x, values[:, k], color=COLOURS[k], linestyle=STYLES[k], label=names[k], zorder=3)
+            axes.plot(x, values[:, k], label=names[k], zorder=3, **style(k))
         else:
             last = k == values.shape[1] - 1
             axes.plot(x, values[:, k], color="#999999", linewidth=0.7, label=rest if last else None)

@@ -76,7 +76,10 @@ def write(entries: Sequence[Entry], folder: Path, preset: str) -> Path:
     environment = Environment(loader=PackageLoader("ranklens", "templates"), autoescape=True, trim_blocks=True)
     environment.filters |= {"number": number, "bound": bound, "words": lambda name: name.replace("_", " ")}
     # our own drawing, whose text matplotlib has escaped
-    drawings = {made.name: Markup(_accessible(drawing.svg(made.figure), made)) for made in entries}
+    drawings = {
+        made.name: Markup(_accessible((folder / f"{made.name}.svg").read_text(encoding="utf-8"), made))
+        for made in entries
+    }
     page = environment.get_template("report.html").render(
         entries=entries,
         drawings=drawings,

@@ -74,10 +74,7 @@ def alignment(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tensor, " 
     Args: as for `component_rate`, with a task whose `loss` takes a tensor too. Components of norm zero have no
     direction: their gamma is 0.
     """
-    with torch.no_grad():
-        end = net.tensor()
-    end.requires_grad_()
-    (gradient,) = torch.autograd.grad(task.loss(end), end)
+    gradient = end_gradient(net, task)
     k, axis = net.layout.meets(bond)[0]
     with torch.no_grad():
         nodes, norms = list(net.nodes), net.component_norms(bond)
@@ -87,6 +84,29 @@ def alignment(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tensor, " 
     with torch.no_grad():
         inner = -(slices(node, axis) * slices(slope, axis)).sum(dim=1)
         return (inner / norms.where(norms > 0, 1.0)).where(norms > 0, 0.0)
+
+
+@torch.enable_grad()
+def end_gradient(net: TensorNetwork, task: Any) -> Tensor:
+    """The gradient of the loss in the END tensor, as if its entries were free; what every law of the talk is about.
+
+    Args:
+        net: the network.
+        task: a problem whose `loss` takes a tensor.
+
+    Returns:
+        A tensor of shape `net.shape`.
+
+    >>> import torch, ranklens as rl
+    >>> task, net = rl.Completion.counterexample(), rl.deep_matrix((2, 2), std=0.0)
+    >>> rl.theory.end_gradient(net, task).tolist()  # prediction minus observation; nothing where nothing is observed
+    [[0.0, -1.0], [-1.0, 0.0]]
+    """
+    with torch.no_grad():
+        end = net.tensor()
+    end.requires_grad_()
+    (gradient,) = torch.autograd.grad(task.loss(end), end)
+    return gradient
 
 
 @torch.enable_grad()
@@ -127,9 +147,7 @@ def singular_value_rate(net: TensorNetwork, task: Any, *, balanced: bool = False
         init.check_chain(net)
         if net.frozen:
             raise ValueError(f"nodes {net.frozen} are frozen; the law is about factors that all move")
-        W.requires_grad_()
-        (G,) = torch.autograd.grad(task.loss(W), W)
-        depth = len(net.nodes)
+        G, depth = end_gradient(net, task), len(net.nodes)
         return -depth * S ** (2 - 2 / depth) * torch.einsum("ir,ij,rj->r", U, G, Vh)
     gradients = net.gradients(task.loss(net))
     with torch.no_grad():

@@ -65,11 +65,8 @@ def _matrix(settings: Settings, seed: int) -> _Case:
 
     def alignment(net: TensorNetwork) -> Tensor:
         # the law's own factor: minus the gradient in the product, along its singular vectors
-        with torch.enable_grad():
-            W = net.tensor().detach().requires_grad_()
-            (G,) = torch.autograd.grad(task.loss(W), W)
-        U, _, Vh = torch.linalg.svd(W.detach())
-        return -torch.einsum("ir,ij,rj->r", U, G, Vh)
+        U, _, Vh = torch.linalg.svd(net.tensor())
+        return -torch.einsum("ir,ij,rj->r", U, theory.end_gradient(net, task), Vh)
 
     return _Case(net, task, settings.depth, lambda net: measures.singular_values(net.tensor()), alignment)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -127,6 +127,13 @@ def drift_claim(record: xr.Dataset, rtol: float, what: str) -> Claim:
     return Claim("theorem", statement, float(points.max()), "<=", 100 * rtol)
 
 
+def recovery_claim(record: xr.Dataset, of: Literal["largest", "median"]) -> Claim:
+    """How much of the target is found, over the seeds."""
+    errors = last(record, "error")
+    measured = errors.max() if of == "largest" else np.median(errors)
+    return Claim("finding", f"error over all entries, seen or not ({of} of the seeds)", float(measured), "<=", 0.03)
+
+
 def evaluated(record: xr.Dataset, name: str, period: int) -> NDArray[Any]:
     """What `Sometimes` has evaluated, in all runs; a NaN among it is one that was computed."""
     return np.concatenate([run[name].values[::period] for run in runs(record)])
@@ -162,11 +169,9 @@ def distance(run: xr.Dataset) -> NDArray[Any]:
 
 def draw_errors(axes: Axes, record: xr.Dataset, share: float, *, along: Along = times) -> None:
     """The error over all entries of every seed, each against the share of its own time or way."""
-    found = runs(record)
-    for k, run in enumerate(found):
-        style: Any = {"color": drawing.COLOURS[k % drawing.FEW], "linestyle": drawing.STYLES[k % drawing.FEW]}
+    for k, run in enumerate(runs(record)):
         at = along(run)
-        axes.plot(at / at[-1], run.error, label=f"seed {int(run.seed)}", **style)
+        axes.plot(at / at[-1], run.error, label=f"seed {int(run.seed)}", **drawing.style(k))
     axes.set_yscale("log")
     drawing.label(
         axes,

@@ -101,13 +101,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
             ">=",
             0.5,
         ),
-        Claim(
-            "finding",
-            "error over all entries, seen or not (median of the seeds)",
-            float(np.median(common.last(record, "error"))),
-            "<=",
-            0.03,
-        ),
+        common.recovery_claim(record, "median"),
     ]
 
 
@@ -115,7 +109,7 @@ def draw(record: xr.Dataset) -> Figure:
     """Local components at the root, the spectrum of the matricization there, and the error of every seed."""
     settings = common.settings_of(record, Settings)
     made, (components, spectrum, errors) = drawing.figure(3)
-    first = common.rows(record, int(record.seed.values[0]))
+    first = common.runs(record)[0]
     names = [f"{k + 1}" for k in range(settings.rank)]
     for axes, values, title, what in [
         (components, first.component, "Local components at the root", "local component norm"),

@@ -1,7 +1,7 @@
 """Natural images are fitted with low rank, random images and random labels are not."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -210,7 +210,7 @@ def draw(record: xr.Dataset) -> Figure:
     least = int(record["rank"][0])
     for family, (ends, curves) in zip(record.family.values, (panels[:2], panels[2:]), strict=True):
         for k, data in enumerate(DATA):
-            style: Any = {"color": drawing.COLOURS[k], "linestyle": drawing.STYLES[k]}
+            style = drawing.style(k)
             end = train.sel(family=family, data=data).isel(step=-1)
             ends.plot(record["rank"], end.mean("seed"), marker="o", label=f"{data}, train", **style)
             ends.plot(record["rank"], test.sel(family=family, data=data).mean("seed"), marker="x", alpha=0.6, **style)

@@ -164,7 +164,7 @@ def draw(record: xr.Dataset) -> Figure:
     seed = int(record.seed.values[0])
     runs = [(int(depth), common.rows(record.sel(depth=depth), seed)) for depth in record.depth.values]
     for k, (depth, r) in enumerate(runs):
-        style = {"color": drawing.COLOURS[k % drawing.FEW], "linestyle": drawing.STYLES[k % drawing.FEW]}
+        style = drawing.style(k)
         hole.loglog(r.loss, r.hole, label=f"depth {depth}", **style)
         law.loglog(r.time, r.hole, label=f"depth {depth}", **style)
         late = r.isel(row=r.loss.values <= 1e-1)
@@ -181,7 +181,7 @@ def draw(record: xr.Dataset) -> Figure:
     for k, (name, values) in enumerate(
         [("nuclear", s.sum(axis=1)), ("Frobenius", np.hypot(*s.T)), ("spectral", s[:, 0])]
     ):
-        norms.loglog(deepest.loss, values, label=name, color=drawing.COLOURS[k], linestyle=drawing.STYLES[k])
+        norms.loglog(deepest.loss, values, label=name, **drawing.style(k))
     norms.loglog(loss, proved.w11, **drawing.THEORY, label="proved: at least")
     rank.loglog(deepest.loss, deepest.effective_rank - 1, color=drawing.COLOURS[0], label="effective rank - 1")
     rank.loglog(loss, proved.effective_rank - 1, **drawing.THEORY, label="proved: at most")

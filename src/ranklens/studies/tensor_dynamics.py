@@ -97,13 +97,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
             "<=",
             1e-3,
         ),
-        Claim(
-            "finding",
-            "error over all entries, seen or not (median of the seeds)",
-            float(np.median(common.last(record, "error"))),
-            "<=",
-            0.03,
-        ),
+        common.recovery_claim(record, "median"),
     ]
 
 
@@ -111,7 +105,7 @@ def draw(record: xr.Dataset) -> Figure:
     """Component norms against time, and the error of every seed."""
     settings = common.settings_of(record, Settings)
     made, (values, errors) = drawing.figure(2)
-    first = common.rows(record, int(record.seed.values[0]))
+    first = common.runs(record)[0]
     names = [f"component {k + 1}" for k in range(settings.rank)]
     drawing.lines(values, first.time.values, first.component.values, names, rest="all others: not learnt")
     drawing.label(values, f"One at a time (seed {int(first.seed)})", "time of the gradient flow", "component norm")
