@@ -10,11 +10,14 @@ _HOMES = {
     "network": ["TensorNetwork"],
     "families": ["deep_matrix", "cp", "hierarchical", "tensor_train", "tensor_ring", "tucker"],
     "trees": ["ModeTree"],
+    "truncation": ["truncate"],
     # problems
     "problems": ["Completion", "Sensing", "DenseSensing"],
     # dynamics
     "flow": ["gradient_flow"],
+    "end_matrix": ["end_matrix_flow"],
     "descent": ["gradient_descent"],
+    "convex": ["nuclear_norm_completion"],
     # measures
     "measures": [
         "singular_values",
@@ -33,7 +36,7 @@ _HOMES = {
     "files": ["save", "load"],
     "drawing": ["plot"],
 }
-_ROOMS = ["init", "losses", "optim", "targets", "theory"]
+_ROOMS = ["init", "losses", "nn", "optim", "targets", "theory"]
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [*_HOME, *_ROOMS, "__version__"]  # noqa: PLE0604  (all are strings)

@@ -1,10 +1,13 @@
 from ranklens import init as init
 from ranklens import losses as losses
+from ranklens import nn as nn
 from ranklens import optim as optim
 from ranklens import targets as targets
 from ranklens import theory as theory
+from ranklens.convex import nuclear_norm_completion as nuclear_norm_completion
 from ranklens.descent import gradient_descent as gradient_descent
 from ranklens.drawing import plot as plot
+from ranklens.end_matrix import end_matrix_flow as end_matrix_flow
 from ranklens.families import cp as cp
 from ranklens.families import deep_matrix as deep_matrix
 from ranklens.families import hierarchical as hierarchical
@@ -30,5 +33,6 @@ from ranklens.problems import Completion as Completion
 from ranklens.problems import DenseSensing as DenseSensing
 from ranklens.problems import Sensing as Sensing
 from ranklens.trees import ModeTree as ModeTree
+from ranklens.truncation import truncate as truncate
 
 __version__: str

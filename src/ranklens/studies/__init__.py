@@ -17,11 +17,19 @@ from ranklens.record import versions
 from ranklens.studies.claim import Claim
 
 STUDIES = (
+    "linear_regression",
     "norms_to_infinity",
+    "when_the_law_fails",
+    "nuclear_norm",
     "matrix_dynamics",
+    "depth",
     "tensor_dynamics",
+    "rank_one",
+    "tensor_completion",
     "hierarchical_dynamics",
+    "long_range",
     "analogy",
+    "optimizers",
     "natural_images",
 )
 

@@ -1,0 +1,24 @@
+"""What the theorems predict, to be held against what a run measures."""
+
+from ranklens.theory.counterexample import Bounds2x2, bounds_2x2
+from ranklens.theory.rates import (
+    alignment,
+    component_rate,
+    conserved,
+    end_gradient,
+    escape_time,
+    measured_rate,
+    singular_value_rate,
+)
+
+__all__ = [
+    "Bounds2x2",
+    "alignment",
+    "bounds_2x2",
+    "component_rate",
+    "conserved",
+    "end_gradient",
+    "escape_time",
+    "measured_rate",
+    "singular_value_rate",
+]
