@@ -166,7 +166,7 @@ class TensorNetwork(nn.Module):
         Raises:
             ValueError: for vectors that do not fit the modes.
         """
-        parts = _check_vectors(vectors, self.shape)
+        parts = check_vectors(vectors, self.shape)
         return contract.evaluate(self._layout, self.stacks, [part.to(self.stacks[0]) for part in parts])
 
     # what it is made of
@@ -338,7 +338,7 @@ def check_indices(indices: Tensor, shape: Sequence[int]) -> Tensor:
     return indices
 
 
-def _check_vectors(vectors: Tensor | Sequence[Tensor], shape: Sequence[int]) -> tuple[Tensor, ...]:
+def check_vectors(vectors: Tensor | Sequence[Tensor], shape: Sequence[int]) -> tuple[Tensor, ...]:
     if not shape:
         raise ValueError("the network has no modes, and no vectors to be evaluated on; use net.tensor()")
     parts = tuple(vectors.unbind(1)) if isinstance(vectors, Tensor) and vectors.ndim == 3 else tuple(vectors)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ranklens.network import TensorNetwork
 
 Track = Mapping[str, Callable[[TensorNetwork], Any]]
+AnyTrack = Mapping[str, Callable[[Any], Any]]  # of whatever moves: a network, a matrix
 
 
 class Recorder:
@@ -21,11 +22,12 @@ class Recorder:
 
     Args:
         axis: name of the coordinate, "time" or "step".
-        track: {name: function of the network}; what it returns gets the dimensions (axis, name_0, name_1, ...).
+        track: {name: function of what is moved, such as a network}; what it returns gets the dimensions (axis, name_0,
+            name_1, ...).
         before: the record that is continued, if any: its rows come first.
     """
 
-    def __init__(self, axis: str, track: Track | None, before: xr.Dataset | None = None) -> None:
+    def __init__(self, axis: str, track: AnyTrack | None, before: xr.Dataset | None = None) -> None:
         self.axis = axis
         self.track = _check_track(track or {}, axis)
         self.before = before
@@ -35,19 +37,24 @@ class Recorder:
             if missing:
                 raise ValueError(f"the record to resume from has no {missing[0]!r}; track the same names as before")
 
-    def add(self, at: float, loss: float, net: TensorNetwork) -> None:
-        """Record a row at the network's present state."""
+    def add(self, at: float, loss: float, subject: Any) -> None:
+        """Record a row at the present state of what is moved."""
         self.rows[self.axis].append(at)
         self.rows["loss"].append(loss)
         with torch.no_grad():
             for name, function in self.track.items():
-                value = _array(name, function(net))
+                value = _array(name, function(subject))
                 before = self.rows[name][0] if self.rows[name] else value
                 if value.shape != before.shape:
                     raise ValueError(
                         f"track[{name!r}] has shape {value.shape}, before {before.shape}; keep it the same"
                     )
                 self.rows[name].append(value)
+
+    def drop(self) -> None:
+        """Forget the latest row."""
+        for values in self.rows.values():
+            values.pop()
 
     def finish(self, state: Mapping[str, Any], attrs: Mapping[str, str | float | int]) -> xr.Dataset:
         """The Dataset: rows, final state variables, and flat attributes."""
@@ -81,12 +88,12 @@ def _array(name: str, value: Any) -> NDArray[Any]:
     return found
 
 
-def _check_track(track: Track, axis: str) -> Track:
+def _check_track(track: AnyTrack, axis: str) -> AnyTrack:
     for name, function in track.items():
         if name in (axis, "loss", "state", "atol"):
             raise ValueError(f"track names {name!r}, which every record has already; choose another name")
         if not name.isidentifier() or name.rpartition("_")[2].isdigit():
             raise ValueError(f"track names {name!r}; take a word that does not end in _0, _1, ..., as dimensions do")
         if not callable(function):
-            raise TypeError(f"track[{name!r}] is a {type(function).__name__}; pass a function of the network")
+            raise TypeError(f"track[{name!r}] is a {type(function).__name__}; pass a function of the state")
     return track

@@ -19,6 +19,7 @@ from ranklens.studies.claim import Claim
 STUDIES = (
     "linear_regression",
     "norms_to_infinity",
+    "perturbed_norms",
     "when_the_law_fails",
     "nuclear_norm",
     "matrix_dynamics",

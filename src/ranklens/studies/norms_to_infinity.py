@@ -1,5 +1,6 @@
 """A 2 x 2 completion where fitting drives every norm to infinity and the effective rank to its infimum."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +18,8 @@ TITLE = "Rank, not norms: all norms grow to infinity while the rank is minimized
 EXPLANATION = (
     "Three entries of a 2 x 2 matrix are observed, and every matrix that fits them has a determinant of -1; gradient "
     "flow of a deep factorization cannot change the sign of its determinant, so from a positive one it can only fit by "
-    "sending the unobserved entry, and with it every norm, to infinity. What it minimizes on the way is the effective "
-    "rank, which falls to 1, and the distance to matrices of rank one, which falls to 0."
+    "sending the unobserved entry, and with it every norm and quasi-norm, to infinity. What it minimizes on the way is "
+    "the effective rank, which falls to 1, and the distance to matrices of rank one, which falls to 0."
 )
 SOURCE = "Razin and Cohen (NeurIPS 2020), Theorem 1 and figure 1, with sharper bounds and the exact growth"
 
@@ -46,6 +47,7 @@ PRESETS = {
     "tiny": Settings(depths=(3,), seeds=(0,)),
 }
 MINUTES = {"laptop": 0.2, "paper": 0.2, "tiny": 0.05}
+NORMS = {0.25: "p = 1/4", 0.5: "p = 1/2", 1.0: "nuclear", 2.0: "Frobenius", math.inf: "spectral"}
 LEAST_NUCLEAR = 2.0  # nuclear norm of the fitting matrix with a 0 in the hole, which has the least
 
 
@@ -103,6 +105,13 @@ def claims(record: xr.Dataset) -> list[Claim]:
         ),
         Claim(
             "theorem",
+            "every Schatten norm over the same bound, p from 1/4 to infinity (least, at all times of all runs and p)",
+            min(float((schatten(r, p) / b.w11.clamp_min(1e-300).numpy()).min()) for r, b in proved for p in NORMS),
+            ">=",
+            1.0,
+        ),
+        Claim(
+            "theorem",
             "distance to rank one over its upper bound sqrt(2 loss) (largest)",
             max(float((r.singular.values[:, 1] / b.sigma2.numpy()).max()) for r, b in proved),
             "<=",
@@ -144,6 +153,11 @@ def claims(record: xr.Dataset) -> list[Claim]:
     return found
 
 
+def schatten(run: xr.Dataset, p: float) -> NDArray[np.float64]:
+    """The Schatten norm of every row, a quasi-norm for p < 1."""
+    return measures.schatten_norm(torch.diag_embed(torch.from_numpy(run.singular.values)), p).numpy()
+
+
 def _runs(record: xr.Dataset) -> list[tuple[int, xr.Dataset]]:
     return [
         (int(depth), common.rows(record.sel(depth=depth), int(seed)))
@@ -178,10 +192,8 @@ def draw(record: xr.Dataset) -> Figure:
     hole.loglog(loss, proved.w11, **drawing.THEORY, label="proved: at least")
     _, deepest = runs[-1]
     s = deepest.singular.values
-    for k, (name, values) in enumerate(
-        [("nuclear", s.sum(axis=1)), ("Frobenius", np.hypot(*s.T)), ("spectral", s[:, 0])]
-    ):
-        norms.loglog(deepest.loss, values, label=name, **drawing.style(k))
+    for k, (p, name) in enumerate(NORMS.items()):
+        norms.loglog(deepest.loss, schatten(deepest, p), label=name, **drawing.style(k))
     norms.loglog(loss, proved.w11, **drawing.THEORY, label="proved: at least")
     rank.loglog(deepest.loss, deepest.effective_rank - 1, color=drawing.COLOURS[0], label="effective rank - 1")
     rank.loglog(loss, proved.effective_rank - 1, **drawing.THEORY, label="proved: at most")
@@ -213,8 +225,8 @@ def alt(record: xr.Dataset) -> str:
     _, last = runs[-1]
     ends = "; ".join(f"depth {d}: {float(r.hole[-1]):.1f} at loss {float(r.loss[-1]):.0e}" for d, r in runs)
     return (
-        f"As the loss falls, the unobserved entry grows without bound along the proved lower bound ({ends}); nuclear, "
-        f"Frobenius and spectral norm grow with it; the effective rank falls to {float(last.effective_rank[-1]):.4f} "
+        f"As the loss falls, the unobserved entry grows without bound along the proved lower bound ({ends}); all "
+        f"Schatten norms and quasi-norms grow with it; effective rank falls to {float(last.effective_rank[-1]):.4f} "
         f"and the distance to rank one to {float(last.singular[-1, 1]):.1e}, both below their proved upper bounds; in "
         f"time the entry follows its power law."
     )

@@ -1,6 +1,12 @@
 """What the theorems predict, to be held against what a run measures."""
 
-from ranklens.theory.counterexample import Bounds2x2, bounds_2x2
+from ranklens.theory.counterexample import (
+    Bounds2x2,
+    SolutionDeterminant,
+    bounds_2x2,
+    solution_determinant,
+    unobserved_bound,
+)
 from ranklens.theory.rates import (
     alignment,
     component_rate,
@@ -13,6 +19,7 @@ from ranklens.theory.rates import (
 
 __all__ = [
     "Bounds2x2",
+    "SolutionDeterminant",
     "alignment",
     "bounds_2x2",
     "component_rate",
@@ -21,4 +28,6 @@ __all__ = [
     "escape_time",
     "measured_rate",
     "singular_value_rate",
+    "solution_determinant",
+    "unobserved_bound",
 ]

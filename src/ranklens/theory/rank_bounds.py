@@ -1,0 +1,219 @@
+"""What a network says about ranks before its end tensor is formed: how much its small components and its cuts matter."""
+
+import math
+from collections import deque
+from collections.abc import Hashable, Mapping, Sequence
+from decimal import Decimal, localcontext
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ranklens.contract import Layout
+from ranklens.measures import matricize, numerical_rank
+from ranklens.network import TensorNetwork
+from ranklens.truncation import kept, log_norms
+
+Vertex = Hashable
+Residual = dict[Vertex, dict[Vertex, int]]
+ROWS, COLUMNS = "rows", "columns"  # the two ends of a cut
+
+
+@torch.no_grad()
+def pruning_bound(net: TensorNetwork, widths: Mapping[Hashable, int]) -> Float[Tensor, ""]:
+    r"""How far `rl.truncate(net, widths)` can move the end tensor, in Frobenius norm:
+
+        |W - W'| <= sum over bonds of (sum of the dropped component norms) x (product of the norms of the other nodes)
+
+    where the others are the M - K nodes that a bond of order K does not meet. With B the largest norm of a node, each
+    product is at most B^(M - K), which is the form of the paper: a tree node v has K = |C(v)| + 1, and M = |T|.
+
+    Why: truncate one bond after the other. Each step takes away dropped components C_r, which are contractions of K
+    slices with the other nodes, and a contraction is no larger than the product of the norms of what is contracted,
+    because |sum_r a_1(r) ... a_K(r)| <= |a_1| ... |a_K| for K >= 2 (Cauchy-Schwarz, one bond at a time).
+    Nodes that were truncated before are no larger than they were.
+
+    Args:
+        net: the network.
+        widths: {bond: how many components stay}, as for `rl.truncate`.
+
+    Returns:
+        A float64 scalar; 0 where only components of norm zero are dropped.
+
+    Raises:
+        ValueError: for a label that is no bond, a width below one or above the bond's size, or entries that are not
+            finite.
+        TypeError: for a width that is no integer.
+
+    Source: Razin, Maman, Cohen (ICML 2022), theorem on low local component norms and hierarchical tensor rank; here
+    for the bonds of any network.
+
+    >>> import ranklens as rl
+    >>> from ranklens.theory.rank_bounds import pruning_bound
+    >>> net = rl.cp((3, 4, 5), rank=3, std=1.0)
+    >>> moved = (net.tensor() - rl.truncate(net, {"r": 2}).tensor()).norm()
+    >>> abs(float(moved / pruning_bound(net, {"r": 2})) - 1) < 1e-12  # one component of CP: the bound is attained
+    True
+    """
+    logs = torch.stack([node.double().norm().log() for node in net.nodes])
+    parts = [logs.new_tensor([-math.inf])]
+    for bond, width in widths.items():
+        dropped = torch.ones(net.layout.sizes[bond], dtype=torch.bool, device=logs.device)
+        dropped[kept(net, bond, width)] = False
+        met = {k for k, _ in net.layout.meets(bond)}
+        others = logs[[k for k in range(len(logs)) if k not in met]].sum()
+        parts.append(log_norms(net, bond)[dropped] + others)
+    return torch.cat(parts).logsumexp(dim=0).exp()
+
+
+def min_cut_bound(net: TensorNetwork, modes: Sequence[int]) -> int:
+    r"""The largest rank that a network's sizes allow between some modes and the others: its smallest cut.
+
+        rank [[W; I]] <= min over sides for the nodes of the product of what is cut,
+
+    where a bond whose nodes are not all on one side counts its size, ONCE however many nodes it meets, and a mode
+    whose node is on the side of the others counts its own. Why: at fixed values of what is cut the end tensor is a
+    number for the one side times a number for the other, an outer product, and there are as many as values.
+
+    The minimum is exact: a minimal cut with the logarithms as weights, kept to as many digits as tell any two
+    products apart.
+
+    Args:
+        net: the network, of which only labels and sizes matter.
+        modes: mode numbers of one side, I; none or all give 1 where the network is connected.
+
+    Returns:
+        The product, an integer of any size.
+
+    Raises:
+        ValueError: for a mode that does not exist or appears twice.
+
+    Source: in the spirit of Levine, Yakira, Cohen, Shashua (ICLR 2018), with bonds that meet any number of nodes.
+
+    >>> import ranklens as rl
+    >>> from ranklens.theory.rank_bounds import min_cut_bound
+    >>> near = rl.hierarchical((4,) * 4, width=3, tree=rl.ModeTree.adjacent(4))
+    >>> far = rl.hierarchical((4,) * 4, width=3, tree=rl.ModeTree.distant(4))
+    >>> [min_cut_bound(net, modes) for net in (near, far) for modes in ((0, 1), (0, 2))]
+    [3, 9, 9, 3]
+    """
+    rows = _check_modes(net, modes)
+    layout = net.layout
+    side = _cut_side(_graph(layout, rows, _weights(layout)))
+    cut = [b for b in layout.bonds if len({("node", k) in side for k, _ in layout.meets(b)}) > 1]
+    moved = [
+        layout.shape[n]
+        for k, own in enumerate(layout.modes)
+        for n in own
+        if (n in rows) != (("node", k) in side)
+    ]  # fmt: skip
+    return math.prod(layout.sizes[b] for b in cut) * math.prod(moved)
+
+
+@torch.no_grad()
+def separation_rank(net: TensorNetwork, modes: Sequence[int], *, rtol: float | None = None) -> int:
+    r"""How many products g(x_I) h(x_rest) the function of a network needs: the rank of the matricization [[W; I]].
+
+    On one-hot inputs the network computes f(x) = <W, x_1 outer ... outer x_N>, and a sum of R products is a
+    factorization of the matricization through R columns. `rl.entanglement_entropy` of the end tensor counts the same
+    softly, and is at most the log of this.
+
+    Args:
+        net: the network.
+        modes: mode numbers of one side, I.
+        rtol: singular values below this times the largest count as zero; None takes the level of rounding.
+
+    Returns:
+        The rank; 0 for the zero tensor. It is at most `min_cut_bound(net, modes)`.
+
+    Raises:
+        ValueError: for a mode that does not exist or appears twice, an rtol outside [0, 1), a network of no modes, or
+            entries that are not finite.
+
+    Source: Cohen and Shashua (ICLR 2017); Levine, Yakira, Cohen, Shashua (ICLR 2018).
+
+    >>> import math, ranklens as rl
+    >>> from ranklens.theory.rank_bounds import min_cut_bound, separation_rank
+    >>> net = rl.hierarchical((4,) * 4, width=3, std=1.0)
+    >>> separation_rank(net, (0, 1)), separation_rank(net, (0, 2)), min_cut_bound(net, (0, 2))
+    (3, 9, 9)
+    >>> bool(rl.entanglement_entropy(net.tensor(), (0, 2)) <= math.log(9))
+    True
+    """
+    rows = sorted(_check_modes(net, modes))
+    if not net.shape:
+        raise ValueError("the network has no modes, and its end tensor no matricization")
+    return int(numerical_rank(matricize(net.tensor(), rows), rtol))
+
+
+def _check_modes(net: TensorNetwork, modes: Sequence[int]) -> set[int]:
+    order = len(net.shape)
+    for mode in modes:
+        if isinstance(mode, bool) or not hasattr(mode, "__index__"):
+            raise TypeError(f"mode {mode!r} is no integer; modes are numbered from 0 to {order - 1}")
+        if not 0 <= mode < order:
+            raise ValueError(f"mode {mode} does not exist; a tensor of order {order} has modes 0 to {order - 1}")
+    if len(set(modes)) < len(modes):
+        raise ValueError(f"modes {tuple(modes)} repeat one; name every mode once")
+    return {int(mode) for mode in modes}
+
+
+def _weights(layout: Layout) -> dict[int, int]:
+    """Integers in proportion to the logarithms of the sizes, with digits enough that the order of cuts is exact.
+
+    Two products of sizes, P < Q, differ by at least 1 / (2 P) in their logarithms; the smallest cut is at most the
+    product of all modes, and adds one rounding for every label.
+    """
+    largest = 4 * math.prod(layout.shape) * (len(layout.sizes) + 1)
+    with localcontext() as context:
+        digits = largest.bit_length() * 3 // 10 + 2  # more than log10
+        context.prec = digits + 8
+        return {size: int(Decimal(size).ln().scaleb(digits)) for size in set(layout.sizes.values())}
+
+
+def _graph(layout: Layout, rows: set[int], weights: Mapping[int, int]) -> Residual:
+    """Capacities: modes tie their nodes to the two ends; a bond is one edge that all of its nodes enter and leave."""
+    graph: Residual = {ROWS: {}, COLUMNS: {}}
+
+    def join(tail: Vertex, head: Vertex, capacity: int) -> None:
+        graph.setdefault(tail, {})[head] = graph.get(tail, {}).get(head, 0) + capacity
+        graph.setdefault(head, {}).setdefault(tail, 0)
+
+    endless = sum(weights[size] for size in layout.sizes.values()) + 1
+    for k, own in enumerate(layout.modes):
+        for n in own:
+            ends = (ROWS, ("node", k)) if n in rows else (("node", k), COLUMNS)
+            join(*ends, weights[layout.shape[n]])
+    for bond in layout.bonds:
+        join(("in", bond), ("out", bond), weights[layout.sizes[bond]])
+        for k, _ in layout.meets(bond):
+            join(("node", k), ("in", bond), endless)
+            join(("out", bond), ("node", k), endless)
+    return graph
+
+
+def _cut_side(graph: Residual) -> set[Vertex]:
+    """The side of the rows in a minimal cut: push flow along shortest ways until none is left (Edmonds and Karp)."""
+    while COLUMNS in (came := _reached(graph)):
+        way = [COLUMNS]
+        while way[-1] != ROWS:
+            way.append(came[way[-1]])
+        edges = list(zip(way[1:], way, strict=False))
+        flow = min(graph[tail][head] for tail, head in edges)
+        for tail, head in edges:
+            graph[tail][head] -= flow
+            graph[head][tail] += flow
+    return set(came)
+
+
+def _reached(graph: Residual) -> dict[Vertex, Vertex]:
+    """Where flow can still go from the rows, and the vertex from which each was reached first."""
+    came: dict[Vertex, Vertex] = {ROWS: ROWS}
+    queue = deque([ROWS])
+    while queue and COLUMNS not in came:
+        tail = queue.popleft()
+        for head, capacity in graph[tail].items():
+            if capacity > 0 and head not in came:
+                came[head] = tail
+                queue.append(head)
+    return came
