@@ -90,7 +90,7 @@ class Run:
         times: Any,
         report: Report,
         begins: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Step until something ends the run; the field is left at the last state."""
         if begins:
             self._record()

@@ -42,6 +42,7 @@ def truncate(net: TensorNetwork, widths: Mapping[Hashable, int]) -> TensorNetwor
     >>> small.component_norms("r").shape, torch.equal(small.tensor(), net.tensor())
     (torch.Size([2]), True)
     """
+    check_finite(net)
     nodes = [node.detach() for node in net.nodes]
     for bond, width in widths.items():
         stay = kept(net, bond, width)
@@ -53,21 +54,23 @@ def truncate(net: TensorNetwork, widths: Mapping[Hashable, int]) -> TensorNetwor
 @torch.no_grad()
 def kept(net: TensorNetwork, bond: Hashable, width: int) -> Int[Tensor, " width"]:
     """Positions of the components that a truncation keeps: the largest, in increasing order of position."""
-    meets = net.layout.meets(bond)
-    size = net.layout.sizes[bond]
+    norms = log_norms(net, bond)
     if isinstance(width, bool) or not hasattr(width, "__index__"):
         raise TypeError(f"the width of bond {bond!r} is {width!r}; it must be an integer")
-    if not 1 <= width <= size:
-        raise ValueError(f"the width of bond {bond!r} is {width}; its {size} components leave 1 to {size} to keep")
-    nodes = net.nodes
-    for k, _ in meets:
-        if not bool(torch.isfinite(nodes[k]).all()):
-            raise ValueError(f"node {k} has entries that are not finite; its components cannot be told by size")
-    order = log_norms(net, bond).sort(descending=True, stable=True).indices
-    return order[: int(width)].sort().values
+    if not 1 <= width <= len(norms):
+        raise ValueError(f"the width of bond {bond!r} is {width}; keep 1 to {len(norms)} of its components")
+    return norms.sort(descending=True, stable=True).indices[: int(width)].sort().values
 
 
 @torch.no_grad()
 def log_norms(net: TensorNetwork, bond: Hashable) -> Float[Tensor, " size"]:
     """Log of the component norms in float64: those of a bond of very many nodes may underflow or overflow."""
     return net.slice_norms(bond).double().log().sum(dim=0)
+
+
+def check_finite(net: TensorNetwork) -> None:
+    """Refuse networks whose components cannot be told by size, naming the node."""
+    if all(bool(torch.isfinite(stack).all()) for stack in net.stacks):
+        return
+    k = next(k for k, node in enumerate(net.nodes) if not bool(torch.isfinite(node).all()))
+    raise ValueError(f"node {k} has entries that are not finite; its components cannot be told by size")

@@ -36,7 +36,7 @@ def circuit(net: TensorNetwork, shared: bool = False) -> "LinearCircuit | Arithm
         ValueError: for networks that are no circuit, or a level that cannot share its weights.
         TypeError: for what is no network.
 
-    Source: Cohen, Sharir, Shashua (COLT 2016), section 3; Razin, Maman, Cohen (ICML 2021), section 3, and
+    Source: Cohen, Sharir, Shashua (COLT 2016); Razin, Maman, Cohen (ICML 2021), section 3, and
     (ICML 2022), section 3.
 
     >>> import torch, ranklens as rl
@@ -85,7 +85,7 @@ def product_pool(
     Raises:
         ValueError: for a window that is empty or reaches a position that does not exist.
 
-    Source: Cohen, Sharir, Shashua (COLT 2016), section 3.
+    Source: Cohen, Sharir, Shashua (COLT 2016).
 
     >>> import torch, ranklens as rl
     >>> x = torch.tensor([[2.0], [0.0], [0.0], [5.0]], requires_grad=True)
@@ -392,7 +392,7 @@ class ArithmeticCircuit(nn.Module):
         levels: `ProductLevel`s from the leaves up; one per level of the tree.
         output: (R,) weights of the linear output; None for CP, whose channels are summed.
 
-    Source: Cohen, Sharir, Shashua (COLT 2016), section 3; Razin, Maman, Cohen (ICML 2022), section 3.
+    Source: Cohen, Sharir, Shashua (COLT 2016); Razin, Maman, Cohen (ICML 2022), section 3.
 
     >>> import torch, ranklens as rl
     >>> model = rl.nn.circuit(rl.hierarchical((2, 2, 2, 2), width=3))

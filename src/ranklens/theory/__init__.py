@@ -7,6 +7,7 @@ from ranklens.theory.counterexample import (
     solution_determinant,
     unobserved_bound,
 )
+from ranklens.theory.rank_bounds import min_cut_bound, pruning_bound, separation_rank
 from ranklens.theory.rates import (
     alignment,
     component_rate,
@@ -27,6 +28,9 @@ __all__ = [
     "end_gradient",
     "escape_time",
     "measured_rate",
+    "min_cut_bound",
+    "pruning_bound",
+    "separation_rank",
     "singular_value_rate",
     "solution_determinant",
     "unobserved_bound",

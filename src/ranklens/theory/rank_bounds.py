@@ -1,4 +1,4 @@
-"""What a network says about ranks before its end tensor is formed: how much its small components and its cuts matter."""
+"""What a network says of ranks before its end tensor is formed: by its small components, and by its smallest cuts."""
 
 import math
 from collections import deque
@@ -12,7 +12,7 @@ from torch import Tensor
 from ranklens.contract import Layout
 from ranklens.measures import matricize, numerical_rank
 from ranklens.network import TensorNetwork
-from ranklens.truncation import kept, log_norms
+from ranklens.truncation import check_finite, kept, log_norms
 
 Vertex = Hashable
 Residual = dict[Vertex, dict[Vertex, int]]
@@ -21,7 +21,7 @@ ROWS, COLUMNS = "rows", "columns"  # the two ends of a cut
 
 @torch.no_grad()
 def pruning_bound(net: TensorNetwork, widths: Mapping[Hashable, int]) -> Float[Tensor, ""]:
-    r"""How far `rl.truncate(net, widths)` can move the end tensor, in Frobenius norm:
+    r"""How far `rl.truncate(net, widths)` can move the end tensor, in Frobenius norm.
 
         |W - W'| <= sum over bonds of (sum of the dropped component norms) x (product of the norms of the other nodes)
 
@@ -51,16 +51,17 @@ def pruning_bound(net: TensorNetwork, widths: Mapping[Hashable, int]) -> Float[T
     >>> import ranklens as rl
     >>> from ranklens.theory.rank_bounds import pruning_bound
     >>> net = rl.cp((3, 4, 5), rank=3, std=1.0)
-    >>> moved = (net.tensor() - rl.truncate(net, {"r": 2}).tensor()).norm()
-    >>> abs(float(moved / pruning_bound(net, {"r": 2})) - 1) < 1e-12  # one component of CP: the bound is attained
+    >>> moved = (net.tensor() - rl.truncate(net, {"r": 2}).tensor()).norm().item()
+    >>> abs(moved / pruning_bound(net, {"r": 2}).item() - 1) < 1e-12  # one component of CP: the bound is attained
     True
     """
+    check_finite(net)
     logs = torch.stack([node.double().norm().log() for node in net.nodes])
     parts = [logs.new_tensor([-math.inf])]
     for bond, width in widths.items():
+        met = {k for k, _ in net.layout.meets(bond)}
         dropped = torch.ones(net.layout.sizes[bond], dtype=torch.bool, device=logs.device)
         dropped[kept(net, bond, width)] = False
-        met = {k for k, _ in net.layout.meets(bond)}
         others = logs[[k for k in range(len(logs)) if k not in met]].sum()
         parts.append(log_norms(net, bond)[dropped] + others)
     return torch.cat(parts).logsumexp(dim=0).exp()
@@ -80,7 +81,7 @@ def min_cut_bound(net: TensorNetwork, modes: Sequence[int]) -> int:
 
     Args:
         net: the network, of which only labels and sizes matter.
-        modes: mode numbers of one side, I; none or all give 1 where the network is connected.
+        modes: mode numbers of one side, I; none or all give 1.
 
     Returns:
         The product, an integer of any size.
@@ -182,8 +183,8 @@ def _graph(layout: Layout, rows: set[int], weights: Mapping[int, int]) -> Residu
     endless = sum(weights[size] for size in layout.sizes.values()) + 1
     for k, own in enumerate(layout.modes):
         for n in own:
-            ends = (ROWS, ("node", k)) if n in rows else (("node", k), COLUMNS)
-            join(*ends, weights[layout.shape[n]])
+            tail, head = (ROWS, ("node", k)) if n in rows else (("node", k), COLUMNS)
+            join(tail, head, weights[layout.shape[n]])
     for bond in layout.bonds:
         join(("in", bond), ("out", bond), weights[layout.sizes[bond]])
         for k, _ in layout.meets(bond):
@@ -195,7 +196,7 @@ def _graph(layout: Layout, rows: set[int], weights: Mapping[int, int]) -> Residu
 def _cut_side(graph: Residual) -> set[Vertex]:
     """The side of the rows in a minimal cut: push flow along shortest ways until none is left (Edmonds and Karp)."""
     while COLUMNS in (came := _reached(graph)):
-        way = [COLUMNS]
+        way: list[Vertex] = [COLUMNS]
         while way[-1] != ROWS:
             way.append(came[way[-1]])
         edges = list(zip(way[1:], way, strict=False))
@@ -209,7 +210,7 @@ def _cut_side(graph: Residual) -> set[Vertex]:
 def _reached(graph: Residual) -> dict[Vertex, Vertex]:
     """Where flow can still go from the rows, and the vertex from which each was reached first."""
     came: dict[Vertex, Vertex] = {ROWS: ROWS}
-    queue = deque([ROWS])
+    queue: deque[Vertex] = deque([ROWS])
     while queue and COLUMNS not in came:
         tail = queue.popleft()
         for head, capacity in graph[tail].items():
