@@ -62,3 +62,51 @@ def test_closure_nothing_to_do_and_bad_numbers():
             rl.optim.GroupRMSprop([x], **how)
     with pytest.raises(ValueError, match=r"a group has beta 0\.5, the others 0\.99"):
         rl.optim.GroupRMSprop([{"params": [x], "beta": 0.5}])
+
+
+@pytest.mark.parametrize("kind", [rl.optim.SharedAdam, rl.optim.SignDescent, rl.optim.Spectral])
+@pytest.mark.parametrize("lr", [0.0, -1.0, float("nan"), float("inf")])
+def test_other_optimizers_refuse_bad_steps(kind, lr):
+    with pytest.raises(ValueError, match="it must be positive and finite"):
+        kind([torch.zeros(2, 2, requires_grad=True)], lr=lr)
+
+
+def test_shared_adam_by_hand():
+    """Two steps in two tensors against the formula in numbers; one second moment for both."""
+    x, y = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in ([3.0, 4.0], [12.0]))
+    optimizer = rl.optim.SharedAdam([x, y], lr=0.1, betas=(0.5, 0.75), eps=0.0)
+    state, mean, square = [3.0, 4.0, 12.0], [0.0] * 3, 0.0
+    for t in (1, 2):
+        optimizer.zero_grad()
+        ((x**2).sum() / 2 + (y**2).sum() / 2).backward()
+        optimizer.step()
+        square = 0.75 * square + 0.25 * sum(v * v for v in state)
+        mean = [0.5 * m + 0.5 * v for m, v in zip(mean, state, strict=True)]
+        size = (square / (1 - 0.75**t)) ** 0.5
+        state = [v - 0.1 * m / (1 - 0.5**t) / size for v, m in zip(state, mean, strict=True)]
+    assert [*x.tolist(), *y.tolist()] == pytest.approx(state)
+
+
+def test_sign_and_spectral_steps():
+    start = torch.tensor([[3.0, -1.0], [0.5, 2.0]], dtype=torch.float64)
+    W, V = start.clone().requires_grad_(), start.clone().requires_grad_()
+    for parameter, optimizer in ((W, rl.optim.SignDescent([W], lr=0.1)), (V, rl.optim.Spectral([V], lr=0.1))):
+        (parameter**2).sum().backward()
+        optimizer.step()
+    assert torch.allclose(W, start - 0.1 * start.sign())
+    step = (start - V.detach()) / 0.1
+    assert torch.allclose(step @ step.T, torch.eye(2, dtype=torch.float64))
+
+
+def test_a_spectral_step_leaves_directions_without_gradient():
+    W = torch.eye(3, dtype=torch.float64).requires_grad_()
+    W[0].sum().backward()
+    rl.optim.Spectral([W], lr=1.0).step()
+    assert int(rl.numerical_rank(W.detach() - torch.eye(3, dtype=torch.float64))) == 1
+    with pytest.raises(ValueError, match=r"shape \(3,\); spectral steps are those of matrices"):
+        rl.optim.Spectral([torch.zeros(3, requires_grad=True)])
+
+
+def test_betas_are_checked():
+    with pytest.raises(ValueError, match="both must be at least 0 and below 1"):
+        rl.optim.SharedAdam([torch.zeros(2, requires_grad=True)], betas=(0.9, 1.0))

@@ -339,6 +339,7 @@ def check_indices(indices: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def check_vectors(vectors: Tensor | Sequence[Tensor], shape: Sequence[int]) -> tuple[Tensor, ...]:
+    """One (B, d_n) tensor per mode, of numbers that can be contracted with the network."""
     if not shape:
         raise ValueError("the network has no modes, and no vectors to be evaluated on; use net.tensor()")
     parts = tuple(vectors.unbind(1)) if isinstance(vectors, Tensor) and vectors.ndim == 3 else tuple(vectors)

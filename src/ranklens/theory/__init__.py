@@ -7,6 +7,7 @@ from ranklens.theory.counterexample import (
     solution_determinant,
     unobserved_bound,
 )
+from ranklens.theory.leading import leading_factor
 from ranklens.theory.rank_bounds import min_cut_bound, pruning_bound, separation_rank
 from ranklens.theory.rates import (
     alignment,
@@ -17,19 +18,34 @@ from ranklens.theory.rates import (
     measured_rate,
     singular_value_rate,
 )
+from ranklens.theory.unbalanced import (
+    Sandwich,
+    balanced_from,
+    lambda_balanced_,
+    lambda_balanced_velocity,
+    relative_imbalance,
+    sandwich,
+)
 
 __all__ = [
     "Bounds2x2",
+    "Sandwich",
     "SolutionDeterminant",
     "alignment",
+    "balanced_from",
     "bounds_2x2",
     "component_rate",
     "conserved",
     "end_gradient",
     "escape_time",
+    "lambda_balanced_",
+    "lambda_balanced_velocity",
+    "leading_factor",
     "measured_rate",
     "min_cut_bound",
     "pruning_bound",
+    "relative_imbalance",
+    "sandwich",
     "separation_rank",
     "singular_value_rate",
     "solution_determinant",

@@ -1,0 +1,55 @@
+"""What a component must be to lead, in the theorem that a tensor factorization is first of rank one."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ranklens.network import TensorNetwork
+from ranklens.problems import Completion
+
+
+@torch.enable_grad()
+def leading_factor(net: TensorNetwork, task: Completion) -> Float[Tensor, " components"]:
+    r"""By which factor a component's vectors must be longer than all others' so that it escapes from zero first.
+
+        (|grad L(0)| / <-grad L(0), w_r^1/|w_r^1| outer ... outer w_r^N/|w_r^N|>)^(1/(N-2))
+
+    Near zero the gradient of a Huber loss is constant. A balanced component of slice norm u then grows as
+    u' = u^(N-1) gamma, with gamma at most |grad L(0)| for every component and non-decreasing for this one; it blows up
+    at u^-(N-2) / ((N-2) gamma), which comes first if u is longer by this factor.
+
+    Args:
+        net: a CP network of order 3 or more; only the directions of its vectors matter.
+        task: a completion.
+
+    Returns:
+        One factor per component, at least 1; infinite for a component that points where the loss does not fall.
+
+    Raises:
+        ValueError: for a network that is no CP of order 3 or more.
+
+    Source: Razin, Maman, Cohen (ICML 2021), the assumption of the rank-one theorem.
+
+    >>> import torch, ranklens as rl
+    >>> task = rl.Completion.sample(rl.targets.cp((4, 4, 4), rank=1), observed=64)
+    >>> factors = rl.theory.leading_factor(rl.cp((4, 4, 4), rank=50), task)
+    >>> bool((factors >= 1).all()), bool(factors.isinf().any())
+    (True, True)
+    """
+    if len(net.bonds) != 1 or net.order(net.bonds[0]) != len(net.shape) or len(net.shape) < 3:
+        raise ValueError(f"{net.equation} is no CP of order 3 or more; make one with rl.cp")
+    zero = torch.zeros(net.shape, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(task.loss(zero), zero)
+    with torch.no_grad():
+        units = [node / node.norm(dim=0).clamp_min(torch.finfo(node.dtype).tiny) for node in net.nodes]
+        gamma = -_aligned(gradient, units)
+        order = len(net.shape)
+        return (gradient.norm() / gamma.where(gamma > 0, 1.0)).pow(1 / (order - 2)).where(gamma > 0, torch.inf)
+
+
+def _aligned(gradient: Tensor, vectors: list[Tensor]) -> Tensor:
+    """The gradient contracted with every component's vectors, one mode after the other."""
+    found = torch.tensordot(gradient, vectors[0], dims=([0], [0]))
+    for vector in vectors[1:]:
+        found = (found * vector.reshape(len(vector), *[1] * (found.ndim - 2), -1)).sum(dim=0)
+    return found
