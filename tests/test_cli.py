@@ -47,6 +47,18 @@ def test_talk_writes_the_report(tmp_path):
     assert (tmp_path / "r" / "index.html").is_file()
 
 
+def test_studies_side_by_side_stand_in_the_talks_order(tmp_path):
+    names = ["tensor_completion", "matrix_dynamics"]  # the talk has them the other way round
+    only = [word for name in names for word in ("--only", name)]
+    answer = call("talk", "--preset", "tiny", *only, "--jobs", "2", "--out", str(tmp_path))
+    assert answer.exit_code == 0, answer.output
+    assert "2 studies, 2 at a time; waiting for nothing" in answer.output
+    page = (tmp_path / "index.html").read_text()
+    assert page.index('id="matrix_dynamics"') < page.index('id="tensor_completion"')
+    for name in names:
+        assert rl.load(tmp_path / f"{name}.nc").attrs["study"] == name
+
+
 def test_run_changes_settings(tmp_path):
     answer = call("run", "matrix_dynamics", "--preset", "tiny", "--set", "size=10", "--out", str(tmp_path))
     assert answer.exit_code == 0, answer.output

@@ -6,8 +6,10 @@ import cvxpy
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 
 import ranklens as rl
+from ranklens.studies import nuclear_norm
 
 CERTIFIED = 1e-6  # relative: what the tolerance of the conic solver lets the two agree to
 
@@ -100,3 +102,50 @@ def test_a_run_that_is_cut_off_says_so():
 def test_bad_arguments(task, how, message):
     with pytest.raises(ValueError, match=message):
         rl.nuclear_norm_completion(task, **how)
+
+
+def positive(seed, *, commuting=False, d=6, m=4):
+    settings = nuclear_norm.Settings(psd_size=d, operators=m)
+    return nuclear_norm.positive_problem(settings, commuting, seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_least_trace_is_that_of_a_conic_solver(seed):
+    task = positive(seed)
+    found = rl.nuclear_norm_psd(task)
+    A = task.operators.reshape(-1, *task.shape).numpy()
+    X = cvxpy.Variable(task.shape, PSD=True)
+    fits = [cvxpy.sum(cvxpy.multiply(a, X)) == y for a, y in zip(A, task.values.tolist(), strict=True)]
+    tight = {f"tol_{name}": 1e-9 for name in ("gap_abs", "gap_rel", "feas")}
+    least = cvxpy.Problem(cvxpy.Minimize(cvxpy.trace(X)), fits).solve(solver=cvxpy.CLARABEL, **tight)
+    assert found.converged
+    assert found.nuclear_norm == pytest.approx(least, rel=CERTIFIED)
+    assert torch.allclose(task.operators @ found.matrix.reshape(-1), task.values, rtol=1e-9)
+    assert float(torch.linalg.eigvalsh(found.matrix)[0]) >= -CERTIFIED * found.nuclear_norm
+    assert float(torch.linalg.eigvalsh(found.dual)[-1]) <= 1 + 1e-12
+    coefficients = np.linalg.lstsq(A.reshape(len(A), -1).T, found.dual.reshape(-1).numpy(), rcond=None)
+    assert float(coefficients[1][0]) < 1e-12  # the dual is a combination of the operators
+    assert float(coefficients[0] @ task.values.numpy()) == pytest.approx(found.lower_bound)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_commuting_operators_make_it_a_linear_programme(seed):
+    task = positive(seed, commuting=True)
+    A = task.operators.reshape(-1, *task.shape).numpy()
+    _, Q = np.linalg.eigh(A[0])
+    rows = np.stack([np.diag(Q.T @ a @ Q) for a in A])
+    least = linprog(np.ones(len(Q)), A_eq=rows, b_eq=task.values.numpy(), bounds=(0, None))
+    assert rl.nuclear_norm_psd(task).nuclear_norm == pytest.approx(least.fun, rel=CERTIFIED)
+
+
+def test_nothing_positive_fits():
+    eye = torch.eye(2, dtype=torch.float64)[None]
+    found = rl.nuclear_norm_psd(rl.DenseSensing(eye, torch.tensor([-1.0])), steps=200)
+    assert not found.converged
+    with pytest.raises(ValueError, match="contradict each other by"):
+        rl.nuclear_norm_psd(rl.DenseSensing(torch.cat([eye, eye]), torch.tensor([1.0, 2.0])))
+    with pytest.raises(ValueError, match="positive matrices are square"):
+        rl.nuclear_norm_psd(rl.DenseSensing(torch.ones(1, 2, 3), torch.ones(1)))
+    zero = rl.nuclear_norm_psd(rl.DenseSensing(eye, torch.zeros(1)))
+    assert zero.nuclear_norm == 0.0
+    assert zero.converged

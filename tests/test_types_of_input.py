@@ -22,6 +22,7 @@ CALLS = {
     "rl.gradient_flow(rl.cp((2, 2), dtype=torch.float32), task)": "a flow needs float64",
     "rl.gradient_flow(rl.cp((2, 2)), task, track={'x': 3})": "track['x'] is a int; pass a function",
     "rl.Completion(task.indices, task.values, (2, 2), duplicates='first')": "duplicates is 'first'; choose 'error'",
+    "rl.nuclear_norm_psd(task)": "the problem is a Completion; pass a rl.DenseSensing",
     "rl.nn.circuit('ab,bc->ac')": "net is a str; pass a TensorNetwork",
     "rl.save(3, 'x')": "cannot save a int",
 }

@@ -94,7 +94,7 @@ def test_relative_imbalance_bounds_the_error_of_the_balanced_law():
     sigma = net.component_norms("r").detach()
     law = order * sigma ** (2 - 2 / order) * rl.theory.alignment(net, task, "r")
     ratio = rl.theory.component_rate(net, task, "r") / law
-    assert bool((ratio >= 1 / (1 + x)).all())
+    assert bool((ratio >= 1 - 1e-12).all())  # by the inequality of means, more than the sandwich says
     assert bool((ratio <= (1 + x) ** (order - 1)).all())
 
 

@@ -17,7 +17,7 @@ _HOMES = {
     "flow": ["gradient_flow"],
     "end_matrix": ["end_matrix_flow"],
     "descent": ["gradient_descent"],
-    "convex": ["nuclear_norm_completion"],
+    "convex": ["nuclear_norm_completion", "nuclear_norm_psd"],
     # measures
     "measures": [
         "singular_values",

@@ -5,6 +5,7 @@ from ranklens import optim as optim
 from ranklens import targets as targets
 from ranklens import theory as theory
 from ranklens.convex import nuclear_norm_completion as nuclear_norm_completion
+from ranklens.convex import nuclear_norm_psd as nuclear_norm_psd
 from ranklens.descent import gradient_descent as gradient_descent
 from ranklens.drawing import plot as plot
 from ranklens.end_matrix import end_matrix_flow as end_matrix_flow

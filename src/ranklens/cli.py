@@ -1,10 +1,11 @@
 """The command `ranklens`: what needs torch is imported by the commands that run something."""
 
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +31,9 @@ def talk(
     out: Out = Path("report"),
     preset: Preset = "laptop",
     only: Annotated[list[str] | None, typer.Option("--only", help="Only this study; may be repeated.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Studies at a time; one per core if left out.")
+    ] = None,
 ) -> None:
     """Run all studies and write figures, verdicts and report/index.html; exit code 1 if a theorem failed."""
     from ranklens import report, studies
@@ -40,12 +44,12 @@ def talk(
         _check_folder(out)
     report.clear(out, names)
     entries = []
-    for k, name in enumerate(names, start=1):
-        record = _perform(name, settings[name], f"{k}/{len(names)} {name}")
+    for record in _performed({name: settings[name] for name in names}, preset, jobs or cores()):
         made = report.entry(record, preset)
         report.keep(made, record, out)
         entries.append(made)
         _tell(made)
+    entries.sort(key=lambda made: names.index(made.name))
     page = report.write(entries, out, preset)
     typer.echo(f"\nreport: {page.resolve()}")
     raise typer.Exit(0 if all(made.sound for made in entries) else 1)
@@ -86,6 +90,36 @@ def show() -> None:
         typer.echo(f"{name}\n  {study.TITLE}\n  {study.EXPLANATION}\n  presets: {minutes}")
         fields = dataclasses.asdict(study.PRESETS["laptop"])
         typer.echo("  settings: " + ", ".join(f"{key}={value}" for key, value in fields.items()) + "\n")
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _performed(settings: dict[str, Any], preset: str, jobs: int) -> "Iterator[xr.Dataset]":
+    """The records of studies: in turn, or as they finish, several at a time and the longest first."""
+    from rich.console import Console
+
+    from ranklens import studies
+
+    if min(jobs, len(settings)) == 1:
+        for k, (name, how) in enumerate(settings.items(), start=1):
+            yield _perform(name, how, f"{k}/{len(settings)} {name}")
+        return
+    console = Console(stderr=True)
+    longest = sorted(settings, key=lambda name: -studies.load(name).MINUTES[preset])
+    waiting = list(longest)
+    title = f"{len(longest)} studies, {jobs} at a time"
+    with console.status(title) if console.is_terminal else nullcontext() as status:
+        for record in studies.perform_all({name: settings[name] for name in longest}, jobs):
+            waiting.remove(record.attrs["study"])
+            line = f"{title}; waiting for {', '.join(waiting) or 'nothing'}"
+            if status is not None:
+                status.update(line)
+            else:
+                typer.echo(f"{line} ...", err=True)
+            yield record
 
 
 def _perform(name: str, settings: object, title: str) -> "xr.Dataset":

@@ -28,6 +28,7 @@ BATCH = object()  # the label of the batch axis: equal to no label of a user
 LOG_FACTORS = 32  # from this many leaves at one bond on, their product is taken in the log domain
 LOG_LEVELS = 16  # and only for modes this small, since the log domain reads every level of a mode
 WHOLE = 2**26  # an end tensor of more entries is never formed in place of a batch
+LOOKUP = 6  # multiply-adds of a matrix product that take as long as to look a number up and multiply it by another
 THREADED = 2**22  # multiply-adds below which a second thread costs more than it gives
 PLANNED_BATCH = 256  # paths depend so little on the batch that one is planned for all
 
@@ -401,8 +402,10 @@ def flatten(indices: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _work_per_row(layout: Layout, *, entries: bool) -> float:
-    """Multiply-adds per row of a batch: a node costs its entries, less its modes where those are only looked up."""
-    looked_up = [math.prod(layout.shape[n] for n in modes) if entries else 1 for modes in layout.modes]
+    """Multiply-adds per row of a batch: a node costs its entries, or where modes are only looked up what is read."""
+    looked_up = [
+        math.prod(layout.shape[n] for n in modes) / LOOKUP if entries and modes else 1 for modes in layout.modes
+    ]
     if layout.sweep is not None:
         return sum(math.prod(shape) / k for shape, k in zip(layout.shapes, looked_up, strict=True))
     weigh = 0 if entries else sum(math.prod(s) for s, modes in zip(layout.shapes, layout.modes, strict=True) if modes)

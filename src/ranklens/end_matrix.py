@@ -51,8 +51,8 @@ def end_matrix_flow(  # noqa: PLR0913  (what ends a run, what it records, how ex
     logarithmic mean of s^2 and s'^2: for depth `inf` that is the kernel, and time is L times that of the factors.
 
     Rank-deficient and rectangular matrices have zeros among s; there K(s, 0) = s^(2 - 2/L), and K(0, 0) = 0 (1 at
-    L = 1). For 1 < L < 2 a singular value may reach zero in finite time, where the equation has no unique solution: the run
-    stops.
+    L = 1). For 1 < L < 2 a singular value may reach zero in finite time, where the equation has no unique solution: the
+    run stops.
 
     Args:
         start: (rows, columns), float64; any rank.

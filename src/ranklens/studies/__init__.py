@@ -8,10 +8,12 @@ Settings), MINUTES (preset -> about how long on two cores), `run(settings) -> re
 import dataclasses
 import json
 import time
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
 import xarray as xr
+from joblib import Parallel, delayed
 
 from ranklens.record import versions
 from ranklens.studies.claim import Claim
@@ -89,6 +91,12 @@ def perform(name: str, settings: Any) -> xr.Dataset:
         "versions": versions(),
     }
     return record
+
+
+def perform_all(settings: Mapping[str, Any], jobs: int) -> Iterator[xr.Dataset]:
+    """Run studies, each in one of `jobs` processes with one thread, and give their records as they finish."""
+    calls = (delayed(perform)(name, how) for name, how in settings.items())
+    yield from Parallel(n_jobs=jobs, return_as="generator_unordered", inner_max_num_threads=1)(calls)
 
 
 def judge(record: xr.Dataset) -> list[Claim]:

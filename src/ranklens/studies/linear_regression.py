@@ -190,6 +190,6 @@ def alt(record: xr.Dataset) -> str:
     ends = record.end.sel(start="zero").median(dim="seed")
     found = ", ".join(f"{name} {float(ends.sel(optimizer=name)):.0e}" for name in record.optimizer.values)
     return (
-        f"Left: distance to the solution of least norm at the end: {found}. Right: only Adam and sign steps leave the row "
-        f"space."
+        f"Left: distance to the solution of least norm at the end: {found}. Right: only Adam and sign steps leave the "
+        f"row space."
     )

@@ -299,8 +299,8 @@ def draw(record: xr.Dataset) -> Figure:
     drawing.label(branch, f"eps = {settings.branch_eps:g}: some starts never fit", x, "|w11|")
     drawing.label(larger, "Larger matrices (depth 3)", x, "|w11|")
     drawing.label(two, "Depth 2, in full", x, "|w11|")
-    for axes in (limits, branch, larger, two):
-        axes.set_ylim(bottom=0.03)
+    for axes, bottom in ((limits, 0.03), (branch, 0.03), (larger, 1e-3), (two, 1e-3)):
+        axes.set_ylim(bottom=bottom)
         axes.invert_xaxis()
         handles, labels = axes.get_legend_handles_labels()
         once = dict(zip(labels, handles, strict=True))

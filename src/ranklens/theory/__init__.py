@@ -1,5 +1,6 @@
 """What the theorems predict, to be held against what a run measures."""
 
+from ranklens.theory.connectivity import observation_components
 from ranklens.theory.counterexample import (
     Bounds2x2,
     SolutionDeterminant,
@@ -43,6 +44,7 @@ __all__ = [
     "leading_factor",
     "measured_rate",
     "min_cut_bound",
+    "observation_components",
     "pruning_bound",
     "relative_imbalance",
     "sandwich",

@@ -38,7 +38,8 @@ def sandwich(net: TensorNetwork, task: Any, bond: Hashable) -> Sandwich:
     for gamma >= 0, and the other way round for gamma < 0. The rate is gamma sigma^2 sum_k |s_k|^-2, the least squared
     slice norm is at most their geometric mean sigma^(2/K), and all are at most that plus e: so every |s_k|^-2 is at
     least 1 / (sigma^(2/K) + e), which is the lower bound, and every sigma^2 |s_k|^-2, a product of K - 1 of them, at
-    most (sigma^(2/K) + e)^(K-1). Both are the balanced law K gamma sigma^(2-2/K) at e = 0.
+    most (sigma^(2/K) + e)^(K-1). Both are the balanced law K gamma sigma^(2-2/K) at e = 0. That law is itself a lower
+    bound on the rate's size, whatever e: a mean of the |s_k|^-2 is at least their geometric mean sigma^(-2/K).
 
     Args:
         net: the network, with no frozen node at the bond.
