@@ -1,7 +1,5 @@
 import copy
-import doctest
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -467,10 +465,3 @@ def test_bad_windows_and_what_is_no_network():
     unchecked = rl.nn.circuit.__wrapped__  # the suite's own type checker would answer first
     with pytest.raises(TypeError, match="net is a str; pass a TensorNetwork"):
         unchecked("ab,bc->ac")
-
-
-def test_the_page_runs():
-    page = Path(__file__).parents[1] / "docs" / "circuits.md"
-    found = doctest.testfile(str(page), module_relative=False)
-    assert found.attempted > 5
-    assert found.failed == 0

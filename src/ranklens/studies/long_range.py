@@ -41,7 +41,7 @@ class Settings:
     std: float = 0.05
     lr: float = 1e-2
     until_loss: float = 1e-3
-    steps: int = 12_000
+    steps: int = 8000
     rank: int = 2
     kept: int = 4
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -52,8 +52,8 @@ PRESETS = {
     "paper": Settings(size=8, width=64, observed=2000, steps=20_000),
     "tiny": Settings(size=4, width=8, observed=150, until_loss=1e-2, steps=200, kept=3, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.7, "paper": 1.1, "tiny": 0.05}
-EVERY = 10  # steps from one row of the record to the next
+MINUTES = {"laptop": 0.9, "paper": 1.1, "tiny": 0.05}
+EVERY = 20  # steps from one row of the record to the next
 ADJACENT, DISTANT = trees.ModeTree.adjacent(4), trees.ModeTree.distant(4)
 AGREE = {  # case -> the modes that agree, and the tree
     "near": ((0, 1), ADJACENT),

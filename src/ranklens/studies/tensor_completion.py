@@ -37,7 +37,7 @@ class Settings:
     observed4: tuple[int, ...] = (1000, 2000)
     stds: tuple[float, ...] = (1e-2, 1e-3)
     until_share: float = 5e-4
-    until_evaluations: int = 3000
+    until_evaluations: int = 1500
     rtol: float = 1e-4
     rank_rtol: float = 5e-2
     largest_rank: int = 6

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ PRESETS = {
         seeds=(0,),
     ),
 }
-MINUTES = {"laptop": 0.6, "paper": 5.0, "tiny": 0.05}
+MINUTES = {"laptop": 0.5, "paper": 5.0, "tiny": 0.05}
 FAMILIES = ("CP", "hierarchical")
 COARSE = 1e-5  # rtol where bounds are checked, which are about states, however they were reached
 EVERY = 10  # steps of the solver from one evaluation of the bounds to the next
@@ -108,7 +109,7 @@ def _along(settings: Settings) -> xr.Dataset:
                     until_loss=settings.until_loss,
                     until_evaluations=settings.until_evaluations,
                     rtol=COARSE,
-                    track={"all": common.Sometimes(EVERY, lambda net, problem=problem: _bounds(net, problem))},
+                    track={"all": common.Sometimes(EVERY, partial(_bounds, problem))},
                 )
                 found.append(record["all"].values[::EVERY])
         points.append([np.concatenate([part[:, k].reshape(-1) for part in found]) for k in range(len(QUANTITIES))])
@@ -122,7 +123,7 @@ def _along(settings: Settings) -> xr.Dataset:
     )
 
 
-def _bounds(net: TensorNetwork, problem: problems.Completion) -> Tensor:
+def _bounds(problem: problems.Completion, net: TensorNetwork) -> Tensor:
     """Relative imbalance, exact rate, balanced law, and how far outside its bounds the rate is, of all components."""
     columns = []
     for bond in net.bonds:

@@ -5,6 +5,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
@@ -134,7 +135,7 @@ def balanced_from(record: xr.Dataset, name: str, share: float = 0.1) -> float:
     if not share > 0:
         raise ValueError(f"share is {share}; it must be positive")
     values = record[name].values.reshape(record.sizes[axis], -1)
-    small = (values <= share).all(axis=1)
+    small = np.all(values <= share, axis=1)
     if not small[-1]:
         return math.inf
     late = len(small) - int((~small[::-1]).argmax()) if not small.all() else 0
