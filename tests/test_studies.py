@@ -14,7 +14,8 @@ from ranklens.studies import analogy, common, natural_images, norms_to_infinity
 from ranklens.studies.claim import Claim
 
 
-@pytest.fixture(scope="module", params=studies.STUDIES)
+# one worker per study, or each would run it again
+@pytest.fixture(scope="module", params=[pytest.param(x, marks=pytest.mark.xdist_group(x)) for x in studies.STUDIES])
 def record(request):
     return studies.perform(request.param, studies.preset(request.param, "tiny"))
 
