@@ -183,8 +183,9 @@ def draw(record: xr.Dataset) -> Figure:
     settings = common.settings_of(record, Settings)
     made, (errors, ranks, norms) = drawing.figure(3)
     _lines(errors, record, "error", least="least_error")
-    _lines(norms, record.assign(excess=record.nuclear_norm / record.least_lower_bound - 1), "excess")
-    norms.set_yscale("log")
+    deep = record.sel(depth=record.depth >= 2)
+    _lines(norms, deep.assign(excess=100 * (deep.nuclear_norm / deep.least_nuclear_norm - 1)), "excess")
+    norms.axhline(0.0, **drawing.THEORY, label=f"certified least; flows fit to {settings.until_loss:g}")
     _lines(ranks, record, "effective_rank")
     errors.set_yscale("log")
     for k, observed in enumerate(settings.observed):
@@ -193,9 +194,9 @@ def draw(record: xr.Dataset) -> Figure:
     ranks.axhline(settings.rank, **drawing.THEORY, label=f"rank of the matrix: {settings.rank}")
     drawing.label(errors, "From few entries, depth decides", "depth L", "|W - target| / |target|")
     drawing.label(ranks, "Depth lowers the rank", "depth L", "effective rank")
-    drawing.label(norms, "The nuclear norm is not the least", "depth L", "nuclear norm / least - 1")
-    for axes in (errors, norms, ranks):
-        axes.legend(fontsize=7, loc="upper right")
+    drawing.label(norms, "The nuclear norm is not the least", "depth L", "nuclear norm above the least, %")
+    for axes, place in ((errors, (0.45, 0.08)), (ranks, "upper right"), (norms, "center right")):
+        axes.legend(fontsize=7, loc=place)
     return made
 
 
