@@ -195,8 +195,9 @@ def draw(record: xr.Dataset) -> Figure:
     drawing.label(errors, "From few entries, depth decides", "depth L", "|W - target| / |target|")
     drawing.label(ranks, "Depth lowers the rank", "depth L", "effective rank")
     drawing.label(norms, "The nuclear norm is not the least", "depth L", "nuclear norm above the least, %")
-    for axes, place in ((errors, (0.45, 0.08)), (ranks, "upper right"), (norms, "center right")):
-        axes.legend(fontsize=7, loc=place)
+    errors.legend(fontsize=7, loc=(0.45, 0.08))
+    ranks.legend(fontsize=7, loc="upper right")
+    norms.legend(fontsize=7, loc="center right")
     return made
 
 
