@@ -1,6 +1,7 @@
 """Every study's smallest preset is run once; its numbers are checked against what is known, not against snapshots."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -17,7 +18,12 @@ from ranklens.studies.claim import Claim
 # one worker per study, or each would run it again
 @pytest.fixture(scope="module", params=[pytest.param(x, marks=pytest.mark.xdist_group(x)) for x in studies.STUDIES])
 def record(request):
-    return studies.perform(request.param, studies.preset(request.param, "tiny"))
+    return tiny(request.param).copy(deep=True)
+
+
+@functools.cache
+def tiny(name):
+    return studies.perform(name, studies.preset(name, "tiny"))
 
 
 def test_every_study_says_what_it_is():

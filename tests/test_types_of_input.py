@@ -23,6 +23,7 @@ CALLS = {
     "rl.gradient_flow(rl.cp((2, 2)), task, track={'x': 3})": "track['x'] is a int; pass a function",
     "rl.Completion(task.indices, task.values, (2, 2), duplicates='first')": "duplicates is 'first'; choose 'error'",
     "rl.nuclear_norm_psd(task)": "the problem is a Completion; pass a rl.DenseSensing",
+    "rl.data.Labelled(torch.zeros(2, 8, 8).byte(), torch.zeros(3).long())": "there are 2 images and 3 labels",
     "rl.nn.circuit('ab,bc->ac')": "net is a str; pass a TensorNetwork",
     "rl.save(3, 'x')": "cannot save a int",
 }

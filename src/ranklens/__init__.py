@@ -36,7 +36,7 @@ _HOMES = {
     "files": ["save", "load"],
     "drawing": ["plot"],
 }
-_ROOMS = ["init", "losses", "nn", "optim", "targets", "theory"]
+_ROOMS = ["data", "init", "losses", "nn", "optim", "targets", "theory"]
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [*_HOME, *_ROOMS, "__version__"]  # noqa: PLE0604  (all are strings)

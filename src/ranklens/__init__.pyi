@@ -1,3 +1,4 @@
+from ranklens import data as data
 from ranklens import init as init
 from ranklens import losses as losses
 from ranklens import nn as nn

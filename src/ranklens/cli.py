@@ -21,6 +21,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+data = typer.Typer(
+    name="data", help="Data sets: which there are, and fetching them into the data folder.", no_args_is_help=True
+)
+app.add_typer(data)
 Out = Annotated[Path, typer.Option("--out", help="Folder for the report, figures and records.")]
 Preset = Annotated[str, typer.Option("--preset", help="laptop (minutes on two cores), paper (the published size), ...")]
 
@@ -90,6 +94,35 @@ def show() -> None:
         typer.echo(f"{name}\n  {study.TITLE}\n  {study.EXPLANATION}\n  presets: {minutes}")
         fields = dataclasses.asdict(study.PRESETS["laptop"])
         typer.echo("  settings: " + ", ".join(f"{key}={value}" for key, value in fields.items()) + "\n")
+
+
+@data.command()
+def fetch(
+    name: Annotated[list[str], typer.Argument(help="mnist, fashion-mnist, cifar10 or ml-100k; several, if you like.")],
+    *,
+    home: Annotated[str | None, typer.Option("--from", help="Address of a folder with the published files.")] = None,
+) -> None:
+    """Fetch what the data folder lacks of data sets, checked by content; exit code 2 if it cannot be had."""
+    from rich.console import Console
+
+    from ranklens import progress
+    from ranklens.data import install
+
+    console = Console(stderr=True)
+    for each in name:
+        with _usage(), console.status(f"fetching {each}") as status, progress.reporting_to(status.update):
+            found = install.fetch(each, home=home)
+        typer.echo(f"{each}: whole, in {found}")
+
+
+@data.command(name="list")
+def sets() -> None:
+    """The data sets, and whether they lie in the data folder, whole."""
+    from ranklens.data import catalogue, install
+
+    typer.echo(f"data folder: {install.folder()} (RANKLENS_DATA names another)\n")
+    for name, source in catalogue.SOURCES.items():
+        typer.echo(f"{name}\n  {source.title}\n  {install.state(name)}")
 
 
 def cores() -> int:

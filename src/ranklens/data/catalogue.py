@@ -1,0 +1,138 @@
+"""Which data sets there are: their files, what their content must hash to, and the public homes they are fetched from.
+
+Hashes are of what is inside, unpacked: mirrors compress the same content differently.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ranklens.data import formats
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a data set.
+
+    Attributes:
+        name: its name, unpacked.
+        read: from its bytes to an array; a ValueError says what is wrong with them.
+        sha256: of the bytes, or of the array that is read; None where it is not known.
+        hashed: which of the two.
+        forms: the names under which it may lie in the folder; what ends in .gz is unpacked.
+    """
+
+    name: str
+    read: Callable[[bytes], Any]
+    sha256: str | None
+    hashed: Literal["bytes", "array"] = "bytes"
+    forms: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names under which it may lie in the folder."""
+        return self.forms or (self.name, f"{self.name}.gz")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What several files are published in.
+
+    Attributes:
+        name: a .zip or a .tar.gz.
+        folder: where the files lie in it.
+        md5: of the archive, as published; None where the content is checked anyway.
+    """
+
+    name: str
+    folder: str
+    md5: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set.
+
+    Attributes:
+        title: what it is.
+        files: in the order in which they are read.
+        homes: addresses of folders; files are there as .gz, or in the archive.
+        archive: which, if they are.
+        folders: where they may lie, below the data folder; the first is where they are put.
+    """
+
+    title: str
+    files: tuple[File, ...]
+    homes: tuple[str, ...]
+    folders: tuple[str, ...]
+    archive: Archive | None = field(default=None)
+
+
+def _idx(*hashes: str) -> tuple[File, ...]:
+    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    return tuple(File(name, formats.idx, sha256) for name, sha256 in zip(names, hashes, strict=True))
+
+
+SOURCES = {
+    "mnist": Source(
+        "MNIST: 70,000 handwritten digits, 28 x 28, grey",
+        _idx(
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+        ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/"),
+        ("mnist", "MNIST/raw"),
+    ),
+    "fashion-mnist": Source(
+        "Fashion-MNIST: 70,000 pieces of clothing, 28 x 28, grey",
+        _idx(
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+        (
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        ),
+        ("fashion-mnist", "FashionMNIST/raw"),
+    ),
+    "cifar10": Source(
+        "CIFAR-10, binary version: 60,000 photographs of ten classes, 32 x 32, in colour",
+        tuple(
+            File(name, formats.cifar, None)  # no hash of the unpacked batches is published, only the archive's
+            for name in (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin")
+        ),
+        ("https://www.cs.toronto.edu/~kriz/",),
+        ("cifar10", "cifar10/cifar-10-batches-bin", "cifar-10-batches-bin"),
+        Archive("cifar-10-binary.tar.gz", "cifar-10-batches-bin", md5="c32a1d4ab5d03f1284b67883e8d87530"),
+    ),
+    "ml-100k": Source(
+        "MovieLens-100k: 100,000 ratings of 1,682 films by 943 users, 1 to 5",
+        (
+            File(
+                "u.data",
+                formats.movielens,
+                "17980b52ed04c5a2335514b8c5985259348c71d4e5983b2b9f6fd0f81c2d837f",
+                "array",
+                ("u.data", "u.data.gz", "ml-100k.inter", "ml-100k.inter.gz"),
+            ),
+        ),
+        ("https://files.grouplens.org/datasets/movielens/",),
+        ("ml-100k",),
+        Archive("ml-100k.zip", "ml-100k"),
+    ),
+}
+
+
+def source(name: str) -> Source:
+    """The data set of a name.
+
+    Raises:
+        ValueError: for a name that is none.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"there is no data set {name!r} to fetch; choose one of {', '.join(SOURCES)}")
+    return SOURCES[name]
