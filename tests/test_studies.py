@@ -15,8 +15,7 @@ from ranklens.studies import analogy, common, natural_images, norms_to_infinity
 from ranklens.studies.claim import Claim
 
 
-# one worker per study, or each would run it again
-@pytest.fixture(scope="module", params=[pytest.param(x, marks=pytest.mark.xdist_group(x)) for x in studies.STUDIES])
+@pytest.fixture(scope="module", params=studies.STUDIES)
 def record(request):
     return tiny(request.param).copy(deep=True)
 
