@@ -22,6 +22,11 @@ def test_the_digits_are_those_of_scikit_learn():
     assert digits.train.images.dtype == torch.uint8
 
 
+def test_images_need_labels():
+    with pytest.raises(ValueError, match="there are 2 images and 3 labels"):
+        rl.data.Labelled(torch.zeros(2, 8, 8, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
+
+
 @pytest.mark.parametrize("name", [pytest.param(name, marks=has(name)) for name in ("mnist", "fashion-mnist")])
 def test_published_numbers_of_images(name):
     """Numbers of images, classes and mean grey value, as published."""

@@ -20,7 +20,7 @@ ROOMS = [
     {"progress", "record", "optim", "files", "drawing"},
     {"solver", "convex"},
     {"flow", "descent", "theory", "end_matrix"},
-    {"nn", "data"},
+    {"nn", "completers", "data"},
     {"studies"},
     {"report"},
     {"cli"},

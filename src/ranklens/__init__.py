@@ -32,6 +32,8 @@ _HOMES = {
         "entanglement_entropy",
         "cp_rank_estimate",
     ],
+    # practice
+    "completers": ["MatrixCompleter", "TensorCompleter"],
     # files and pictures
     "files": ["save", "load"],
     "drawing": ["plot"],

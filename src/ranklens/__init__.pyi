@@ -5,6 +5,8 @@ from ranklens import nn as nn
 from ranklens import optim as optim
 from ranklens import targets as targets
 from ranklens import theory as theory
+from ranklens.completers import MatrixCompleter as MatrixCompleter
+from ranklens.completers import TensorCompleter as TensorCompleter
 from ranklens.convex import nuclear_norm_completion as nuclear_norm_completion
 from ranklens.convex import nuclear_norm_psd as nuclear_norm_psd
 from ranklens.descent import gradient_descent as gradient_descent

@@ -30,6 +30,7 @@ LOG_LEVELS = 16  # and only for modes this small, since the log domain reads eve
 WHOLE = 2**26  # an end tensor of more entries is never formed in place of a batch
 LOOKUP = 6  # multiply-adds of a matrix product that take as long as to look a number up and multiply it by another
 THREADED = 2**22  # multiply-adds below which a second thread costs more than it gives
+PATTERNS = 4  # a subtree is tabulated where the batch has this many times more rows than there are readings of it
 PLANNED_BATCH = 256  # paths depend so little on the batch that one is planned for all
 
 
@@ -72,12 +73,12 @@ class Layout:
             sizes = {self.shapes[k][axis] for k, axis in meets}
             if len(sizes) > 1:
                 raise ValueError(f"index {label!r} has sizes {sorted(sizes)} in different nodes; make them equal")
-            if label in self.out and len(meets) > 1:
+            if label in self.mode_labels and len(meets) > 1:
                 raise ValueError(
                     f"mode {label!r} is in nodes {[k for k, _ in meets]}; a mode may be in one node only: "
                     f"join the others to it through a bond"
                 )
-            if label not in self.out and len(meets) < 2:
+            if label not in self.mode_labels and len(meets) < 2:
                 raise ValueError(f"bond {label!r} meets only node {meets[0][0]}; a summed index must join nodes")
         for label in self.out:
             if label not in self.incidence:
@@ -107,10 +108,14 @@ class Layout:
         return tuple(self.sizes[label] for label in self.out)
 
     @cached_property
+    def mode_labels(self) -> frozenset[Label]:
+        """The labels of the end tensor, to ask for one of them."""
+        return frozenset(self.out)
+
+    @cached_property
     def bonds(self) -> tuple[Label, ...]:
         """Labels of the summed indices."""
-        modes = set(self.out)
-        return tuple(label for label in self.incidence if label not in modes)
+        return tuple(label for label in self.incidence if label not in self.mode_labels)
 
     def meets(self, bond: Label) -> tuple[tuple[int, int], ...]:
         """(node, axis) of every node at a bond."""
@@ -151,8 +156,9 @@ class Layout:
 
     @cached_property
     def work(self) -> int:
-        """Multiply-adds of the end tensor, by the best path found."""
-        return _path(self, "tensor").work
+        """Multiply-adds of the end tensor, by the best path found; at least one per entry where it is never formed."""
+        entries = math.prod(self.shape)
+        return entries if entries > WHOLE else _path(self, "tensor").work
 
 
 def symbols() -> Iterator[str]:
@@ -264,6 +270,7 @@ class Visit:
     nodes: tuple[int, ...]
     up: int
     below: tuple[tuple[int, "Bond"], ...]  # (axis, bonds met there), one bond per node
+    modes: tuple[tuple[int, ...], ...]  # of every node and of all below it, sizes in the same order for each
 
 
 @dataclass(frozen=True)
@@ -273,6 +280,16 @@ class Bond:
     labels: tuple[Label, ...]
     visits: tuple[Visit, ...]
 
+    @property
+    def modes(self) -> list[tuple[int, ...]]:
+        """The modes below every bond."""
+        found: list[list[int]] = [[] for _ in self.labels]
+        for visit in self.visits:
+            each = len(visit.nodes) // len(self.labels)
+            for k, modes in enumerate(visit.modes):
+                found[k // each].extend(modes)
+        return [tuple(modes) for modes in found]
+
 
 def _plan_sweep(layout: Layout) -> Bond | None:
     edges = sum(len(layout.incidence[x]) for x in layout.bonds)
@@ -280,7 +297,7 @@ def _plan_sweep(layout: Layout) -> Bond | None:
         return None
     if not _is_connected(layout):  # as many edges as a tree, yet in pieces: there is a cycle
         return None
-    return _plan_bonds(layout, (_centre(layout),), set())
+    return _plan_bonds(layout, (_centre(layout),), set(), {})
 
 
 def _is_connected(layout: Layout) -> bool:
@@ -318,34 +335,37 @@ def _centre(layout: Layout) -> Label:
     return way[len(way) // 2]
 
 
-def _plan_bonds(layout: Layout, labels: tuple[Label, ...], seen: set[int]) -> Bond:
+def _plan_bonds(layout: Layout, labels: tuple[Label, ...], seen: set[int], known: dict[Any, int]) -> Bond:
     """Plan alike bonds: nodes below them that are alike make one visit."""
-    kinds: dict[Any, list[tuple[int, int]]] = defaultdict(list)
+    kinds: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for label in labels:
         for k, axis in layout.incidence[label]:
             if k not in seen:
-                kinds[_kind(layout, k, axis, seen)].append((k, axis))
-    found = [[k for k, _ in meets] for meets in kinds.values()]
-    seen.update(k for nodes in found for k in nodes)
-    visits = tuple(_plan_visit(layout, tuple(nodes), kind[1], seen) for kind, nodes in zip(kinds, found, strict=True))
-    return Bond(labels, visits)
+                kinds[_kind(layout, k, axis, known)].append((k, axis))
+    seen.update(k for meets in kinds.values() for k, _ in meets)
+    return Bond(labels, tuple(_plan_visit(layout, meets, seen, known) for meets in kinds.values()))
 
 
-def _plan_visit(layout: Layout, nodes: tuple[int, ...], up: int, seen: set[int]) -> Visit:
-    down = [axis for axis, label in enumerate(layout.nodes[nodes[0]]) if axis != up and label not in layout.out]
-    below = [(axis, _plan_bonds(layout, tuple(layout.nodes[k][axis] for k in nodes), seen)) for axis in down]
-    return Visit(nodes, up, tuple(below))
+def _plan_visit(layout: Layout, meets: list[tuple[int, int]], seen: set[int], known: dict[Any, int]) -> Visit:
+    nodes, up = tuple(k for k, _ in meets), meets[0][1]
+    down = [axis for axis, label in enumerate(layout.nodes[nodes[0]]) if axis != up and label not in layout.mode_labels]
+    below = [(axis, _plan_bonds(layout, tuple(layout.nodes[k][axis] for k in nodes), seen, known)) for axis in down]
+    modes = zip([layout.modes[k] for k in nodes], *[bond.modes for _, bond in below], strict=True)
+    return Visit(nodes, up, tuple(below), tuple(tuple(n for part in parts for n in part) for parts in modes))
 
 
-def _kind(layout: Layout, node: int, up: int, seen: set[int]) -> Any:
-    """What must agree for two nodes to be visited together: everything below them."""
-    below = tuple(
-        tuple(sorted((_kind(layout, k, axis, {node}) for k, axis in layout.incidence[label] if k != node), key=repr))
-        for position, label in enumerate(layout.nodes[node])
-        if position != up and label not in layout.out
-    )
-    modes = tuple(label in layout.out for label in layout.nodes[node])
-    return (layout.shapes[node], up, modes, node in layout.frozen, below)
+def _kind(layout: Layout, node: int, up: int, known: dict[Any, int]) -> int:
+    """The number of what must agree for two nodes to be visited together: everything below them."""
+    if (node, up) not in known:
+        below = tuple(
+            tuple(sorted(_kind(layout, k, axis, known) for k, axis in layout.incidence[label] if k != node))
+            for position, label in enumerate(layout.nodes[node])
+            if position != up and label not in layout.mode_labels
+        )
+        modes = tuple(label in layout.mode_labels for label in layout.nodes[node])
+        kind = (layout.shapes[node], up, modes, node in layout.frozen, below)
+        known[node, up] = known.setdefault(kind, len(known))
+    return known[node, up]
 
 
 def _visits(bond: Bond) -> Iterator[Visit]:
@@ -418,28 +438,45 @@ class _Rows:
     def __init__(self, layout: Layout, indices: Tensor) -> None:
         self.layout, self.indices = layout, indices
 
-    def lookup(self, visit: Visit) -> Tensor:
-        """Row of every node (batch, nodes): its modes' indices, in row-major order of its mode axes."""
-        if self.layout.modes == tuple((k,) for k in visit.nodes):  # one node per mode, in their order
+    def lookup(self, modes: Sequence[tuple[int, ...]]) -> Tensor:
+        """The levels at groups of alike modes (batch, groups), in row-major order of a group's modes."""
+        if modes == tuple((n,) for n in range(len(self.layout.shape))):  # every mode for itself, in their order
             return self.indices
-        columns = torch.tensor([self.layout.modes[k] for k in visit.nodes], device=self.indices.device)
-        sizes = [self.layout.shape[n] for n in self.layout.modes[visit.nodes[0]]]
-        picked = self.indices[:, columns.flatten()].reshape(-1, len(sizes))
-        return flatten(picked, sizes).reshape(len(self.indices), len(visit.nodes))
+        columns = torch.tensor(modes, device=self.indices.device).T
+        found = self.indices.index_select(1, columns[0]).long()
+        for column, mode in zip(columns[1:], modes[0][1:], strict=True):
+            found = found * self.layout.shape[mode] + self.indices.index_select(1, column)
+        return found
 
     def leaf(self, visit: Visit, table: Tensor) -> Tensor:
         """(nodes, levels, ...) -> (batch, nodes, ...)."""
-        nodes, levels, *rest = table.shape
-        rows = self.lookup(visit) + levels * torch.arange(nodes, device=table.device)
-        flat = torch.nn.functional.embedding(rows, table.reshape(nodes * levels, -1))
-        return flat.reshape(len(rows), nodes, *rest)
+        return self.read(table, tuple(self.layout.modes[k] for k in visit.nodes))
+
+    def read(self, table: Tensor, modes: Sequence[tuple[int, ...]]) -> Tensor:
+        """(groups, levels, ...) -> (batch, groups, ...): what every row reads at groups of alike modes."""
+        groups, levels, *rest = table.shape
+        rows = self.lookup(modes) + levels * torch.arange(groups, device=table.device)
+        flat = table.reshape(groups * levels, -1).index_select(0, rows.flatten())
+        return flat.reshape(len(rows), groups, *rest)
+
+    def patterns(self, visit: Visit) -> "_Rows | None":
+        """All that can be read below a node, one row each, where that is much less than the batch."""
+        sizes = [self.layout.shape[n] for n in visit.modes[0]]
+        if not visit.below or not sizes or PATTERNS * math.prod(sizes) > len(self.indices):
+            return None
+        levels = torch.cartesian_prod(*[torch.arange(d, device=self.indices.device) for d in sizes])
+        levels = levels.reshape(-1, len(sizes))
+        rows = levels.new_zeros(len(levels), len(self.layout.shape))
+        columns = torch.tensor(visit.modes, device=levels.device).flatten()
+        rows[:, columns] = levels.repeat(1, len(visit.modes))
+        return _Rows(self.layout, rows)
 
     def product(self, visit: Visit, table: Tensor, blocks: int) -> Tensor | None:
         """Product of very many leaves per bond, (batch, blocks, size), where the log domain is the way to it."""
         nodes, levels, *rest = table.shape
         if nodes // blocks < LOG_FACTORS or levels > LOG_LEVELS or len(rest) != 1:
             return None
-        rows = self.lookup(visit).reshape(-1, blocks, nodes // blocks)
+        rows = self.lookup(tuple(self.layout.modes[k] for k in visit.nodes)).reshape(-1, blocks, nodes // blocks)
         tables = table.reshape(blocks, nodes // blocks, levels, *rest)
         return torch.stack([log_product(tables[k], rows[:, k]) for k in range(blocks)], dim=1)
 
@@ -465,6 +502,9 @@ class _Vectors:
         """Never: the messages are wanted one by one."""
         return None
 
+    def patterns(self, visit: Visit) -> None:
+        """Never: vectors differ from row to row."""
+
 
 def _sweep(layout: Layout, stacks: Sequence[Tensor], leaves: _Rows | _Vectors) -> Tensor:
     assert layout.sweep is not None
@@ -486,19 +526,21 @@ def _visit(layout: Layout, stacks: Sequence[Tensor], leaves: Any, visit: Visit, 
     """What a stack sends: its nodes contracted with their modes and messages, multiplied within each of the blocks."""
     stack = stacks[layout.stack_of[visit.nodes]]
     stack = stack.unsqueeze(0) if len(visit.nodes) == 1 else stack
-    modes = [axis for axis, label in enumerate(layout.nodes[visit.nodes[0]]) if label in layout.out]
+    modes = [axis for axis, label in enumerate(layout.nodes[visit.nodes[0]]) if label in layout.mode_labels]
     rest = [axis for axis in range(stack.ndim - 1) if axis not in modes]
     if modes:
         table = stack.permute(0, *[a + 1 for a in modes], *[a + 1 for a in rest]).flatten(1, len(modes))
         if not visit.below and (product := leaves.product(visit, table, blocks)) is not None:
             return product
-        message = leaves.leaf(visit, table)
-    else:
-        message = stack.unsqueeze(0)
+    patterns = leaves.patterns(visit)
+    reader = leaves if patterns is None else patterns
+    message = reader.leaf(visit, table) if modes else stack.unsqueeze(0)
     for axis, below in visit.below:
-        arriving = _bond(layout, stacks, leaves, below)
+        arriving = _bond(layout, stacks, reader, below)
         message = _apply(message, arriving, 2 + rest.index(axis))
         rest.remove(axis)
+    if patterns is not None:
+        message = leaves.read(message.transpose(0, 1), visit.modes)
     return _multiply(message.reshape(message.shape[0], blocks, -1, message.shape[-1]))
 
 
@@ -527,7 +569,7 @@ def _multiply(factors: Tensor) -> Tensor:
 
 
 def _gather(layout: Layout, k: int, node: Tensor, indices: Tensor) -> Tensor:
-    axes = [axis for axis, label in enumerate(layout.nodes[k]) if label in layout.out]
+    axes = [axis for axis, label in enumerate(layout.nodes[k]) if label in layout.mode_labels]
     if not axes:
         return node
     moved = node.movedim(axes, tuple(range(len(axes))))
@@ -535,7 +577,7 @@ def _gather(layout: Layout, k: int, node: Tensor, indices: Tensor) -> Tensor:
 
 
 def _weigh(layout: Layout, k: int, node: Tensor, vectors: Sequence[Tensor]) -> Tensor:
-    axes = [axis for axis, label in enumerate(layout.nodes[k]) if label in layout.out]
+    axes = [axis for axis, label in enumerate(layout.nodes[k]) if label in layout.mode_labels]
     if not axes:
         return node
     node = node.movedim(axes, tuple(range(len(axes)))).unsqueeze(0)

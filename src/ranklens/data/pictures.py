@@ -28,7 +28,7 @@ class Labelled:
     """
 
     images: UInt8[Tensor, "n ..."]
-    labels: Int64[Tensor, "n"]
+    labels: Int64[Tensor, "as_many"]
 
     def __post_init__(self) -> None:
         """Refuse images without labels, or labels without images."""
