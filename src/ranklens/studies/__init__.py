@@ -34,6 +34,7 @@ STUDIES = (
     "analogy",
     "optimizers",
     "natural_images",
+    "data_entanglement",
 )
 
 
