@@ -187,11 +187,16 @@ def _balance_pair(first: Tensor, second: Tensor) -> None:
     second.copy_((turn @ new_b).reshape(second.shape))
 
 
-def check_chain(net: TensorNetwork) -> None:
-    """Refuse a network that is not a product of matrices in the order of its nodes."""
+def is_chain(net: TensorNetwork) -> bool:
+    """Whether a network is a product of matrices in the order of its nodes, W_L ... W_1."""
     labels, out = net.layout.nodes, net.layout.out
     chain = all(len(node) == 2 for node in labels) and all(
         left[1] == right[0] for left, right in itertools.pairwise(labels)
     )
-    if not chain or out != (labels[0][0], labels[-1][1]):
+    return chain and out == (labels[0][0], labels[-1][1])
+
+
+def check_chain(net: TensorNetwork) -> None:
+    """Refuse a network that is not a product of matrices in the order of its nodes."""
+    if not is_chain(net):
         raise ValueError(f"{net.equation} is not a deep matrix, W_L ... W_1; make one with rl.deep_matrix")

@@ -9,9 +9,10 @@ import xarray as xr
 
 from ranklens import contract
 from ranklens.completers.descent import descend
-from ranklens.completers.entries import is_chain, predict
+from ranklens.completers.entries import predict
 from ranklens.completers.polish import Polish, fit, make_ladder, noise_level, widths
 from ranklens.completers.seen import Biases, Seen, fit_biases, no_biases
+from ranklens.init import is_chain
 from ranklens.network import TensorNetwork
 
 DAMPINGS = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0)

@@ -1,6 +1,5 @@
 """Entries of a network at many indices, with the inner factors of a deep matrix multiplied first."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,18 +9,12 @@ import torch
 from torch import Tensor
 
 from ranklens import contract
+from ranklens.init import is_chain
 from ranklens.network import TensorNetwork
 
 CHUNK = 2**18  # entries at a time, where no gradient is needed
 ROWS = 4096  # looked up at a time: what stays in the cache is fast
 PER_ENTRY = 32  # entries of a whole product that cost what one that is looked up does
-
-
-def is_chain(net: TensorNetwork) -> bool:
-    """Whether the network is a product of matrices in the order of its nodes, as `deep_matrix` makes it."""
-    labels = net.layout.nodes
-    joined = all(left[-1] == right[0] for left, right in itertools.pairwise(labels))
-    return len(labels) > 1 and joined and all(len(x) == 2 for x in labels) and len(net.shape) == 2
 
 
 def outer_factors(net: TensorNetwork) -> tuple[Tensor, Tensor]:

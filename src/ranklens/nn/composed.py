@@ -1,0 +1,162 @@
+"""Layers whose weight is the end tensor of a network, composed once per step."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ranklens.init import is_chain
+from ranklens.network import TensorNetwork
+
+
+class Composition(nn.Module):
+    r"""A weight as the end tensor of a network, kept until it can no longer be used.
+
+    It is composed anew when a factor has changed (by its version counter), when gradients are switched on or off, and
+    after a backward pass, which frees what the weight was computed with. So one composition serves all uses in a step,
+    and a module costs a plain one plus its composition, whatever the batch. Where autocast is on, factors are
+    multiplied in their own precision, and the layer rounds the weight.
+
+    Attributes:
+        network: its end tensor, reshaped.
+        shape: of the weight.
+
+    Changing a factor through `.data` is not seen; change it under `torch.no_grad()`.
+    """
+
+    def __init__(self, network: TensorNetwork, shape: torch.Size) -> None:
+        super().__init__()
+        self.network, self.shape = network, shape
+        self._kept: tuple[Any, Tensor] | None = None
+
+    def forward(self) -> Tensor:
+        """The weight."""
+        if torch.compiler.is_compiling() or _saving_is_hooked():
+            return self._compose()
+        key = (*((id(s), s._version) for s in self.network.stacks), torch.is_grad_enabled())
+        if (
+            self._kept is None
+            or self._kept[0] != key
+            or self._kept[1].is_inference() != torch.is_inference_mode_enabled()
+        ):
+            weight = self._compose()
+            if weight.requires_grad:
+                weight.register_hook(self._forget)
+            self._kept = (key, weight)
+        return self._kept[1]
+
+    def _compose(self) -> Tensor:
+        with torch.autocast(self.network.device.type, enabled=False):
+            return self.network.tensor().reshape(self.shape)
+
+    def _forget(self, _: Tensor) -> None:
+        self._kept = None
+
+    def chain(self) -> list[Tensor] | None:
+        """The factors in the order in which an input meets them, where the network is a product of matrices."""
+        matrices = len(self.shape) == 2 and is_chain(self.network)
+        return list(reversed(self.network.nodes)) if matrices else None
+
+    def _apply(self, *args: Any, **settings: Any) -> "Composition":
+        self._kept = None  # moving a factor does not change its version
+        return super()._apply(*args, **settings)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}  # no graph is copied or written
+
+    def extra_repr(self) -> str:
+        """The shape, for people."""
+        return f"shape={tuple(self.shape)}"
+
+
+def _saving_is_hooked() -> bool:
+    """Whether saved tensors go through hooks, as in a checkpoint, whose second pass must save what the first did."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+class Composed:
+    """What composed layers share: their weight is a property."""
+
+    composition: Composition
+
+    @property
+    def weight(self) -> Any:
+        """The weight, composed."""
+        return self.composition()
+
+
+class ComposedLinear(Composed, nn.Linear):  # type: ignore[override]
+    """A Linear whose weight is composed; for few rows a product of matrices goes over the activations instead.
+
+    With B rows, applying factors one by one costs B times their entries, composing costs the product and then B
+    times the entries of the weight: the cheaper is taken, by count of multiply-adds.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The plain layer's output."""
+        chain = self.composition.chain()
+        if chain is None or not by_chain(input.numel() // max(input.shape[-1], 1), chain):
+            return nn.functional.linear(input, self.weight, self.bias)
+        for factor in chain[:-1]:
+            input = nn.functional.linear(input, factor)
+        return nn.functional.linear(input, chain[-1], self.bias)
+
+
+def by_chain(rows: int, chain: list[Tensor]) -> bool:
+    """Whether so many rows are sooner multiplied by the factors than by their product."""
+    columns = chain[0].shape[1]
+    apply, compose = sum(x.numel() for x in chain), sum(x.numel() * columns for x in chain[1:])
+    return rows * apply < compose + rows * chain[-1].shape[0] * columns
+
+
+class ComposedConv1d(Composed, nn.Conv1d):  # type: ignore[override]
+    """A Conv1d whose weight is composed."""
+
+
+class ComposedConv2d(Composed, nn.Conv2d):  # type: ignore[override]
+    """A Conv2d whose weight is composed."""
+
+
+class ComposedConv3d(Composed, nn.Conv3d):  # type: ignore[override]
+    """A Conv3d whose weight is composed."""
+
+
+class ComposedConvTranspose1d(Composed, nn.ConvTranspose1d):  # type: ignore[override]
+    """A ConvTranspose1d whose weight is composed."""
+
+
+class ComposedConvTranspose2d(Composed, nn.ConvTranspose2d):  # type: ignore[override]
+    """A ConvTranspose2d whose weight is composed."""
+
+
+class ComposedConvTranspose3d(Composed, nn.ConvTranspose3d):  # type: ignore[override]
+    """A ConvTranspose3d whose weight is composed."""
+
+
+class ComposedEmbedding(Composed, nn.Embedding):  # type: ignore[override]
+    """An Embedding whose weight is composed; the row of `padding_idx` is no longer kept fixed."""
+
+
+class ComposedMultiheadAttention(nn.MultiheadAttention):
+    """A MultiheadAttention whose projections of query, key and value are composed, each by a network of its own."""
+
+    compositions: nn.ModuleList
+
+    @property
+    def in_proj_weight(self) -> Any:  # type: ignore[override]
+        """The three projections, one below the other."""
+        return torch.cat([composition() for composition in self.compositions])
+
+
+COMPOSED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: ComposedLinear,
+    nn.modules.linear.NonDynamicallyQuantizableLinear: ComposedLinear,
+    nn.Conv1d: ComposedConv1d,
+    nn.Conv2d: ComposedConv2d,
+    nn.Conv3d: ComposedConv3d,
+    nn.ConvTranspose1d: ComposedConvTranspose1d,
+    nn.ConvTranspose2d: ComposedConvTranspose2d,
+    nn.ConvTranspose3d: ComposedConvTranspose3d,
+    nn.Embedding: ComposedEmbedding,
+}
+PLAIN: dict[type[nn.Module], type[nn.Module]] = {composed: plain for plain, composed in reversed(COMPOSED.items())}
