@@ -96,6 +96,26 @@ def show() -> None:
         typer.echo("  settings: " + ", ".join(f"{key}={value}" for key, value in fields.items()) + "\n")
 
 
+@app.command()
+def rank(
+    checkpoint: Annotated[
+        Path, typer.Argument(help=".safetensors, a state dict of torch.save, an index of shards, or their folder.")
+    ],
+    *,
+    energy: Annotated[float, typer.Option("--energy", help="Share of the squared norm that is to be kept.")] = 0.99,
+    out: Annotated[Path | None, typer.Option("--out", help="A .csv or .json file, or a .nc record.")] = None,
+) -> None:
+    """The rank of every weight in a checkpoint, beside that of a random matrix; exit code 2 if it cannot be read."""
+    from ranklens.nn.checkpoint import load_weights
+    from ranklens.nn.rank_profile import rank_profile, text, write
+
+    with _usage():
+        found = rank_profile(load_weights(checkpoint), energy=energy)
+        typer.echo(text(found))
+        if out is not None:
+            typer.echo(f"\nwritten to {write(found, out).resolve()}")
+
+
 @data.command()
 def fetch(
     name: Annotated[list[str], typer.Argument(help="mnist, fashion-mnist, cifar10 or ml-100k; several, if you like.")],

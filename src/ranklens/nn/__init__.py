@@ -1,8 +1,10 @@
-"""Tensor networks as layers: the circuits that factorizations are, and layers of any model that are factored."""
+"""Tensor networks as layers: the circuits that factorizations are, factored layers of any model, and their ranks."""
 
+from ranklens.nn.checkpoint import load_weights
 from ranklens.nn.circuits import ArithmeticCircuit, LinearCircuit, circuit, product_pool
 from ranklens.nn.composed import Composition
 from ranklens.nn.overparameterize import collapse, overparameterize
+from ranklens.nn.rank_profile import rank_profile
 
 __all__ = [
     "ArithmeticCircuit",
@@ -10,6 +12,8 @@ __all__ = [
     "LinearCircuit",
     "circuit",
     "collapse",
+    "load_weights",
     "overparameterize",
     "product_pool",
+    "rank_profile",
 ]

@@ -412,7 +412,7 @@ def draw(record: xr.Dataset) -> Figure:
             for k, axes in enumerate((train, test)):
                 _draw_published(axes, part, settings.images, k)
         _draw_curves(curves, part, f"{family}, {size} {int(part['rank'][0])}: training")
-    panels[1].legend(fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.46))
+    panels[1].legend(fontsize=8, loc="best")
     panels[2].legend(fontsize=8)
     return made
 

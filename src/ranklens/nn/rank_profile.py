@@ -1,0 +1,163 @@
+"""How low the rank of every weight is, beside a random matrix of its shape."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from ranklens import files, measures, seeds
+from ranklens.nn.composed import COMPOSED, PLAIN, ComposedMultiheadAttention, Composition
+
+ENERGY = 0.99  # of the squared norm, for the rank that a weight could be compressed to
+
+
+def rank_profile(model: nn.Module | Mapping[str, Tensor], *, energy: float = ENERGY, seed: int = 0) -> xr.Dataset:
+    """Rank measures of every weight matrix of a model or state dict, with those of a random one as the control.
+
+    A kernel is seen as a matrix, its first axis against all others. A Gaussian matrix of the same shape says what its
+    shape alone makes of each measure: a wide matrix has nearly equal singular values, so that only what is well below
+    the control is low rank.
+
+    Args:
+        model: a module, whose composed weights count as one each, or names and tensors.
+        energy: share of the squared norm that `rank_kept` components hold at the least.
+        seed: of the controls.
+
+    Returns:
+        A Dataset over `weight`, with rows, columns, effective_rank, stable_rank, numerical_rank, rank_kept, parameters,
+        parameters_kept (of the cheaper of dense and two factors), and `random_effective_rank`,
+        `random_stable_rank` and `random_rank_kept`; `spectrum` over `value` has the singular values, ending in NaN.
+
+    Raises:
+        ValueError: for an energy outside (0, 1], no matrix at all, or weights that are not finite.
+
+    Source: Roy and Vetterli (EUSIPCO 2007) for the effective rank.
+
+    >>> import torch, ranklens as rl
+    >>> low = torch.outer(torch.arange(1.0, 9.0), torch.ones(6))
+    >>> found = rl.nn.rank_profile({"low": low, "bias": torch.ones(8)})
+    >>> [round(float(found[name][0]), 1) for name in ("effective_rank", "numerical_rank", "random_effective_rank")]
+    [1.0, 1.0, 5.0]
+    """
+    if not 0 < energy <= 1:
+        raise ValueError(f"energy is {energy}; it is a share of the squared norm, above 0 and at most 1")
+    weights = dict(_weights(model) if isinstance(model, nn.Module) else _matrices(model))
+    if not weights:
+        raise ValueError("there is no weight with two axes or more; pass a model or its state dict")
+    made = seeds.stream(seed, "random matrices")
+    rows = []
+    for name, weight in weights.items():
+        if not bool(torch.isfinite(weight).all()):
+            raise ValueError(f"weight {name!r} has entries that are not finite")
+        s = torch.linalg.svdvals(weight)
+        control = torch.linalg.svdvals(torch.randn(weight.shape, generator=made, dtype=weight.dtype))
+        rows.append((weight.shape, s, control))
+    longest = max(len(s) for _, s, _ in rows)
+    spectra = np.stack([np.pad(s.numpy(), (0, longest - len(s)), constant_values=np.nan) for _, s, _ in rows])
+    columns = {name: np.array(values) for name, values in _columns(rows, energy).items()}
+    return xr.Dataset(
+        {**{name: ("weight", values) for name, values in columns.items()}, "spectrum": (("weight", "value"), spectra)},
+        coords={"weight": list(weights)},
+        attrs={"energy": energy},
+    )
+
+
+def _columns(rows: list[tuple[torch.Size, Tensor, Tensor]], energy: float) -> dict[str, list[Any]]:
+    kept = [_kept(s, energy) for _, s, _ in rows]
+    dense = [math.prod(shape) for shape, _, _ in rows]
+    return {
+        "rows": [shape[0] for shape, _, _ in rows],
+        "columns": [shape[1] for shape, _, _ in rows],
+        "effective_rank": [_effective(s) for _, s, _ in rows],
+        "stable_rank": [_stable(s) for _, s, _ in rows],
+        "numerical_rank": [int((s > measures.rank_cutoff(s.dtype, shape) * s[0]).sum()) for shape, s, _ in rows],
+        "rank_kept": kept,
+        "parameters": dense,
+        "parameters_kept": [min(d, k * sum(shape)) for d, k, (shape, _, _) in zip(dense, kept, rows, strict=True)],
+        "random_effective_rank": [_effective(c) for _, _, c in rows],
+        "random_stable_rank": [_stable(c) for _, _, c in rows],
+        "random_rank_kept": [_kept(c, energy) for _, _, c in rows],
+    }
+
+
+def _effective(spectrum: Tensor) -> float:
+    """`effective_rank`, of singular values that are known."""
+    share = spectrum / spectrum.sum().clamp_min(torch.finfo(spectrum.dtype).tiny)
+    return float(torch.special.entr(share).sum().exp()) if spectrum[0] > 0 else 0.0
+
+
+def _stable(spectrum: Tensor) -> float:
+    """`stable_rank`, likewise."""
+    return float((spectrum / spectrum[0]).square().sum()) if spectrum[0] > 0 else 0.0
+
+
+def _kept(spectrum: Tensor, energy: float) -> int:
+    """The least number of singular values that hold a share of the squared norm."""
+    squares = spectrum.double().square()
+    total = float(squares.sum())
+    missing = total - squares.cumsum(0)
+    return int((missing > (1 - energy) * total + 1e-12 * total).sum()) + 1 if total > 0 else 0
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a module as matrices; what is composed as a whole, not its factors."""
+    inner = {id(p) for m in model.modules() if isinstance(m, Composition) for p in m.parameters()}
+    plain = {name: p.detach() for name, p in model.named_parameters() if id(p) not in inner}
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if type(module) in PLAIN and type(module) not in COMPOSED:
+                plain[f"{name}.weight".lstrip(".")] = module.weight.detach()
+            elif type(module) is ComposedMultiheadAttention:
+                plain[f"{name}.in_proj_weight".lstrip(".")] = module.in_proj_weight.detach()
+    return _matrices(plain)
+
+
+def _matrices(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Those with two axes or more, as float64 matrices on the CPU; integers and empty ones are none."""
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Tensor) and tensor.ndim >= 2 and tensor.is_floating_point() and tensor.numel():
+            yield name, tensor.detach().to("cpu", torch.float64).flatten(1)
+
+
+def text(profile: xr.Dataset) -> str:
+    """A profile as a table for a terminal: rank measures with the random control in brackets."""
+    lines = [
+        ["weight", "shape", "effective rank", "stable rank", "rank", f"rank at {profile.energy:.4g}", "parameters kept"]
+    ]
+    for name in profile.weight.values:
+        row = profile.sel(weight=name)
+        share = float(row.parameters_kept / row.parameters)
+        lines.append(
+            [
+                str(name),
+                f"{int(row['rows'])} x {int(row['columns'])}",
+                f"{float(row.effective_rank):.1f} ({float(row.random_effective_rank):.1f})",
+                f"{float(row.stable_rank):.1f} ({float(row.random_stable_rank):.1f})",
+                f"{int(row.numerical_rank)}",
+                f"{int(row.rank_kept)} ({int(row.random_rank_kept)})",
+                f"{share:.0%}",
+            ]
+        )
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    table = ["  ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*table, "", "in brackets: a random matrix of that shape"])
+
+
+def write(profile: xr.Dataset, path: Path) -> Path:
+    """A profile as .csv or .json (without the spectra), or whole as a record, .nc."""
+    if path.suffix not in (".csv", ".json", ".nc"):
+        raise ValueError(f"{path} is not a .csv, .json or .nc file")
+    if path.suffix == ".nc":
+        return files.save(profile, path)
+    frame = profile.drop_vars("spectrum").to_dataframe()
+    with files.atomic(path) as beside:
+        if path.suffix == ".csv":
+            frame.to_csv(beside)
+        else:
+            frame.reset_index().to_json(beside, orient="records", indent=2)
+    return path
