@@ -75,8 +75,11 @@ def test_run_changes_settings(tmp_path):
         (["run", "matrix_dynamics", "--preset", "tiny", "--set", "depth=0"], "depth is 0; it must be at least 1"),
         (["run", "analogy", "--set", "seeds=[]"], "setting seeds is empty"),
         (["run", "matrix_dynamics", "--preset", "tiny", "--set", "rank=70"], "ranklens: "),
-        (["run", "natural_images", "--set", "digit=11"], "digit is 11; the digits are 0 to 9"),
-        (["run", "natural_images", "--set", "train=5000"], "train is 5000; of the 1797 images"),
+        (["run", "natural_images", "--set", "classes=11"], "a class is 11; they are 0 to 9"),
+        (
+            ["run", "natural_images", "--set", "train=5000"],
+            "train is 5000; of the digits, 1 to 1796",
+        ),
         (["run", "natural_images", "--set", "every=0"], "it must be a multiple of every"),
         (["run", "analogy", "--out", __file__], "is a file; give a folder"),
         (["talk", "--only", "nothing"], "there is no study 'nothing'"),

@@ -3,15 +3,18 @@
 from ranklens.nn.checkpoint import load_weights
 from ranklens.nn.circuits import ArithmeticCircuit, LinearCircuit, circuit, product_pool
 from ranklens.nn.composed import Composition
+from ranklens.nn.compress import Compression, compress
 from ranklens.nn.overparameterize import collapse, overparameterize
 from ranklens.nn.rank_profile import rank_profile
 
 __all__ = [
     "ArithmeticCircuit",
     "Composition",
+    "Compression",
     "LinearCircuit",
     "circuit",
     "collapse",
+    "compress",
     "load_weights",
     "overparameterize",
     "product_pool",

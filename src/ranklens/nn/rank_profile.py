@@ -68,7 +68,7 @@ def rank_profile(model: nn.Module | Mapping[str, Tensor], *, energy: float = ENE
 
 
 def _columns(rows: list[tuple[torch.Size, Tensor, Tensor]], energy: float) -> dict[str, list[Any]]:
-    kept = [_kept(s, energy) for _, s, _ in rows]
+    kept = [least_rank(s, energy) for _, s, _ in rows]
     dense = [math.prod(shape) for shape, _, _ in rows]
     return {
         "rows": [shape[0] for shape, _, _ in rows],
@@ -81,7 +81,7 @@ def _columns(rows: list[tuple[torch.Size, Tensor, Tensor]], energy: float) -> di
         "parameters_kept": [min(d, k * sum(shape)) for d, k, (shape, _, _) in zip(dense, kept, rows, strict=True)],
         "random_effective_rank": [_effective(c) for _, _, c in rows],
         "random_stable_rank": [_stable(c) for _, _, c in rows],
-        "random_rank_kept": [_kept(c, energy) for _, _, c in rows],
+        "random_rank_kept": [least_rank(c, energy) for _, _, c in rows],
     }
 
 
@@ -96,8 +96,8 @@ def _stable(spectrum: Tensor) -> float:
     return float((spectrum / spectrum[0]).square().sum()) if spectrum[0] > 0 else 0.0
 
 
-def _kept(spectrum: Tensor, energy: float) -> int:
-    """The least number of singular values that hold a share of the squared norm."""
+def least_rank(spectrum: Tensor, energy: float) -> int:
+    """The least number of singular values that hold a share of the squared norm; 0 for those of zero."""
     squares = spectrum.double().square()
     total = float(squares.sum())
     missing = total - squares.cumsum(0)

@@ -1,0 +1,124 @@
+"""Truncated layers against the truncated weights, and their numbers against literal counts."""
+
+import pytest
+import torch
+from torch import nn
+
+import ranklens as rl
+
+
+@pytest.fixture(autouse=True)
+def initial_values():
+    """Modules draw theirs from the global generator, which is put back."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def batch(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def truncated(weight, rank):
+    """The nearest weight of a rank."""
+    U, s, Vh = torch.linalg.svd(weight.detach().flatten(1), full_matrices=False)
+    return ((U[:, :rank] * s[:rank]) @ Vh[:rank]).reshape(weight.shape)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Linear(20, 16), (3, 20)),
+        (lambda: nn.Linear(20, 16, bias=False), (3, 20)),
+        (lambda: nn.Conv1d(6, 16, 3, stride=2, padding=1), (2, 6, 9)),
+        (lambda: nn.Conv2d(6, 16, 3, dilation=2, padding="same", padding_mode="circular"), (2, 6, 7, 8)),
+        (lambda: nn.Conv3d(4, 16, (1, 3, 2), padding=(0, 1, 1)), (1, 4, 3, 4, 5)),
+    ],
+)
+def test_two_layers_are_the_truncated_one(make, shape):
+    layer, x = make().double(), batch(*shape)
+    small = rl.nn.compress(layer, rank=3).model
+    assert isinstance(small, nn.Sequential)
+    with torch.no_grad():
+        layer.weight.copy_(truncated(layer.weight, 3))
+    assert torch.allclose(small(x), layer(x), atol=1e-12)
+
+
+def test_the_table_counts():
+    net = nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 4)).double()
+    found = rl.nn.compress(net, rank=4)
+    assert list(found.table.layer.values) == ["0", "2"]
+    assert found.table.rank_kept.values.tolist() == [4, 4]  # the second would cost 4 (20 + 4) > 80, and stays
+    assert found.table.parameters_kept.values.tolist() == [4 * 50, 80]
+    assert isinstance(found.model[2], nn.Linear)
+    assert torch.equal(found.model[2].weight, net[2].weight)
+    assert sum(p.numel() for p in found.model.parameters()) == found.table.model_parameters_kept
+    assert sum(p.numel() for p in net.parameters()) == found.table.model_parameters
+    weight = net[0].weight.detach()
+    off = truncated(weight, 4) - weight
+    assert float(found.table.error[0]) == pytest.approx(float(off.norm() / weight.norm()), rel=1e-9)
+    assert float(found.table.error[1]) == 0
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.3, 0.7])
+def test_a_tolerance_is_kept(tolerance):
+    net = nn.Linear(40, 40).double()
+    found = rl.nn.compress(net, tolerance=tolerance)
+    assert float(found.table.error.max()) <= tolerance + 1e-9
+    with torch.no_grad():
+        net.weight.copy_(truncated(net.weight, 5))
+    assert int(rl.nn.compress(net, tolerance=1e-6).table.rank_kept[0]) == 5
+
+
+def test_a_budget_is_met_and_used():
+    net = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 40)).double()
+    sizes = {}
+    for budget in (0.2, 0.5, 0.9):
+        found = rl.nn.compress(net, budget=budget)
+        sizes[budget] = sum(p.numel() for p in found.model.parameters()) / found.table.model_parameters
+        assert budget - 0.06 < sizes[budget] <= budget  # a component of both layers is 5%
+    with pytest.raises(ValueError, match="even rank 1 everywhere"):
+        rl.nn.compress(net, budget=0.01)
+
+
+def test_what_is_left_alone():
+    """Groups, weights that are shared, attention, and layers that would not get smaller."""
+    tied = nn.ModuleDict({"a": nn.Linear(20, 20), "b": nn.Linear(20, 20)})
+    tied["b"].weight = tied["a"].weight
+    net = nn.ModuleDict(
+        {
+            "tied": tied,
+            "groups": nn.Conv2d(8, 8, 3, groups=2),
+            "attention": nn.MultiheadAttention(16, 2),
+            "linear": nn.Linear(20, 20),
+        }
+    )
+    found = rl.nn.compress(net, rank=1)
+    assert list(found.table.layer.values) == ["linear"]
+    assert found.model["tied"]["a"].weight is found.model["tied"]["b"].weight
+    assert isinstance(net["linear"], nn.Linear)  # the argument is not changed
+
+
+def test_composed_layers_are_cut():
+    deep = rl.nn.overparameterize(nn.Sequential(nn.Linear(20, 20)).double().eval(), init=0.1)
+    found = rl.nn.compress(deep, energy=0.5)
+    weight = truncated(deep[0].weight, int(found.table.rank_kept[0]))
+    x = batch(2, 20)
+    assert torch.allclose(found.model(x), nn.functional.linear(x, weight, deep[0].bias), atol=1e-12)
+    assert not found.model[0].training
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "exactly one of"),
+        ({"rank": 2, "energy": 0.5}, "exactly one of"),
+        ({"rank": 0}, "rank is 0"),
+        ({"energy": 1.5}, "energy is 1.5"),
+        ({"tolerance": -0.1}, "tolerance is -0.1"),
+        ({"budget": float("nan")}, "budget is nan"),
+    ],
+)
+def test_what_makes_no_sense(settings, said):
+    with pytest.raises(ValueError, match=said):
+        rl.nn.compress(nn.Linear(3, 3), **settings)
