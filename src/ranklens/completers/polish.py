@@ -80,9 +80,10 @@ class Polish:
         return min((key for key in self.errors if key[0] == rung), key=lambda key: self.errors[key])
 
     def search(self) -> tuple[int, float]:
-        """All ridges at the first size, then larger and smaller ones while they are better."""
+        """All ridges at the first size (up from zero for very many entries), then other sizes while they are better."""
         here = self.ladder.begin
-        first = min(RIDGES, key=lambda ridge: self.error(here, ridge))
+        many = len(self.train) > LARGE
+        first = self.climb(here, RIDGES[0]) if many else min(RIDGES, key=lambda ridge: self.error(here, ridge))
         for way, enough in ((1, self.simpler), (-1, 1.0)):  # smaller if about as good, larger if better
             rung, ridge, worse = here + way, first, 0
             while 0 <= rung < len(self.ladder.rungs) and worse < 2:
