@@ -78,4 +78,6 @@ def test_importing_the_package_does_not_import_torch():
 def test_nothing_is_unpickled_and_nothing_unseeded():
     for path in modules():
         text = path.read_text()
-        assert not re.search(r"import pickle|torch\.load\((?![^)]*weights_only=True)|np\.random\.|torch\.manual_seed", text), path
+        assert not re.search(
+            r"import pickle|torch\.load\((?![^)]*weights_only=True)|np\.random\.|torch\.manual_seed", text
+        ), path

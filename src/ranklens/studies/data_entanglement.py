@@ -222,6 +222,11 @@ def draw(record: xr.Dataset) -> Figure:
     settings = common.settings_of(record, Settings)
     made, (entropies, tails, errors) = drawing.figure(3)
     _bars(entropies, record.entropy, "patch")
+    for k, size in enumerate(record.patch.values):
+        most = math.log(min(settings.rows, 2.0 ** min(size, 60)))
+        entropies.plot(
+            [k - 0.42, k + 0.42], [most] * 2, label="the most it can be" if k == 0 else None, **drawing.THEORY
+        )
     drawing.label(entropies, "Entanglement with all other pixels", "pixels in a patch", "entropy (nats)")
     for k, order in enumerate(ORDERS):
         values = 100 * record.beyond.sel(order=order)
@@ -230,10 +235,12 @@ def draw(record: xr.Dataset) -> Figure:
     tails.set_xticks(record.width.values, [str(width) for width in record.width.values])
     drawing.label(tails, "What no factorization of a width reaches", "width", "% of the squared norm of the data")
     _bars(errors, record.train / record.variance, "label")
+    errors.axhline(1.0, label="variance of labels", **drawing.THEORY)
     title = f"What width {settings.width} fits in {settings.steps} steps"
     drawing.label(errors, title, f"class of the {settings.images}", "train error / variance of labels")
-    for axes in (entropies, tails):
-        axes.legend(fontsize=8)
+    entropies.legend(fontsize=8, loc="upper left")
+    tails.legend(fontsize=8)
+    errors.legend(fontsize=8, loc="center right")
     return made
 
 
