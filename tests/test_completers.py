@@ -17,6 +17,7 @@ from ranklens.completers.entries import entries, product_svd
 from ranklens.completers.polish import thinned
 from ranklens.completers.seen import Seen, fit_biases
 from ranklens.completers.start import aligned_, leading
+from ranklens.completers.tensor import leaning_
 
 FAMILIES = {
     "matrix": lambda: rl.deep_matrix((4, 5), 2, 2, std=1.0),
@@ -415,6 +416,18 @@ def test_tensors_of_every_family(family, make, widths):
     completer = rl.TensorCompleter(target.shape, family, max_steps=1000).fit(task.indices, task.values)
     assert completer.widths_ == widths
     assert float(task.error(completer.network_)) < 0.02
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_data_that_are_not_centred_start_on_the_side_of_their_mean(sign):
+    made = torch.Generator().manual_seed(0)
+    indices = torch.randint(9, (200, 3), generator=made)
+    seen = Seen(indices, sign * (1 + torch.rand(200, generator=made, dtype=torch.float64)), (9, 9, 9))
+    net = leaning_(rl.cp((9, 9, 9), 4, std=1e-2), seen)
+    assert float(net.entries(indices).detach().mean()) * sign > 0
+    before = rl.cp((9, 9, 9), 4, std=1e-2)
+    centred = leaning_(rl.cp((9, 9, 9), 4, std=1e-2), seen.minus(seen.values.mean()))
+    assert torch.equal(centred.tensor(), before.tensor())
 
 
 def test_a_network_or_a_function_is_a_family():

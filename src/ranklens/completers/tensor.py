@@ -20,6 +20,7 @@ from ranklens.completers.seen import Biases, Seen
 from ranklens.network import TensorNetwork
 
 WIDTHS = {"cp": 128, "hierarchical": 64, "tensor_train": 16, "tucker": 8}  # at most so wide by default: caps, stated
+CENTRED = 0.2  # of the root mean square: the mean of data that count as centred
 Family = str | TensorNetwork | Callable[[Sequence[int]], TensorNetwork]
 
 
@@ -36,7 +37,7 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
         family: "cp" | "hierarchical" | "tensor_train" | "tucker", a network (copied), or a function of the shape
             that makes one; its own values are replaced by the small start.
         scale: standard deviation of the entries at the start, in units of the data's root mean square; None takes
-            1e-3.
+            1e-3. Data that are not centred start on the side of their mean.
         width: of all bonds, a cap on the rank; None takes what the family needs so that rank is not limited, but at
             most 128 for CP, 64 for hierarchical, 16 for trains, 8 for Tucker; not used for networks and functions.
         biases: whether a mean and one number per index of every mode come first.
@@ -112,9 +113,9 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
             seed=seed,
         )
 
-        def start(_: Seen, dtype: torch.dtype) -> TensorNetwork:
+        def start(left: Seen, dtype: torch.dtype) -> TensorNetwork:
             net = self._network(shape).to(dtype=dtype, device=self.device)
-            return init.scaled_(net, 1e-3 if self.scale is None else self.scale, seed=seed)
+            return leaning_(init.scaled_(net, 1e-3 if self.scale is None else self.scale, seed=seed), left)
 
         found = complete(Seen(torch.from_numpy(pairs), torch.from_numpy(numbers), shape), start, settings)
         self.rmse_, self.profile_ = found.rmse, found.profile
@@ -160,6 +161,23 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
     def score(self, indices: ArrayLike, values: ArrayLike) -> float:
         """Coefficient of determination R^2 of predictions at positions."""
         return float(r2_score(np.asarray(values, dtype=np.float64), np.asarray(self.predict(indices))))
+
+
+@torch.no_grad()
+def leaning_(net: TensorNetwork, seen: Seen) -> TensorNetwork:
+    """Where data are not centred, give every node a mean as large as its standard deviation.
+
+    A random start knows no direction: the gradient of a row is a sum over its entries with weights of random signs,
+    which for modes of thousands of levels is all noise. On the side of the mean the signs agree, so that the largest
+    component of such data is found at once, and the others from what it leaves.
+    """
+    mean = float(seen.values.mean())
+    if abs(mean) > CENTRED * float(seen.values.square().mean().sqrt()):
+        for k, node in enumerate(net.nodes):
+            node.add_(node.std() if node.numel() > 1 else 0.0)
+            if k == 0 and mean < 0:
+                node.neg_()
+    return net
 
 
 def _width(family: str, shape: tuple[int, ...]) -> int:
