@@ -99,7 +99,7 @@ def recover(what: str, count: int) -> dict:
     else:
         indices, values = seen.indices.numpy(), seen.values.numpy()
         del seen
-        completer = rl.TensorCompleter(shape, "cp", width=WIDTH, max_steps=500).fit(indices, values)
+        completer = rl.TensorCompleter(shape, "cp", width=WIDTH, max_steps=1000).fit(indices, values)
         rank = completer.widths_
     error = float(np.linalg.norm(completer.predict(asked) - truth) / np.linalg.norm(truth))
     return {
