@@ -240,7 +240,7 @@ def test_resuming_at_rest_rests():
 def test_a_flow_to_zero_loss_ends_at_rounding_and_is_not_called_diverged(seed):
     net = rl.deep_matrix((5, 5), 3, std=0.1, seed=seed)
     task = rl.Completion.sample(rl.targets.low_rank_matrix((5, 5), 2, seed=seed), 18)
-    run = rl.gradient_flow(net, task, until_loss=0, until_evaluations=30_000)
+    run = rl.gradient_flow(net, task, until_loss=0, until_evaluations=8_000)
     assert run.attrs["stopped"] in ("stationary", "evaluations", "loss")
     assert float(run.loss[-1]) < 1e-14
 
