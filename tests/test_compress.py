@@ -122,3 +122,63 @@ def test_composed_layers_are_cut():
 def test_what_makes_no_sense(settings, said):
     with pytest.raises(ValueError, match=said):
         rl.nn.compress(nn.Linear(3, 3), **settings)
+
+
+def test_what_a_batch_says():
+    net = nn.Sequential(nn.Conv2d(2, 16, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(64, 32), nn.Dropout())
+    net = net.double().requires_grad_(False)
+    x = torch.randn(3, 2, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = rl.nn.compress(net, rank=2, batch=x)
+    assert found.table.multiply_adds.values.tolist() == [3 * 4 * 16 * 18, 3 * 64 * 32]
+    assert found.table.multiply_adds_kept.values.tolist() == [3 * 4 * 2 * 34, 3 * 2 * 96]
+    assert list(found.table["shape"].values) == ["16 x 2 x 3 x 3", "32 x 64"]
+    expected, small = net.eval()(x), found.model.eval()(x)
+    assert found.table.attrs["output_error"] == pytest.approx(float((small - expected).norm() / expected.norm()))
+    first = (found.model[0](x) - net[0](x)).norm() / net[0](x).norm()
+    assert float(found.table.output_error[0]) == pytest.approx(float(first.detach()))
+    whole = rl.nn.compress(net, energy=1.0, batch=(x,))
+    assert whole.table.attrs["output_error"] <= 1e-12
+    with pytest.raises(TypeError, match="gives a tuple"):
+        rl.nn.compress(Pair(), rank=1, batch=x)
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(5, 5).double()
+
+    def forward(self, x):
+        return self.layer(x), x
+
+
+def test_pareto_scores_what_it_makes():
+    net = nn.Linear(20, 20).double()
+    found = rl.nn.pareto(net, lambda model: sum(p.numel() for p in model.parameters()), energies=(1.0, 0.3))
+    assert found.score.values.tolist() == found.parameters.values.tolist()
+    assert found.attrs == {"parameters": 420, "score_plain": 420.0}
+    assert float(found.parameters[1]) < 420
+
+
+@pytest.mark.parametrize("kind", ["cp", "hierarchical"])
+def test_pruning_keeps_its_bound_and_what_is_zero_goes(kind):
+    net = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 3, 2)).double()
+    deep = rl.nn.overparameterize(net, kind=kind)
+    with torch.no_grad():
+        network = deep[0].composition.network
+        rl.init.normal_(network, 0.5, seed=0)
+        for k, axis in network.layout.meets(network.bonds[0]):
+            network.nodes[k].movedim(axis, 0)[1:] *= 0.05 if kind == "cp" else 1e-4
+    found = rl.nn.prune(deep, 0.01)
+    table = found.table.sel(layer="0")
+    assert 0 <= float(table.error) <= float(table.bound) <= 0.01
+    assert int(table.components_kept) < int(table.components)
+    x = torch.ones(1, 4, 5, 5, dtype=torch.float64)
+    assert torch.allclose(found.model[0](x), deep[0](x), rtol=0.05, atol=0.02 * float(deep[0](x).detach().abs().max()))
+    assert not torch.equal(found.model[0].weight, deep[0].weight)
+    assert rl.nn.collapse(found.model)(x).shape == (1, 3, 2, 2)
+    again = rl.nn.prune(deep, 0.0).table
+    assert float(again.error.max()) <= 1e-12
+    with pytest.raises(ValueError, match="tolerance is 2"):
+        rl.nn.prune(deep, 2)
+    with pytest.raises(ValueError, match="no layer is a tensor factorization"):
+        rl.nn.prune(rl.nn.overparameterize(net), 0.1)

@@ -54,7 +54,7 @@ def effective_rank(W: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*b
     >>> [round(float(rl.effective_rank(x)), 6) for x in (torch.eye(5), torch.eye(1, 3), torch.zeros(2, 2))]
     [5.0, 1.0, 0.0]
     """
-    return _entropic(singular_values(W), exponentiate=True)
+    return effective_rank_of(singular_values(W))
 
 
 def stable_rank(W: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch"]:
@@ -66,9 +66,25 @@ def stable_rank(W: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batc
     >>> float(rl.stable_rank(torch.diag(torch.tensor([2.0, 1.0, 1.0]))))
     1.5
     """
-    s = singular_values(W)
-    top = s[..., :1]
-    return (s / top.where(top > 0, 1.0)).square().sum(dim=-1)
+    return stable_rank_of(singular_values(W))
+
+
+def effective_rank_of(spectrum: Float[Tensor, "*batch values"]) -> Float[Tensor, "*batch"]:
+    """The `effective_rank` of matrices whose singular values are known."""
+    return entropy(spectrum).exp().where(spectrum.sum(dim=-1) > 0, 0.0)
+
+
+def stable_rank_of(spectrum: Float[Tensor, "*batch values"]) -> Float[Tensor, "*batch"]:
+    """The `stable_rank`, likewise; the largest value first."""
+    top = spectrum[..., :1]
+    return (spectrum / top.where(top > 0, 1.0)).square().sum(dim=-1)
+
+
+def entropy(weights: Float[Tensor, "*batch values"]) -> Float[Tensor, "*batch"]:
+    """-sum p ln p of weights that are not negative, divided by their sum; 0 for zeros."""
+    total = weights.sum(dim=-1, keepdim=True)
+    p = weights / total.where(total > 0, 1.0)
+    return -(p * p.where(p > 0, 1.0).log()).sum(dim=-1)  # with a gradient at zeros, which entr has not
 
 
 def numerical_rank(W: Float[Tensor, "*batch rows columns"], rtol: float | None = None) -> Int[Tensor, "*batch"]:
@@ -233,7 +249,7 @@ def entanglement_entropy(T: Float[Tensor, "..."], modes: Sequence[int], order: i
     """
     s = singular_values(matricize(T, modes, order))
     top = s[..., :1]
-    return _entropic((s / top.where(top > 0, 1.0)).square(), exponentiate=False)
+    return entropy((s / top.where(top > 0, 1.0)).square())
 
 
 @dataclass(frozen=True)
@@ -329,13 +345,6 @@ def _khatri_rao(factors: Sequence[Tensor]) -> Tensor:
     for factor in factors[1:]:
         result = (result[:, None] * factor[None]).flatten(0, 1)
     return result
-
-
-def _entropic(weights: Tensor, *, exponentiate: bool) -> Tensor:
-    total = weights.sum(dim=-1, keepdim=True)
-    p = weights / total.where(total > 0, 1.0)
-    entropy = -(p * p.where(p > 0, 1.0).log()).sum(dim=-1)  # with a gradient at zeros, which entr has not
-    return entropy.exp().where(total[..., 0] > 0, 0.0) if exponentiate else entropy
 
 
 def _check_rtol(rtol: float) -> float:

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ranklens import contract
+from ranklens import contract, measures
 from ranklens.completers.entries import copied, entries, predict, spectra
 from ranklens.completers.seen import Seen
 from ranklens.network import TensorNetwork
@@ -151,9 +151,8 @@ def _profile(net: TensorNetwork, rows: list[tuple[int, float, float, list[Tensor
     }
     for k in range(len(rows[0][3]) if rows else 0):
         name = "standing" if len(rows[0][3]) == 1 else f"standing_{k}"
-        values = torch.stack([row[3][k] for row in rows]).double().numpy()
-        data[name] = (("step", f"{name}_rank"), values)
-        share = values / np.maximum(values.sum(axis=1, keepdims=True), np.finfo(float).tiny)
-        entropy = -(share * np.log(np.maximum(share, np.finfo(float).tiny))).sum(axis=1)
-        data[f"effective_rank{name.removeprefix('standing')}"] = (("step",), np.exp(entropy))
+        values = torch.stack([row[3][k] for row in rows]).double()
+        data[name] = (("step", f"{name}_rank"), values.numpy())
+        found = measures.effective_rank_of(values)
+        data[f"effective_rank{name.removeprefix('standing')}"] = (("step",), found.numpy())
     return xr.Dataset(data, coords={"step": steps}, attrs={"network": repr(net)})

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ranklens import measures
 from ranklens.trees import ModeTree, Node
 
 LARGEST = 2**26  # entries of a data tensor that is written out
@@ -82,7 +83,7 @@ def entanglement(
     if len(set(modes)) < len(modes) or not 0 < len(modes) < count:
         raise ValueError(f"modes {tuple(modes)} must name some of the {count} features, each once, and not all")
     others = [mode for mode in range(count) if mode not in set(modes)]
-    return _entropy(_squares(directions, scaled, modes, _gram(directions, others)))
+    return measures.entropy(_squares(directions, scaled, modes, _gram(directions, others)))
 
 
 def canonical_entanglement(
@@ -115,7 +116,7 @@ def canonical_entanglement(
     {(0, 1): 0.0, (2, 3): 0.0}
     {(0, 2): 1.386, (1, 3): 1.386}
     """
-    return {node: _entropy(spectrum.square()) for node, spectrum in _spectra(features, tree, weights)}
+    return {node: measures.entropy(spectrum.square()) for node, spectrum in _spectra(features, tree, weights)}
 
 
 def unreachable(
@@ -216,12 +217,6 @@ def _squares(directions: Tensor, weights: Tensor, modes: Sequence[int], rest: Te
     squares = torch.linalg.eigvalsh(side @ rest @ side.T)
     top = squares.max()
     return squares.where(squares > len(directions) * torch.finfo(squares.dtype).eps * top, 0.0)
-
-
-def _entropy(squares: Tensor) -> Tensor:
-    top = squares.max()
-    share = squares / squares.sum().where(top > 0, 1.0)
-    return (share * share.where(share > 0, 1.0).log()).sum().abs()  # no term is positive
 
 
 def _factor(directions: Tensor, modes: Sequence[int]) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ranklens.init import is_chain
 from ranklens.network import TensorNetwork
+from ranklens.nn.kernel_chain import KernelChain
 
 
 class Composition(nn.Module):
@@ -18,15 +19,16 @@ class Composition(nn.Module):
     multiplied in their own precision, and the layer rounds the weight.
 
     Attributes:
-        network: its end tensor, reshaped.
+        network: a tensor network or a chain of kernels; the weight is its end tensor, reshaped.
         shape: of the weight.
 
     Changing a factor through `.data` is not seen; change it under `torch.no_grad()`.
     """
 
-    def __init__(self, network: TensorNetwork, shape: torch.Size) -> None:
+    def __init__(self, network: TensorNetwork | KernelChain, shape: torch.Size) -> None:
         super().__init__()
         self.network, self.shape = network, shape
+        self._is_chain = len(shape) == 2 and (isinstance(network, KernelChain) or is_chain(network))
         self._kept: tuple[Any, Tensor] | None = None
 
     def forward(self) -> Tensor:
@@ -54,8 +56,9 @@ class Composition(nn.Module):
 
     def chain(self) -> list[Tensor] | None:
         """The factors in the order in which an input meets them, where the network is a product of matrices."""
-        matrices = len(self.shape) == 2 and is_chain(self.network)
-        return list(reversed(self.network.nodes)) if matrices else None
+        if not self._is_chain:
+            return None
+        return list(self.network.stacks if isinstance(self.network, KernelChain) else reversed(self.network.nodes))
 
     def _apply(self, *args: Any, **settings: Any) -> "Composition":
         self._kept = None  # moving a factor does not change its version

@@ -1,7 +1,8 @@
 """Weights cut to the rank that they have, where that saves anything."""
 
+import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -10,8 +11,13 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from ranklens.init import is_chain
+from ranklens.network import TensorNetwork
+from ranklens.nn.composed import Composition
 from ranklens.nn.overparameterize import collapse
 from ranklens.nn.rank_profile import least_rank
+from ranklens.theory.rank_bounds import pruning_bound
+from ranklens.truncation import truncate
 
 M = TypeVar("M", bound=nn.Module)
 LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -24,9 +30,11 @@ class Compression(Generic[M]):
 
     Attributes:
         model: the copy.
-        table: Dataset over `layer`: rank (that the shape allows), rank_kept, parameters, parameters_kept, and error,
-            the relative Frobenius error of the weight; the attributes model_parameters and model_parameters_kept
-            count the whole model.
+        table: Dataset over `layer`: shape, rank (that the shape allows), rank_kept, parameters, parameters_kept, and
+            error, the relative Frobenius error of the weight; with a batch also multiply_adds and multiply_adds_kept of
+            the batch, and output_error, the relative error of the layer's output on what reaches it in the whole model.
+            The attributes model_parameters and model_parameters_kept count the whole model, and output_error is that of
+            its output.
     """
 
     model: M
@@ -63,6 +71,7 @@ def compress(
     rank: int | None = None,
     tolerance: float | None = None,
     budget: float | None = None,
+    batch: Any = None,
 ) -> Compression[M]:
     r"""A copy of a model with its weights truncated to low rank, as two smaller layers each, where that saves any.
 
@@ -77,6 +86,7 @@ def compress(
         rank: so many components of every layer, or
         tolerance: the least rank with this relative Frobenius error of every weight, or
         budget: the largest energy, the same for all, with this share of the model's parameters.
+        batch: an input of the model, or a tuple of its arguments, on which outputs are compared.
 
     Returns:
         A `Compression`: the smaller model and a table.
@@ -110,10 +120,128 @@ def compress(
     total = sum(p.numel() for p in plain.parameters())
     ranks = _ranks(layers, name, float(value), total)
     table = _table(layers, ranks, total)
+    arguments = batch if isinstance(batch, tuple) else (batch,)
+    if batch is not None:
+        table, whole = _with_outputs(plain, layers, ranks, table, arguments)
     for layer, kept in zip(layers, ranks, strict=True):
         if layer.cost(kept) < layer.dense:
             plain = _replaced(plain, layer.name, _factored(layer, kept))
+    if batch is not None:
+        table.attrs["output_error"] = _relative(_output(plain, arguments), whole)
     return Compression(plain, table)
+
+
+def pareto(
+    model: nn.Module,
+    score: Callable[[nn.Module], float] | None = None,
+    *,
+    energies: Sequence[float] = (1.0, 0.999, 0.99, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5),
+    batch: Any = None,
+) -> xr.Dataset:
+    """What `compress` makes of a model at several energies: how small, and how good.
+
+    Args:
+        model: as for `compress`.
+        score: a function of a model, such as its accuracy.
+        energies: shares of the squared norm.
+        batch: an input, for the error of the output.
+
+    Returns:
+        A Dataset over `energy`: parameters, and where asked for score and output_error; its attribute parameters counts
+        those of the plain model, whose score is score_plain.
+
+    >>> import torch, ranklens as rl
+    >>> with torch.random.fork_rng():
+    ...     layer, x = torch.nn.Linear(30, 30), torch.randn(8, 30)
+    >>> found = rl.nn.pareto(layer, batch=x, energies=(1.0, 0.5, 0.2))
+    >>> bool((found.parameters.diff("energy") <= 0).all()), bool((found.output_error.diff("energy") >= 0).all())
+    (True, True)
+    """
+    found = [compress(model, energy=energy, batch=batch) for energy in energies]
+    columns: dict[str, list[float]] = {"parameters": [c.table.attrs["model_parameters_kept"] for c in found]}
+    attrs = {"parameters": found[0].table.attrs["model_parameters"]}
+    if batch is not None:
+        columns["output_error"] = [c.table.attrs["output_error"] for c in found]
+    if score is not None:
+        columns["score"] = [float(score(c.model)) for c in found]
+        attrs["score_plain"] = float(score(collapse(model)))
+    data = {name: ("energy", np.array(values)) for name, values in columns.items()}
+    return xr.Dataset(data, coords={"energy": list(energies)}, attrs=attrs)
+
+
+@torch.no_grad()
+def prune(model: M, tolerance: float) -> Compression[M]:
+    r"""A copy of a model whose tensor-factored layers lose components that provably do not matter.
+
+    The components of smallest norm are left out at every bond as long as the bound on what that can change of a weight,
+
+        sum over bonds of (dropped component norms) x (product of the norms of the nodes the bond does not meet),
+
+    stays below `tolerance` times the weight's norm; every bond gets an equal part of it, as in the theorem.
+
+    Args:
+        model: with layers of `overparameterize`; those that are products of matrices or expanded kernels are left.
+        tolerance: relative, of every weight.
+
+    Returns:
+        A `Compression`; its table is over `layer`, with components, components_kept, parameters, parameters_kept, bound
+        and error, both relative.
+
+    Raises:
+        ValueError: for a tolerance outside [0, 1], or a model without such layers.
+
+    Source: Razin, Maman, Cohen (ICML 2022), low local component norms and low hierarchical tensor rank.
+
+    >>> import torch, ranklens as rl
+    >>> deep = rl.nn.overparameterize(torch.nn.Linear(16, 16).double(), kind="hierarchical", tensorize=((4, 4), (4, 4)))
+    >>> table = rl.nn.prune(deep, 0.2).table
+    >>> bool(table.error[0] <= table.bound[0] <= 0.2), bool(table.components_kept[0] <= table.components[0])
+    (True, True)
+    """
+    if not 0 <= tolerance <= 1:
+        raise ValueError(f"tolerance is {tolerance}; it is a relative error, at least 0 and at most 1")
+    model = copy.deepcopy(model)
+    rows: dict[str, list[Any]] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, Composition) or not isinstance(module.network, TensorNetwork):
+            continue
+        net = module.network
+        if is_chain(net):
+            continue
+        weight = net.tensor()
+        size = float(weight.norm())
+        small = truncate(net, _prunable(net, tolerance * size / max(len(net.bonds), 1)))
+        small.requires_grad_(any(p.requires_grad for p in net.parameters()))
+        found = {
+            "layer": name.removesuffix(".composition").removesuffix("composition"),
+            "components": sum(net.layout.sizes[bond] for bond in net.bonds),
+            "components_kept": sum(small.layout.sizes[bond] for bond in net.bonds),
+            "parameters": sum(p.numel() for p in net.parameters()),
+            "parameters_kept": sum(p.numel() for p in small.parameters()),
+            "bound": float(pruning_bound(net, {b: small.layout.sizes[b] for b in net.bonds})) / (size or 1.0),
+            "error": float((small.tensor() - weight).norm()) / (size or 1.0),
+        }
+        for key, value in found.items():
+            rows.setdefault(key, []).append(value)
+        module.network = small
+        module._kept = None
+    if not rows:
+        raise ValueError(
+            "no layer is a tensor factorization; make some with rl.nn.overparameterize(kind='hierarchical')"
+        )
+    data = {name: ("layer", np.array(values)) for name, values in rows.items() if name != "layer"}
+    return Compression(model, xr.Dataset(data, coords={"layer": rows["layer"]}))
+
+
+def _prunable(net: TensorNetwork, allowed: float) -> dict[Any, int]:
+    """The least width of every bond whose own part of the bound is allowed."""
+    widths = {}
+    for bond in net.bonds:
+        met = {k for k, _ in net.layout.meets(bond)}
+        others = math.prod(float(node.norm()) for k, node in enumerate(net.nodes) if k not in met)
+        norms = net.component_norms(bond).double().sort().values
+        widths[bond] = max(len(norms) - int((norms.cumsum(0) * others <= allowed).sum()), 1)
+    return widths
 
 
 def _layers(model: nn.Module) -> Iterator[_Layer]:
@@ -158,6 +286,7 @@ def _table(layers: list[_Layer], ranks: list[int], total: int) -> xr.Dataset:
     costs = [layer.cost(r) for layer, r in zip(layers, ranks, strict=True)]
     kept = [r if c else len(layer.s) for layer, r, c in zip(layers, ranks, cut, strict=True)]
     columns = {
+        "shape": [" x ".join(map(str, layer.module.weight.shape)) for layer in layers],
         "rank": [len(layer.s) for layer in layers],
         "rank_kept": kept,
         "parameters": [layer.dense for layer in layers],
@@ -170,6 +299,52 @@ def _table(layers: list[_Layer], ranks: list[int], total: int) -> xr.Dataset:
         coords={"layer": [layer.name for layer in layers]},
         attrs={"model_parameters": total, "model_parameters_kept": total - saved},
     )
+
+
+def _with_outputs(
+    model: nn.Module, layers: list[_Layer], ranks: list[int], table: xr.Dataset, arguments: tuple[Any, ...]
+) -> tuple[xr.Dataset, Tensor]:
+    """The table with what a batch says, and the model's output."""
+    places, errors = dict.fromkeys((layer.name for layer in layers), 0), dict.fromkeys((x.name for x in layers), 0.0)
+
+    def watch(layer: _Layer, rank: int) -> Any:
+        small = _factored(layer, rank) if layer.cost(rank) < layer.dense else None
+
+        def hook(_: nn.Module, inputs: Any, output: Tensor) -> None:
+            places[layer.name] += output.numel() // len(layer.U)
+            if small is not None:
+                errors[layer.name] = max(errors[layer.name], _relative(small(*inputs), output))
+
+        return hook
+
+    handles = [x.module.register_forward_hook(watch(x, rank)) for x, rank in zip(layers, ranks, strict=True)]
+    whole = _output(model, arguments)
+    for handle in handles:
+        handle.remove()
+    count = np.array([places[layer.name] for layer in layers])
+    added = {
+        "multiply_adds": count * table.parameters.values,
+        "multiply_adds_kept": count * table.parameters_kept.values,
+        "output_error": np.array([errors[layer.name] for layer in layers]),
+    }
+    return table.assign({name: ("layer", values) for name, values in added.items()}), whole
+
+
+@torch.no_grad()
+def _output(model: nn.Module, arguments: tuple[Any, ...]) -> Tensor:
+    """The output of a model that is not being trained, which stays as it is."""
+    modes = {module: module.training for module in model.modules()}
+    found = model.eval()(*arguments)
+    for module, training in modes.items():
+        module.training = training
+    if not isinstance(found, Tensor):
+        raise TypeError(f"the model gives a {type(found).__name__}; outputs are compared where it gives a tensor")
+    return found
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    size = float(expected.norm())
+    return float((found - expected).norm()) / size if size > 0 else 0.0
 
 
 def _factored(layer: _Layer, rank: int) -> nn.Sequential:

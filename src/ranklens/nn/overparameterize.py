@@ -13,11 +13,15 @@ from ranklens import families
 from ranklens import init as inits
 from ranklens.network import TensorNetwork
 from ranklens.nn.composed import COMPOSED, PLAIN, ComposedMultiheadAttention, Composition
+from ranklens.nn.exact_start import hold_
+from ranklens.nn.kernel_chain import KernelChain, expanded
 
 M = TypeVar("M", bound=nn.Module)
 Where = Callable[[str, nn.Module], bool] | Sequence[str] | None
-KINDS = ("matrix", "cp", "hierarchical", "tensor_train", "tucker")
+EXPANDED = ("expanded", "stacked")
+KINDS = ("matrix", "cp", "hierarchical", "tensor_train", "tucker", *EXPANDED)
 KEEP = "keep"
+RATE = 4  # of expanded layers, as published
 
 
 def overparameterize(
@@ -45,11 +49,14 @@ def overparameterize(
     Args:
         model: any; it is not changed.
         depth: L, of a matrix factorization.
-        kind: "matrix" | "cp" | "hierarchical" | "tensor_train" | "tucker".
-        width: of all bonds, a cap on the rank; None takes what never limits it (not for trains and Tucker).
+        kind: "matrix" | "cp" | "hierarchical" | "tensor_train" | "tucker"; or, for kernels, "expanded" (sizes 1, k, 1)
+            or "stacked" (as many of size 3 as make one of size k), with a Linear as a product of three.
+        width: of all bonds, a cap on the rank; None takes what never limits it (not for trains and Tucker). For
+            expanded kernels the rate by which channels within are more, 4 by default.
         where: which layers: names or patterns such as "encoder.*", or a function of (name, module); None takes all.
-        init: "keep" starts at the very weights (balanced factors; for "matrix" and "cp"); a number starts at random,
-            with entries of that standard deviation in units of the present weight's.
+        init: "keep" starts at the very weights, by balanced factors (an expanded kernel's outer factors are random
+            isometries; "stacked" cannot keep); a number starts at random, with entries of that standard deviation in
+            units of the present weight's.
         tensorize: sizes that multiply up to a Linear's (out, in), for tensor kinds.
         seed: of random starts.
 
@@ -61,7 +68,7 @@ def overparameterize(
             sizes that do not multiply up, or a kind or width that cannot hold the weights it is to keep.
 
     Source: Arora, Cohen, Hazan (ICML 2018) and Arora, Cohen, Hu, Luo (NeurIPS 2019) for matrices; Razin, Maman, Cohen
-        (ICML 2021 and 2022) for tensors.
+        (ICML 2021 and 2022) for tensors; Guo, Alvarez, Salzmann (NeurIPS 2020) for expanded kernels.
 
     >>> import torch, ranklens as rl
     >>> plain = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2)).double()
@@ -81,7 +88,7 @@ def overparameterize(
     def compose(weight: nn.Parameter, key: int) -> Composition:
         if key not in known:
             sizes = _sizes(weight, kind, tensorize)
-            network = _network(weight.detach().reshape(sizes), depth, kind, width, init, seed + len(known))
+            network = _factored(weight.detach().reshape(sizes), depth, kind, width, init, seed + len(known))
             network.requires_grad_(weight.requires_grad)
             known[key] = Composition(network, weight.shape)
         return known[key]
@@ -179,6 +186,8 @@ def _check(name: str, layer: nn.Module) -> None:
 
 def _sizes(weight: Tensor, kind: str, tensorize: tuple[Sequence[int], Sequence[int]] | None) -> tuple[int, ...]:
     """What a weight is seen as."""
+    if kind in EXPANDED:
+        return tuple(weight.shape)
     if kind == "matrix":
         return (len(weight), math.prod(weight.shape[1:]))
     if tensorize is not None and weight.ndim == 2:
@@ -191,8 +200,14 @@ def _sizes(weight: Tensor, kind: str, tensorize: tuple[Sequence[int], Sequence[i
     return tuple(weight.shape)
 
 
-def _network(weight: Tensor, depth: int, kind: str, width: int | None, init: str | float, seed: int) -> TensorNetwork:
+def _factored(
+    weight: Tensor, depth: int, kind: str, width: int | None, init: str | float, seed: int
+) -> TensorNetwork | KernelChain:
     settings: Any = {"dtype": weight.dtype, "device": weight.device}
+    size = float(weight.double().std(correction=0)) or 1 / math.sqrt(math.prod(weight.shape[1:]))
+    if kind in EXPANDED:
+        chain = KernelChain(expanded(weight.shape, width or RATE, stacked=kind == "stacked"), **settings)
+        return chain.keep_(weight, seed=seed) if init == KEEP else chain.scaled_(float(init) * size, seed=seed)
     if kind == "matrix":
         net = families.deep_matrix(tuple(weight.shape), depth, width, **settings)
     elif width is None and kind in ("tensor_train", "tucker"):
@@ -200,33 +215,5 @@ def _network(weight: Tensor, depth: int, kind: str, width: int | None, init: str
     else:
         net = getattr(families, kind)(tuple(weight.shape), width, **settings)
     if init != KEEP:
-        size = float(weight.double().std(correction=0)) or 1 / math.sqrt(math.prod(weight.shape[1:]))
         return inits.scaled_(net, float(init) * size, seed=seed)
-    if kind == "matrix":
-        return inits.product_(net, weight)
-    if kind == "cp":
-        return _keep_cp(net, weight)
-    raise ValueError(f"kind {kind!r} cannot start at given weights; set init= to a number, or take 'matrix' or 'cp'")
-
-
-@torch.no_grad()
-def _keep_cp(net: TensorNetwork, weight: Tensor) -> TensorNetwork:
-    """A component for every fibre along the longest mode, balanced: its vectors are of equal norm."""
-    longest = max(range(weight.ndim), key=lambda n: weight.shape[n])
-    fibres = weight.movedim(longest, -1).reshape(-1, weight.shape[longest])
-    rank = net.layout.sizes[net.bonds[0]]
-    if rank < len(fibres):
-        raise ValueError(
-            f"a width of {rank} cannot hold any weight; {len(fibres)} components can, or set init= to a number"
-        )
-    others = [n for n in range(weight.ndim) if n != longest]
-    places = torch.cartesian_prod(*[torch.arange(weight.shape[n], device=weight.device) for n in others])
-    places = places.reshape(len(fibres), len(others))
-    norms = fibres.norm(dim=1)
-    share = norms ** (1 / weight.ndim)
-    for node in net.nodes:
-        node.zero_()
-    net.nodes[longest][:, : len(fibres)] = (fibres / norms.where(norms > 0, 1.0)[:, None] * share[:, None]).T
-    for k, n in enumerate(others):
-        net.nodes[n][places[:, k], torch.arange(len(fibres), device=weight.device)] = share
-    return net
+    return inits.product_(net, weight) if kind == "matrix" else hold_(net, weight, kind)

@@ -46,7 +46,7 @@ def rank_profile(model: nn.Module | Mapping[str, Tensor], *, energy: float = ENE
     """
     if not 0 < energy <= 1:
         raise ValueError(f"energy is {energy}; it is a share of the squared norm, above 0 and at most 1")
-    weights = dict(_weights(model) if isinstance(model, nn.Module) else _matrices(model))
+    weights = dict(weight_matrices(model) if isinstance(model, nn.Module) else _matrices(model))
     if not weights:
         raise ValueError("there is no weight with two axes or more; pass a model or its state dict")
     made = seeds.stream(seed, "random matrices")
@@ -73,27 +73,16 @@ def _columns(rows: list[tuple[torch.Size, Tensor, Tensor]], energy: float) -> di
     return {
         "rows": [shape[0] for shape, _, _ in rows],
         "columns": [shape[1] for shape, _, _ in rows],
-        "effective_rank": [_effective(s) for _, s, _ in rows],
-        "stable_rank": [_stable(s) for _, s, _ in rows],
+        "effective_rank": [float(measures.effective_rank_of(s)) for _, s, _ in rows],
+        "stable_rank": [float(measures.stable_rank_of(s)) for _, s, _ in rows],
         "numerical_rank": [int((s > measures.rank_cutoff(s.dtype, shape) * s[0]).sum()) for shape, s, _ in rows],
         "rank_kept": kept,
         "parameters": dense,
         "parameters_kept": [min(d, k * sum(shape)) for d, k, (shape, _, _) in zip(dense, kept, rows, strict=True)],
-        "random_effective_rank": [_effective(c) for _, _, c in rows],
-        "random_stable_rank": [_stable(c) for _, _, c in rows],
+        "random_effective_rank": [float(measures.effective_rank_of(c)) for _, _, c in rows],
+        "random_stable_rank": [float(measures.stable_rank_of(c)) for _, _, c in rows],
         "random_rank_kept": [least_rank(c, energy) for _, _, c in rows],
     }
-
-
-def _effective(spectrum: Tensor) -> float:
-    """`effective_rank`, of singular values that are known."""
-    share = spectrum / spectrum.sum().clamp_min(torch.finfo(spectrum.dtype).tiny)
-    return float(torch.special.entr(share).sum().exp()) if spectrum[0] > 0 else 0.0
-
-
-def _stable(spectrum: Tensor) -> float:
-    """`stable_rank`, likewise."""
-    return float((spectrum / spectrum[0]).square().sum()) if spectrum[0] > 0 else 0.0
 
 
 def least_rank(spectrum: Tensor, energy: float) -> int:
@@ -104,7 +93,7 @@ def least_rank(spectrum: Tensor, energy: float) -> int:
     return int((missing > (1 - energy) * total + 1e-12 * total).sum()) + 1 if total > 0 else 0
 
 
-def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def weight_matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The weights of a module as matrices; what is composed as a whole, not its factors."""
     inner = {id(p) for m in model.modules() if isinstance(m, Composition) for p in m.parameters()}
     plain = {name: p.detach() for name, p in model.named_parameters() if id(p) not in inner}

@@ -1,0 +1,92 @@
+"""Ranks along a loop are those of the exact decompositions, within the time that is allowed."""
+
+import pytest
+import torch
+from torch import nn
+
+import ranklens as rl
+from ranklens.nn.rank_monitor import spectrum
+
+
+@pytest.fixture(autouse=True)
+def initial_values():
+    """Modules draw theirs from the global generator, which is put back."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def trained(monitor, model, steps, x):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+        monitor.step()
+
+
+@pytest.mark.parametrize("shape", [(40, 7), (7, 40), (30, 30)])
+def test_gram_spectra_are_singular_values(shape, tolerance):
+    W = torch.randn(shape, dtype=torch.float64)
+    assert torch.allclose(spectrum(W), torch.linalg.svdvals(W), atol=tolerance["rounding"])
+    low = torch.randn(40, 3) @ torch.randn(3, 30)
+    assert float(rl.effective_rank(low)) == pytest.approx(float(rl.measures.effective_rank_of(spectrum(low))), rel=0.02)
+
+
+def test_profiles_are_those_of_the_weights_when_they_were_taken():
+    model, x = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(36, 5)), torch.randn(6, 2, 5, 5)
+    monitor = rl.nn.RankMonitor(model, every=3, share=1.0)
+    trained(monitor, model, 7, x)
+    monitor.finish()
+    found = monitor.record()
+    assert found.step.values.tolist() == [1, 4, 7]
+    assert found.part.values.tolist() == ["0.weight", "2.weight"]
+    assert found["at"].values.tolist() == [[1, 2], [4, 5], [7, 7]]
+    assert float(found.effective_rank[-1, 1]) == pytest.approx(
+        float(rl.effective_rank(model[2].weight.detach())), rel=1e-4
+    )
+    assert float(found.stable_rank[-1, 0]) == pytest.approx(
+        float(rl.stable_rank(model[0].weight.detach().flatten(1))), rel=1e-4
+    )
+    assert float(found.frobenius[-1, 1]) == pytest.approx(float(model[2].weight.detach().norm()), rel=1e-5)
+
+
+def test_it_takes_no_more_than_its_share():
+    model, x = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 300)), torch.randn(4, 300)
+    monitor = rl.nn.RankMonitor(model, every=1, share=0.1)
+    trained(monitor, model, 150, x)
+    record = monitor.record()
+    assert record.sizes["step"] < 75  # every step was asked for
+    assert record.attrs["share"] < 0.5
+
+
+def test_components_and_activations():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 5))
+    deep, x = rl.nn.overparameterize(model, kind="cp"), torch.randn(8, 2, 5, 5)
+    monitor = rl.nn.RankMonitor(deep, every=5, share=1.0, activations=("0", "3"))
+    trained(monitor, deep, 10, x)
+    found = monitor.record()
+    assert found.bond.values.tolist() == ["0:r", "3:r"]
+    norms = found.component_norm.sel(bond="3:r", step=1).dropna("component")
+    assert norms.sizes["component"] == deep[3].composition.network.layout.sizes["r"]
+    assert bool((norms.diff("component") <= 0).all())
+    assert found.part.values.tolist() == ["0.weight", "3.weight", "0", "3"]
+    assert 0 < float(found.effective_rank.sel(part="3")[0]) <= 5
+    assert 0 < float(found.effective_rank.sel(part="0")[0]) <= 4
+    monitor.close()
+    assert not deep[0]._forward_hooks
+
+
+def test_a_monitor_that_has_seen_nothing_is_empty(tmp_path):
+    record = rl.nn.RankMonitor(nn.Linear(2, 2)).record()
+    assert record.sizes["step"] == 0
+    rl.save(record, tmp_path / "ranks.nc")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"every": 0}, "every is 0"), ({"share": 0.0}, "share is 0"), ({"activations": ["x"]}, "there is no module 'x'")],
+)
+def test_what_makes_no_sense(options, said):
+    with pytest.raises(ValueError, match=said):
+        rl.nn.RankMonitor(nn.Linear(2, 2), **options)
