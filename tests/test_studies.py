@@ -36,7 +36,8 @@ def test_every_study_says_what_it_is():
         assert set(study.MINUTES) == set(study.PRESETS)
         assert dataclasses.is_dataclass(study.Settings)
         assert study.Settings.__dataclass_params__.frozen
-    assert sum(studies.load(name).MINUTES["laptop"] for name in studies.STUDIES) <= 10
+    of_one_core = sum(studies.load(name).MINUTES["laptop"] for name in studies.STUDIES)
+    assert of_one_core / 2 <= 6  # `talk` runs two at a time on two cores
 
 
 def test_theorems_hold_and_records_last(record, tmp_path):

@@ -5,11 +5,13 @@ from ranklens.data.entanglement import canonical_entanglement, data_tensor, enta
 from ranklens.data.install import fetch, folder
 from ranklens.data.pictures import Images, Labelled, images
 from ranklens.data.scores import Ratings, ratings
+from ranklens.data.shapes import Shapes, shapes
 
 __all__ = [
     "Images",
     "Labelled",
     "Ratings",
+    "Shapes",
     "arrange",
     "canonical_entanglement",
     "correlations",
@@ -19,5 +21,6 @@ __all__ = [
     "folder",
     "images",
     "ratings",
+    "shapes",
     "unreachable",
 ]

@@ -1,7 +1,7 @@
 """The figures of the talk, one file each, in the talk's order. Nothing imports them but the surface.
 
 A study is a module with TITLE, EXPLANATION (two sentences), SOURCE, a frozen dataclass Settings, PRESETS (name ->
-Settings), MINUTES (preset -> about how long on two cores), `run(settings) -> record`, `claims(record)`,
+Settings), MINUTES (preset -> about how long on one core), `run(settings) -> record`, `claims(record)`,
 `draw(record)` and `alt(record)`, what the picture shows, in words.
 """
 
@@ -35,6 +35,10 @@ STUDIES = (
     "optimizers",
     "natural_images",
     "data_entanglement",
+    "autoencoder",
+    "simplicity_bias",
+    "expandnets",
+    "compressible_layers",
 )
 
 

@@ -1,0 +1,248 @@
+"""What factored layers cost: a training step of a small CNN, of a Linear and a Conv, and a monitor, beside plain ones.
+
+    python benchmarks/layers.py [--rounds 7] [--out benchmarks/LAYERS.md]
+
+Every row is timed in one run, its variants in turn within a round; ratios are of medians over the rounds.
+"""
+
+import argparse
+import copy
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import ranklens as rl
+from ranklens.nn import composed
+
+OUT = Path(__file__).parent / "LAYERS.md"
+
+
+def timed(variants: dict[str, Callable[[], Any]], rounds: int, repeats: int) -> dict[str, float]:
+    """Median seconds of each, by turns."""
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    for run in variants.values():
+        run()
+    for _ in range(rounds):
+        for name, run in variants.items():
+            begun = time.perf_counter()
+            for _ in range(repeats):
+                run()
+            found[name].append((time.perf_counter() - begun) / repeats)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def rows(title: str, seconds: dict[str, float]) -> list[str]:
+    """A table's rows, relative to the plain layer."""
+    plain = seconds["plain"]
+    return [f"| {title} | {name} | {1e3 * t:.2f} | {t / plain:.2f} |" for name, t in seconds.items()]
+
+
+class LayerByLayer(nn.Module):
+    """A chain of kernels over activations: padding before the first, stride at the last."""
+
+    def __init__(self, conv: nn.Conv2d, kernels: list[Tensor]) -> None:
+        super().__init__()
+        self.kernels = nn.ParameterList([nn.Parameter(k.detach().clone()) for k in kernels])
+        self.bias = nn.Parameter(conv.bias.detach().clone())
+        self.padding, self.stride = conv.padding, conv.stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same output as with the one kernel."""
+        *inner, last = self.kernels
+        for k, kernel in enumerate(inner):
+            x = nn.functional.conv2d(
+                x, kernel, padding=self.padding if k == 0 else 0, stride=self.stride if k == 1 else 1
+            )
+        return nn.functional.conv2d(x, last, self.bias)
+
+
+def cnn() -> nn.Sequential:
+    """Three 3 x 3 convolutions of 16, 32, 64 channels on 32 x 32 pictures."""
+    channels, layers = [3, 16, 32, 64], []
+    for into, out in itertools.pairwise(channels):
+        layers += [nn.Conv2d(into, out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 16, 10))
+
+
+def step(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
+    """One step of SGD with momentum."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    return run
+
+
+def small_cnn(rounds: int) -> list[str]:
+    """A training step: plain, expanded and composed, expanded layer by layer, collapsed; in both memory formats."""
+    made = torch.manual_seed(0)
+    x, y = torch.randn(128, 3, 32, 32, generator=made), torch.randint(10, (128,), generator=made)
+    plain = cnn()
+    kernels = lambda name, layer: isinstance(layer, nn.Conv2d)  # noqa: E731
+    deep = rl.nn.overparameterize(plain, kind="expanded", where=kernels)
+    one_by_one = copy.deepcopy(plain)
+    for name, layer in list(plain.named_children()):
+        if isinstance(layer, nn.Conv2d):
+            chain = deep.get_submodule(name).composition.network.kernels
+            setattr(one_by_one, name, LayerByLayer(layer, list(chain)))
+    assert torch.allclose(one_by_one(x), deep(x), atol=1e-4)
+    last = torch.channels_last
+    variants = {
+        "plain": step(plain, x, y),
+        "plain, channels last": step(copy.deepcopy(plain).to(memory_format=last), x.to(memory_format=last), y),
+        "expanded, composed": step(deep, x, y),
+        "expanded, composed, channels last": step(
+            copy.deepcopy(deep).to(memory_format=last), x.to(memory_format=last), y
+        ),
+        "depth 3, composed": step(rl.nn.overparameterize(plain, where=kernels), x, y),
+        "CP, composed": step(rl.nn.overparameterize(plain, kind="cp", where=kernels, width=64, init=0.1), x, y),
+        "collapsed": step(rl.nn.collapse(deep), x, y),
+        "expanded, layer by layer": step(one_by_one, x, y),
+    }
+    return rows("CNN, training step, batch 128", timed(variants, rounds, 3))
+
+
+def linear(rounds: int) -> list[str]:
+    """Linear(1024, 1024), forward and backward, x with a gradient; the chosen path and both forced ones."""
+    lines = []
+    for batch in (1, 16, 128, 512, 8192):
+        made = torch.Generator().manual_seed(0)
+        x = torch.randn(batch, 1024, generator=made).requires_grad_()
+        plain = nn.Linear(1024, 1024)
+        variants = {}
+        for name, layer in (("plain", plain), ("depth 3", rl.nn.overparameterize(plain, depth=3))):
+            variants[name] = _forward_and_backward(layer, x)
+        deep = rl.nn.overparameterize(plain, depth=3)
+        variants["depth 3, chain"] = _forced(deep, x, True)
+        variants["depth 3, composed"] = _forced(deep, x, False)
+        for name, kind in _tltorch(plain).items():
+            variants[name] = _forward_and_backward(kind, x)
+        lines += rows(f"Linear(1024, 1024), batch {batch}", timed(variants, rounds, 1 if batch > 512 else 3))
+    return lines
+
+
+def conv(rounds: int) -> list[str]:
+    """Conv2d(64, 64, 3) on 16 x 16."""
+    lines = []
+    for batch in (1, 16, 128, 512):
+        made = torch.Generator().manual_seed(0)
+        x = torch.randn(batch, 64, 16, 16, generator=made).requires_grad_()
+        plain = nn.Conv2d(64, 64, 3, padding=1)
+        variants = {"plain": _forward_and_backward(plain, x)}
+        for name, options in (
+            ("depth 3", {"depth": 3}),
+            ("CP, width 64", {"kind": "cp", "width": 64, "init": 0.1}),
+            ("expanded", {"kind": "expanded"}),
+        ):
+            deep = rl.nn.overparameterize(plain, **options)
+            variants[name] = _forward_and_backward(deep, x)
+            if name == "expanded":
+                variants["expanded, layer by layer"] = _forward_and_backward(
+                    LayerByLayer(plain, list(deep.composition.network.kernels)), x
+                )
+        variants["collapsed"] = _forward_and_backward(rl.nn.collapse(deep), x)
+        for name, layer in _tltorch(plain).items():
+            variants[name] = _forward_and_backward(layer, x)
+        lines += rows(f"Conv2d(64, 64, 3), 16 x 16, batch {batch}", timed(variants, rounds, 1))
+    return lines
+
+
+def _forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        layer.zero_grad()
+        x.grad = None
+        layer(x).sum().backward()
+
+    return run
+
+
+def _forced(layer: nn.Module, x: Tensor, chain: bool) -> Callable[[], None]:
+    plain = _forward_and_backward(layer, x)
+
+    def run() -> None:
+        chosen = composed.by_chain
+        composed.by_chain = lambda rows, factors: chain
+        try:
+            plain()
+        finally:
+            composed.by_chain = chosen
+
+    return run
+
+
+def _tltorch(plain: nn.Module) -> dict[str, nn.Module]:
+    """Layers of tensorly-torch of a tenth of the parameters, where it is installed."""
+    try:
+        import tltorch
+    except ImportError:
+        return {}
+    found = {}
+    for way in ("factorized", "reconstructed"):
+        if isinstance(plain, nn.Linear):
+            made = tltorch.FactorizedLinear.from_linear(
+                plain, n_tensorized_modes=2, rank=0.1, factorization="cp", implementation=way
+            )
+        else:
+            made = tltorch.FactorizedConv.from_conv(plain, rank=0.1, factorization="cp", implementation=way)
+        found[f"tensorly-torch CP, {way}"] = made
+    return found
+
+
+def monitor(rounds: int) -> list[str]:
+    """600 training steps of the CNN with a RankMonitor and without."""
+    made = torch.manual_seed(0)
+    x, y = torch.randn(128, 3, 32, 32, generator=made), torch.randint(10, (128,), generator=made)
+    model = cnn()
+    watch = rl.nn.RankMonitor(model, every=200, activations=("0", "3", "6"))
+    run = step(model, x, y)
+    for _ in range(600):
+        run()
+        watch.step()
+    watch.finish()
+    record = watch.record()
+    exact = rl.nn.rank_profile(model)
+    worst = max(
+        abs(float(record.effective_rank[-1].sel(part=name)) / float(exact.effective_rank.sel(weight=name)) - 1)
+        for name in exact.weight.values
+    )
+    share, profiles = record.attrs["share"], record.sizes["step"]
+    return [
+        f"| RankMonitor, 600 steps of the CNN | share of the time | {100 * share:.2f}% | {profiles} profiles |",
+        f"| RankMonitor | effective rank against the exact one, largest relative difference | {worst:.1e} | |",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=("cnn", "linear", "conv", "monitor"))
+    parser.add_argument("--out", type=Path, default=OUT)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    parts = {"cnn": small_cnn, "linear": linear, "conv": conv, "monitor": monitor}
+    lines = [
+        f"Made by `python benchmarks/layers.py`, {chosen.threads} thread(s), torch {torch.__version__}.",
+        "",
+        "| what | layer | milliseconds | over plain |",
+        "|---|---|---:|---:|",
+    ]
+    for name, part in parts.items():
+        if not chosen.only or name in chosen.only:
+            found = part(chosen.rounds)
+            print("\n".join(found), flush=True)
+            lines += found
+    chosen.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
