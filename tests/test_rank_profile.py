@@ -154,5 +154,7 @@ def test_the_command(tmp_path, suffix):
     assert "layer.weight  4 x 3" in answer.output
     read = {".csv": pd.read_csv, ".json": pd.read_json, ".nc": lambda path: rl.load(path).to_dataframe().reset_index()}
     assert float(read[suffix](out)["effective_rank"].iloc[0]) == pytest.approx(1.0)
+    assert CliRunner().invoke(app, ["rank", str(file), "--out", str(tmp_path / "ranks.png")]).exit_code == 0
+    assert (tmp_path / "ranks.png").read_bytes().startswith(b"\x89PNG")
     assert CliRunner().invoke(app, ["rank", str(tmp_path / "none.pt")]).exit_code == 2
     assert CliRunner().invoke(app, ["rank", str(file), "--out", str(tmp_path / "x.txt")]).exit_code == 2

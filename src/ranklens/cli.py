@@ -83,7 +83,7 @@ def run(
 
 @app.command(name="list")
 def show() -> None:
-    """The studies: what they claim, how long their presets take on two cores, and their settings."""
+    """The studies: what they claim, how long their presets take on one core, and their settings."""
     import dataclasses
 
     from ranklens import studies
@@ -103,7 +103,9 @@ def rank(
     ],
     *,
     energy: Annotated[float, typer.Option("--energy", help="Share of the squared norm that is to be kept.")] = 0.99,
-    out: Annotated[Path | None, typer.Option("--out", help="A .csv or .json file, or a .nc record.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A .csv or .json file, a .nc record, or a picture, .png or .svg.")
+    ] = None,
 ) -> None:
     """The rank of every weight in a checkpoint, beside that of a random matrix; exit code 2 if it cannot be read."""
     from ranklens.nn.checkpoint import load_weights

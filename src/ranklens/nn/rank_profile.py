@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ranklens import files, measures, seeds
+from ranklens import drawing, files, measures, seeds
 from ranklens.nn.composed import COMPOSED, PLAIN, ComposedMultiheadAttention, Composition
 
 ENERGY = 0.99  # of the squared norm, for the rank that a weight could be compressed to
@@ -137,10 +138,37 @@ def text(profile: xr.Dataset) -> str:
     return "\n".join([*table, "", "in brackets: a random matrix of that shape"])
 
 
+def picture(profile: xr.Dataset) -> Figure:
+    """Effective ranks of all weights against those of random matrices, and spectra of the largest weights."""
+    count = profile.sizes["weight"]
+    made, (ranks, spectra) = drawing.figure(2, width=5.2, height=max(3.3, min(0.22 * count, 20.0)))
+    places = np.arange(count)[::-1]
+    most = np.minimum(profile["rows"], profile["columns"])
+    ranks.barh(places, profile.effective_rank / most, 0.7, color=drawing.COLOURS[0], label="weight")
+    ranks.plot(profile.random_effective_rank / most, places, "D", color="#000000", markersize=4, label="random matrix")
+    ranks.set_yticks(places, [str(name)[-40:] for name in profile.weight.values], fontsize=7)
+    ranks.set_xlim(0, 1)
+    ranks.legend(fontsize=8, loc="lower right")
+    drawing.label(ranks, "How low the rank is", "effective rank / the most it can be", "")
+    for k, place in enumerate(np.argsort(-profile.parameters.values, kind="stable")[: drawing.FEW]):
+        row = profile.isel(weight=int(place))
+        values = row.spectrum.values[: int(most[int(place)])]
+        share = np.arange(1, len(values) + 1) / len(values)
+        spectra.plot(share, values / (values[0] or 1.0), label=str(row.weight.values)[-30:], **drawing.style(k))
+    spectra.set_yscale("log")
+    drawing.label(spectra, "Spectra of the largest weights", "share of singular values", "singular value / largest")
+    spectra.legend(fontsize=7)
+    return made
+
+
 def write(profile: xr.Dataset, path: Path) -> Path:
-    """A profile as .csv or .json (without the spectra), or whole as a record, .nc."""
-    if path.suffix not in (".csv", ".json", ".nc"):
-        raise ValueError(f"{path} is not a .csv, .json or .nc file")
+    """A profile as .csv or .json (without the spectra), whole as a record, .nc, or as a picture, .png or .svg."""
+    if path.suffix not in (".csv", ".json", ".nc", ".png", ".svg"):
+        raise ValueError(f"{path} is not a .csv, .json, .nc, .png or .svg file")
+    if path.suffix in (".png", ".svg"):
+        with files.atomic(path) as beside:
+            picture(profile).savefig(beside, format=path.suffix[1:], dpi=150)
+        return path
     if path.suffix == ".nc":
         return files.save(profile, path)
     frame = profile.drop_vars("spectrum").to_dataframe()

@@ -13,7 +13,7 @@ from ranklens import drawing, measures, seeds, targets
 from ranklens.studies import common
 from ranklens.studies.claim import Claim
 
-TITLE = "Depth lowers the rank of what a network computes, which helps with simple targets and hurts with others"
+TITLE = "Deeper networks compute outputs of lower rank, before training and after"
 EXPLANATION = (
     "The more layers a network has, linear or not, the lower is the effective rank of its outputs as it starts, and a "
     "product of many random matrices is nearly of low rank. After training from few examples it is lower too, which "
@@ -236,8 +236,12 @@ def draw(record: xr.Dataset) -> Figure:
             k += 1
     errors.axhline(1.0, label="predicting zero", **drawing.THEORY)
     drawing.label(errors, f"Asked after {settings.train} examples", "layers", "test error / mean square")
-    for axes in (products, ranks, errors):
-        axes.legend(fontsize=8)
+    errors.set_ylim(0, 1.15 * float(first.error.max()))
+    for axes in (ranks, errors):
+        axes.set_xticks(record.depth.values)
+    products.legend(fontsize=8)
+    ranks.legend(fontsize=8)
+    errors.legend(fontsize=8, loc="lower left")
     return made
 
 
