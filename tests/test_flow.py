@@ -149,7 +149,7 @@ def test_divergence_keeps_the_record_so_far():
 
     task = rl.Completion(torch.zeros(1, 2).long(), torch.tensor([1.0]), (1, 1), loss=falls_for_ever)
     net = rl.deep_matrix((1, 1), depth=2, std=0.5)
-    run = rl.gradient_flow(net, task, until_loss=-math.inf)
+    run = rl.gradient_flow(net, task, until_loss=-math.inf, rtol=1e-3)
     assert run.attrs["stopped"] == "nan"
     assert "after time" in run.attrs["message"]
     assert run.sizes["time"] > 10
@@ -175,7 +175,7 @@ def test_times_are_where_the_record_is():
 
 def test_resuming_is_as_if_uninterrupted(tmp_path):
     def run(net, **how):
-        return rl.gradient_flow(net, diagonal_problem(), until_loss=1e-8, rtol=1e-10, track=track, **how)
+        return rl.gradient_flow(net, diagonal_problem(), until_loss=1e-8, rtol=1e-8, track=track, **how)
 
     track = {"s": lambda net: net.tensor()}
     whole = run(identity_start(0.1))

@@ -40,7 +40,7 @@ class Settings:
 PRESETS = {
     "laptop": Settings(),
     "paper": Settings(samples=200, seeds=(0, 1, 2, 3, 4)),
-    "tiny": Settings(samples=20, seeds=(0,)),
+    "tiny": Settings(samples=10, seeds=(0,)),
 }
 MINUTES = {"laptop": 0.4, "paper": 2.0, "tiny": 0.1}
 NEAR = 1e-4  # relative distance in time of the two points of a difference

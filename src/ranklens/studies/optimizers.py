@@ -61,7 +61,7 @@ class Settings:
 PRESETS = {
     "laptop": Settings(),
     "paper": Settings(size=40, observed=900, seeds=(0, 1, 2, 3, 4)),
-    "tiny": Settings(size=8, observed=50, seen_steps=1500, steps=1500, seeds=(0,)),
+    "tiny": Settings(size=8, observed=50, seen_steps=1500, steps=600, seeds=(0,)),
 }
 MINUTES = {"laptop": 0.8, "paper": 3.0, "tiny": 0.1}
 UNBALANCED, EQUAL_LOSS = 0.1, 1.0  # the start from which drift is measured, and the loss until which
