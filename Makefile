@@ -10,10 +10,10 @@ talk: .stamp-install
 	$(BIN)/ranklens talk --out report
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: lint  # with coverage, which doubles the time of what is mostly Python
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 lint: .stamp-test
 	$(BIN)/ruff check .

@@ -15,8 +15,7 @@ from ranklens.studies import analogy, common, natural_images, norms_to_infinity,
 from ranklens.studies.claim import Claim
 
 
-# a study's tests go to one worker, which runs it once
-@pytest.fixture(scope="module", params=[pytest.param(s, marks=pytest.mark.xdist_group(s)) for s in studies.STUDIES])
+@pytest.fixture(scope="module", params=studies.STUDIES)
 def record(request):
     return tiny(request.param).copy(deep=True)
 

@@ -84,7 +84,7 @@ def entropy(weights: Float[Tensor, "*batch values"]) -> Float[Tensor, "*batch"]:
     """-sum p ln p of weights that are not negative, divided by their sum; 0 for zeros."""
     total = weights.sum(dim=-1, keepdim=True)
     p = weights / total.where(total > 0, 1.0)
-    return -(p * p.where(p > 0, 1.0).log()).sum(dim=-1)  # with a gradient at zeros, which entr has not
+    return 0.0 - (p * p.where(p > 0, 1.0).log()).sum(dim=-1)  # with a gradient at zeros, which entr has not
 
 
 def numerical_rank(W: Float[Tensor, "*batch rows columns"], rtol: float | None = None) -> Int[Tensor, "*batch"]:
