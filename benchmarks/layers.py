@@ -187,12 +187,12 @@ def _tltorch(plain: nn.Module) -> dict[str, nn.Module]:
         return {}
     found = {}
     for way in ("factorized", "reconstructed"):
+        settings: dict[str, Any] = {"rank": 0.1, "factorization": "cp", "implementation": way}
         if isinstance(plain, nn.Linear):
-            made = tltorch.FactorizedLinear.from_linear(
-                plain, n_tensorized_modes=2, rank=0.1, factorization="cp", implementation=way
-            )
+            made = tltorch.FactorizedLinear((32, 32), (32, 32), **settings)
         else:
-            made = tltorch.FactorizedConv.from_conv(plain, rank=0.1, factorization="cp", implementation=way)
+            made = tltorch.FactorizedConv(64, 64, 3, order=2, padding=1, **settings)
+        nn.init.normal_(made.weight.factors[0], std=0.1)
         found[f"tensorly-torch CP, {way}"] = made
     return found
 
