@@ -7,7 +7,6 @@ Every row is timed in one run, its variants in turn within a round; ratios are o
 
 import argparse
 import copy
-import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 import ranklens as rl
 from ranklens.nn import composed
+from ranklens.studies import expandnets, networks
 
 OUT = Path(__file__).parent / "LAYERS.md"
 
@@ -43,33 +43,6 @@ def rows(title: str, seconds: dict[str, float]) -> list[str]:
     return [f"| {title} | {name} | {1e3 * t:.2f} | {t / plain:.2f} |" for name, t in seconds.items()]
 
 
-class LayerByLayer(nn.Module):
-    """A chain of kernels over activations: padding before the first, stride at the last."""
-
-    def __init__(self, conv: nn.Conv2d, kernels: list[Tensor]) -> None:
-        super().__init__()
-        self.kernels = nn.ParameterList([nn.Parameter(k.detach().clone()) for k in kernels])
-        self.bias = nn.Parameter(conv.bias.detach().clone())
-        self.padding, self.stride = conv.padding, conv.stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same output as with the one kernel."""
-        *inner, last = self.kernels
-        for k, kernel in enumerate(inner):
-            x = nn.functional.conv2d(
-                x, kernel, padding=self.padding if k == 0 else 0, stride=self.stride if k == 1 else 1
-            )
-        return nn.functional.conv2d(x, last, self.bias)
-
-
-def cnn() -> nn.Sequential:
-    """Three 3 x 3 convolutions of 16, 32, 64 channels on 32 x 32 pictures."""
-    channels, layers = [3, 16, 32, 64], []
-    for into, out in itertools.pairwise(channels):
-        layers += [nn.Conv2d(into, out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 16, 10))
-
-
 def step(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
     """One step of SGD with momentum."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
@@ -86,14 +59,10 @@ def small_cnn(rounds: int) -> list[str]:
     """A training step: plain, expanded and composed, expanded layer by layer, collapsed; in both memory formats."""
     made = torch.manual_seed(0)
     x, y = torch.randn(128, 3, 32, 32, generator=made), torch.randint(10, (128,), generator=made)
-    plain = cnn()
+    plain = networks.cnn(32, 3, seed=0)
     kernels = lambda name, layer: isinstance(layer, nn.Conv2d)  # noqa: E731
     deep = rl.nn.overparameterize(plain, kind="expanded", where=kernels)
-    one_by_one = copy.deepcopy(plain)
-    for name, layer in list(plain.named_children()):
-        if isinstance(layer, nn.Conv2d):
-            chain = deep.get_submodule(name).composition.network.kernels
-            setattr(one_by_one, name, LayerByLayer(layer, list(chain)))
+    one_by_one = expandnets.one_by_one(deep)
     assert torch.allclose(one_by_one(x), deep(x), atol=1e-4)
     last = torch.channels_last
     variants = {
@@ -146,9 +115,7 @@ def conv(rounds: int) -> list[str]:
             deep = rl.nn.overparameterize(plain, **options)
             variants[name] = _forward_and_backward(deep, x)
             if name == "expanded":
-                variants["expanded, layer by layer"] = _forward_and_backward(
-                    LayerByLayer(plain, list(deep.composition.network.kernels)), x
-                )
+                variants["expanded, layer by layer"] = _forward_and_backward(expandnets.LayerByLayer(deep), x)
         variants["collapsed"] = _forward_and_backward(rl.nn.collapse(deep), x)
         for name, layer in _tltorch(plain).items():
             variants[name] = _forward_and_backward(layer, x)
@@ -201,7 +168,7 @@ def monitor(rounds: int) -> list[str]:
     """600 training steps of the CNN with a RankMonitor and without."""
     made = torch.manual_seed(0)
     x, y = torch.randn(128, 3, 32, 32, generator=made), torch.randint(10, (128,), generator=made)
-    model = cnn()
+    model = networks.cnn(32, 3, seed=0)
     watch = rl.nn.RankMonitor(model, every=200, activations=("0", "3", "6"))
     run = step(model, x, y)
     for _ in range(600):

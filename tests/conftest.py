@@ -26,6 +26,14 @@ def tolerance() -> dict[str, float]:
     return TOLERANCE
 
 
+@pytest.fixture
+def initial_values():
+    """Modules draw theirs from the global generator, which is put back."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _one_thread_and_an_untouched_generator():
     """Workers share two cores; and no function of the library may touch the global generator."""

@@ -6,13 +6,7 @@ from torch import nn
 
 import ranklens as rl
 
-
-@pytest.fixture(autouse=True)
-def initial_values():
-    """Modules draw theirs from the global generator, which is put back."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("initial_values")
 
 
 def batch(*shape):

@@ -28,12 +28,7 @@ WIDTHS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def initial_values():
-    """Modules draw theirs from the global generator, which is put back."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("initial_values")
 
 
 def small_net():

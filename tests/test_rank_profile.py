@@ -14,13 +14,7 @@ from typer.testing import CliRunner
 import ranklens as rl
 from ranklens.cli import app
 
-
-@pytest.fixture(autouse=True)
-def initial_values():
-    """Modules draw theirs from the global generator, which is put back."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("initial_values")
 
 
 def test_measures_are_those_of_the_matrices(tolerance):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -107,6 +108,12 @@ def compress(
     if len(chosen) != 1:
         raise ValueError(f"give exactly one of {', '.join(given)}; given are {', '.join(chosen) or 'none'}")
     [(name, value)] = chosen.items()
+    _check(name, value)
+    plain = collapse(model)
+    return _compressed(plain, list(_layers(plain)), name, float(value), batch)
+
+
+def _check(name: str, value: float) -> None:
     least = 1 if name == "rank" else 0
     if (
         not math.isfinite(value)
@@ -115,20 +122,23 @@ def compress(
         or (name != "tolerance" and value == 0)
     ):
         raise ValueError(f"{name} is {value}; it must be {'at least 1' if name == 'rank' else 'a share, at most 1'}")
-    plain = collapse(model)
-    layers = list(_layers(plain))
+
+
+def _compressed(plain: M, layers: list[_Layer], name: str, value: float, batch: Any) -> Compression[M]:
+    """A copy of a plain model, cut; its layers are given, so that several cuts share one decomposition."""
     total = sum(p.numel() for p in plain.parameters())
-    ranks = _ranks(layers, name, float(value), total)
+    ranks = _ranks(layers, name, value, total)
     table = _table(layers, ranks, total)
     arguments = batch if isinstance(batch, tuple) else (batch,)
     if batch is not None:
         table, whole = _with_outputs(plain, layers, ranks, table, arguments)
+    small = copy.deepcopy(plain)
     for layer, kept in zip(layers, ranks, strict=True):
         if layer.cost(kept) < layer.dense:
-            plain = _replaced(plain, layer.name, _factored(layer, kept))
+            small = _replaced(small, layer.name, _factored(layer, kept))
     if batch is not None:
-        table.attrs["output_error"] = _relative(_output(plain, arguments), whole)
-    return Compression(plain, table)
+        table.attrs["output_error"] = _relative(_output(small, arguments), whole)
+    return Compression(small, table)
 
 
 def pareto(
@@ -157,14 +167,18 @@ def pareto(
     >>> bool((found.parameters.diff("energy") <= 0).all()), bool((found.output_error.diff("energy") >= 0).all())
     (True, True)
     """
-    found = [compress(model, energy=energy, batch=batch) for energy in energies]
+    for energy in energies:
+        _check("energy", energy)
+    plain = collapse(model)
+    layers = list(_layers(plain))
+    found = [_compressed(plain, layers, "energy", energy, batch) for energy in energies]
     columns: dict[str, list[float]] = {"parameters": [c.table.attrs["model_parameters_kept"] for c in found]}
     attrs = {"parameters": found[0].table.attrs["model_parameters"]}
     if batch is not None:
         columns["output_error"] = [c.table.attrs["output_error"] for c in found]
     if score is not None:
         columns["score"] = [float(score(c.model)) for c in found]
-        attrs["score_plain"] = float(score(collapse(model)))
+        attrs["score_plain"] = float(score(plain))
     data = {name: ("energy", np.array(values)) for name, values in columns.items()}
     return xr.Dataset(data, coords={"energy": list(energies)}, attrs=attrs)
 
@@ -234,14 +248,14 @@ def prune(model: M, tolerance: float) -> Compression[M]:
 
 
 def _prunable(net: TensorNetwork, allowed: float) -> dict[Any, int]:
-    """The least width of every bond whose own part of the bound is allowed."""
-    widths = {}
-    for bond in net.bonds:
-        met = {k for k, _ in net.layout.meets(bond)}
-        others = math.prod(float(node.norm()) for k, node in enumerate(net.nodes) if k not in met)
-        norms = net.component_norms(bond).double().sort().values
-        widths[bond] = max(len(norms) - int((norms.cumsum(0) * others <= allowed).sum()), 1)
-    return widths
+    """The least width of every bond whose own part of the bound, which falls with the width, is allowed."""
+
+    def least(bond: Any) -> int:
+        widths = range(1, net.layout.sizes[bond] + 1)
+        place = bisect_left(widths, -allowed, key=lambda width: -float(pruning_bound(net, {bond: width})))
+        return widths[place]
+
+    return {bond: least(bond) for bond in net.bonds}
 
 
 def _layers(model: nn.Module) -> Iterator[_Layer]:

@@ -126,9 +126,7 @@ def run(settings: Settings) -> xr.Dataset:
 
 def least(record: xr.Dataset, kind: str) -> Any:
     """For every seed the fewest parameters that lose at most `LOST` of the plain network's accuracy."""
-    first = record.kind.values[0]
-    good = record.accuracy.sel(kind=kind) >= record.test.sel(kind=first) - LOST
-    return record.parameters.sel(kind=kind).where(good, math.inf).min("energy").values
+    return _fewest(record, kind, record.test.sel(kind=record.kind.values[0]))
 
 
 def measure(record: xr.Dataset, kind: str, examples: int) -> Any:
@@ -137,9 +135,12 @@ def measure(record: xr.Dataset, kind: str, examples: int) -> Any:
     A network that so few numbers describe errs on other images by no more than on those that it was fitted to, up to a
     multiple of this: the form of bounds by compression, without their constants.
     """
-    own = record.test.sel(kind=kind)
-    good = record.accuracy.sel(kind=kind) >= own - LOST
-    return np.sqrt(record.parameters.sel(kind=kind).where(good, math.inf).min("energy").values / examples)
+    return np.sqrt(_fewest(record, kind, record.test.sel(kind=kind)) / examples)
+
+
+def _fewest(record: xr.Dataset, kind: str, accuracy: xr.DataArray) -> Any:
+    good = record.accuracy.sel(kind=kind) >= accuracy - LOST
+    return record.parameters.sel(kind=kind).where(good, math.inf).min("energy").values
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
