@@ -37,7 +37,7 @@ def test_long_times_get_a_scale_that_shows_them():
 
 
 def test_what_is_no_record_is_refused():
-    with pytest.raises(ValueError, match="a record has 'time' or 'step'"):
+    with pytest.raises(ValueError, match="a record has one of time, step, distance"):
         rl.plot(xr.Dataset({"x": ("y", [1.0])}))
 
 

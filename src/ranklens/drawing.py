@@ -34,6 +34,11 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ranklens",
 }
+AXIS_NAMES = {  # along which a record is drawn, and what is written there
+    "time": "time of the gradient flow",
+    "step": "steps of the optimizer",
+    "distance": "distance of the patches, pixels",
+}
 FEW = 7  # that many lines get a colour and a name each; the rest share one
 
 
@@ -79,13 +84,13 @@ def plot(run: xr.Dataset) -> Figure:
     plateaus short and escapes visible, where it spans many.
 
     Args:
-        run: what `gradient_flow` or `gradient_descent` returned.
+        run: what `gradient_flow`, `gradient_descent` or `rl.nn.locality_profile` returned.
 
     Returns:
         A matplotlib Figure; notebooks show it, `.savefig(path)` writes it.
 
     Raises:
-        ValueError: for a Dataset without a coordinate `time` or `step`.
+        ValueError: for a Dataset without a coordinate `time`, `step` or `distance`.
 
     >>> import ranklens as rl
     >>> task = rl.Completion.counterexample()
@@ -94,17 +99,16 @@ def plot(run: xr.Dataset) -> Figure:
     >>> [axes.get_title(loc="left") for axes in rl.plot(run).axes]
     ['loss', 's']
     """
-    axis = next((name for name in ("time", "step") if name in run.coords), None)
+    axis = next((name for name in AXIS_NAMES if name in run.coords), None)
     if axis is None:
-        raise ValueError(f"the Dataset has coordinates {list(run.coords)}; a record has 'time' or 'step'")
+        raise ValueError(f"the Dataset has coordinates {list(run.coords)}; a record has one of {', '.join(AXIS_NAMES)}")
     names = [name for name, variable in run.data_vars.items() if axis in variable.dims]
     made, panels = figure(len(names))
     for name, axes in zip(names, panels, strict=True):
         values = run[name].values.astype(float)
         flat = values.reshape(len(values), -1)
-        several = flat.shape[1] > 1
         shown = np.linalg.norm(flat, axis=1) if values.ndim > 2 else flat
-        lines(axes, run[axis].values, shown, [f"{name}[{k}]" if several else str(name) for k in range(FEW)])
+        lines(axes, run[axis].values, shown, _names(run[name]))
         label(axes, str(name), _axis_name(axis, run), f"norm of {name}" if values.ndim > 2 else str(name))
         if name == "loss" and (values > 0).all():
             axes.set_yscale("log")
@@ -119,9 +123,19 @@ def _scale_time(axes: Axes, at: Any) -> None:
 
 
 def _axis_name(axis: str, run: xr.Dataset) -> str:
-    if axis == "time":
-        return "time of the gradient flow"
-    return f"steps of {str(run.attrs.get('solver', 'the optimizer')).split(' ', maxsplit=1)[0]}"
+    if axis == "step":
+        return f"steps of {str(run.attrs.get('solver', 'the optimizer')).split(' ', maxsplit=1)[0]}"
+    return AXIS_NAMES[axis]
+
+
+def _names(values: xr.DataArray) -> list[str]:
+    """Of the lines of a variable: by the labels of its one other dimension if these are words, else by number."""
+    if values.ndim < 2:
+        return [str(values.name)]
+    labels = values[values.dims[1]].values if values.dims[1] in values.coords else np.arange(1)
+    if values.ndim == 2 and labels.dtype.kind in "UO":
+        return [str(label) for label in labels]
+    return [f"{values.name}[{k}]" for k in range(FEW)]
 
 
 def svg(made: Figure) -> str:

@@ -1,7 +1,8 @@
 """Named random streams: every consumer derives its own from (seed, its name), and none touches the global generator."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -29,3 +30,11 @@ def normals(shapes: Iterable[Sequence[int]], seed: int, name: str) -> list[Tenso
     """One standard normal float64 tensor per shape, drawn one after the other from a single stream."""
     generator = stream(seed, name)
     return [torch.randn(tuple(shape), generator=generator, dtype=torch.float64) for shape in shapes]
+
+
+@contextmanager
+def initial_values(seed: int, name: str) -> Iterator[None]:
+    """Modules made inside draw theirs from a stream of their own; the global generator, which they use, is put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(derive(seed, name))
+        yield

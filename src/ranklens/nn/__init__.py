@@ -1,13 +1,17 @@
-"""Tensor networks as layers: the circuits that factorizations are, factored layers of any model, and their ranks."""
+"""Tensor networks as layers: the circuits that factorizations are, factored layers of any model, ranks, locality."""
 
 from ranklens.nn.checkpoint import load_weights
 from ranklens.nn.circuits import ArithmeticCircuit, LinearCircuit, circuit, product_pool
 from ranklens.nn.composed import Composition
 from ranklens.nn.compress import Compression, compress, pareto, prune
 from ranklens.nn.kernel_chain import KernelChain
+from ranklens.nn.locality_penalty import LocalityPenalty, locality_penalty
+from ranklens.nn.locality_profile import locality_profile
 from ranklens.nn.overparameterize import collapse, overparameterize
 from ranklens.nn.rank_monitor import RankMonitor
 from ranklens.nn.rank_profile import rank_profile
+from ranklens.nn.regions import PatchPairs
+from ranklens.nn.separation_rank import Separation, separation_rank
 
 __all__ = [
     "ArithmeticCircuit",
@@ -15,14 +19,20 @@ __all__ = [
     "Compression",
     "KernelChain",
     "LinearCircuit",
+    "LocalityPenalty",
+    "PatchPairs",
     "RankMonitor",
+    "Separation",
     "circuit",
     "collapse",
     "compress",
     "load_weights",
+    "locality_penalty",
+    "locality_profile",
     "overparameterize",
     "pareto",
     "product_pool",
     "prune",
     "rank_profile",
+    "separation_rank",
 ]

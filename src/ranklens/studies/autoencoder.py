@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ranklens import data, drawing, seeds
 from ranklens.nn.overparameterize import collapse, overparameterize
 from ranklens.progress import reporter
-from ranklens.studies import common, networks
+from ranklens.studies import common
 from ranklens.studies.claim import Claim
 
 TITLE = "Linear layers make an autoencoder find how many numbers describe a picture"
@@ -134,7 +134,7 @@ def pictures(settings: Settings, seed: int) -> tuple[Tensor, Tensor]:
 def autoencoder(settings: Settings, layers: int, pixels: int, seed: int) -> nn.Sequential:
     """Encoder, product of square matrices, decoder."""
     code, hidden = settings.code, settings.hidden
-    with networks.initial_values(seed, "autoencoder"):
+    with seeds.initial_values(seed, "autoencoder"):
         sizes = (pixels, hidden, hidden, code)
         encoder, decoder = _dense(sizes), _dense(sizes[::-1])
         square = nn.Linear(code, code, bias=False)

@@ -1,7 +1,6 @@
 """Small networks on labelled images, trained alike: what the studies of layers share."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,17 +48,9 @@ def split(images: str, train: int, validation: int, seed: int) -> Split:
     )
 
 
-@contextmanager
-def initial_values(seed: int, name: str) -> Iterator[None]:
-    """Modules made inside draw theirs from a stream of their own; the global generator, which they use, is put back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.random.manual_seed(seeds.derive(seed, name))
-        yield
-
-
 def cnn(side: int, colours: int, seed: int) -> nn.Sequential:
     """Three 3 x 3 convolutions of 16, 32 and 64 channels, pooled as far as there is a side, and a linear layer."""
-    with initial_values(seed, "network"):
+    with seeds.initial_values(seed, "network"):
         layers: list[nn.Module] = []
         for into, out in zip((colours, *CHANNELS[:-1]), CHANNELS, strict=True):
             layers += [nn.Conv2d(into, out, 3, padding=1), nn.ReLU()]
