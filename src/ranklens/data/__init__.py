@@ -1,17 +1,23 @@
-"""Natural data: found in the data folder, or fetched into it, and checked by content; and how entangled it is."""
+"""Data: natural, found or fetched and checked by content, and how entangled it is; and generated, of long range."""
 
 from ranklens.data.arrangement import arrange, correlations
 from ranklens.data.entanglement import canonical_entanglement, data_tensor, entanglement, unreachable
 from ranklens.data.install import fetch, folder
+from ranklens.data.pathfinder import Pathfinder, Strokes, pathfinder
 from ranklens.data.pictures import Images, Labelled, images
+from ranklens.data.same_class import SameClass, same_class
 from ranklens.data.scores import Ratings, ratings
 from ranklens.data.shapes import Shapes, shapes
+from ranklens.data.tracing import trace
 
 __all__ = [
     "Images",
     "Labelled",
+    "Pathfinder",
     "Ratings",
+    "SameClass",
     "Shapes",
+    "Strokes",
     "arrange",
     "canonical_entanglement",
     "correlations",
@@ -20,7 +26,10 @@ __all__ = [
     "fetch",
     "folder",
     "images",
+    "pathfinder",
     "ratings",
+    "same_class",
     "shapes",
+    "trace",
     "unreachable",
 ]

@@ -1,0 +1,323 @@
+"""Pathfinder: are two markers the ends of one dashed path? The farther apart along the path, the longer the range."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ranklens import seeds
+
+Point = tuple[float, float]  # row and column
+Path = list[tuple[Point, Point]]  # dashes, each from one point to another
+
+TURNS = 6  # that a dash tries before its path is given up
+PATHS = 20  # that are tried before a place is given up, and the picture with it if the path is no distractor
+PICTURES = 2000  # that are tried before the settings are given up
+WHITE = 255
+PUBLISHED_SIDE, PUBLISHED_UNIT, PUBLISHED_INK = 150, 4.0, 90  # pixels, pixels per dash, dashes of distractors
+WIDE = 1.0  # radians to either side of the first marker, into which the second path sets out
+BETWEEN = 3.3  # of what is between paths, antialiasing and rounding take this
+
+
+@dataclass(frozen=True)
+class Strokes:
+    """How paths are drawn, in pixels.
+
+    Attributes:
+        dash: length of a dash.
+        gap: between the dashes of a path.
+        thickness: of a dash.
+        spacing: between points of different paths, at the least.
+        radius: of a marker.
+        apart: between the beginning of the first long path and the end of the second, at the most.
+        bend: the largest turn from one dash to the next, in radians.
+        margin: free along the border.
+
+    Raises:
+        ValueError: for what could not be told apart in the picture: paths nearer than `gap` + 2 `radius` + 3.3, markers
+            thinner than 1.5 times a dash, dashes thinner than a pixel.
+    """
+
+    dash: float = 2.5
+    gap: float = 1.5
+    thickness: float = 1.0
+    spacing: float = 8.0
+    radius: float = 1.5
+    apart: float = 20.0
+    bend: float = 0.5
+    margin: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no one could trace."""
+        least = self.gap + 2 * self.radius + BETWEEN
+        if self.spacing < least:
+            raise ValueError(
+                f"spacing is {self.spacing}; for paths with gaps of {self.gap} and markers of radius {self.radius} to "
+                f"be told apart it must be {least:g} at least"
+            )
+        if self.thickness < 1 or self.radius < 1.5 * self.thickness:
+            raise ValueError(
+                f"thickness is {self.thickness} and radius {self.radius}; a dash is one pixel thick at least, and a "
+                f"marker's radius 1.5 times that"
+            )
+        if self.gap <= self.thickness / 2 or self.dash <= 0 or self.margin < self.radius or self.apart < self.spacing:
+            raise ValueError(
+                f"{self}: a gap is over half a thickness, a dash above 0, a margin at least a marker's radius, and "
+                f"paths begin at least a spacing apart"
+            )
+
+    @property
+    def unit(self) -> float:
+        """Length of path per dash."""
+        return self.dash + self.gap
+
+
+STROKES = {  # side -> what is drawn on it; for 150 as published, at half its scale
+    150: Strokes(),
+    64: Strokes(dash=2.0, gap=1.5, apart=16.0),
+    32: Strokes(dash=2.5, gap=1.0, spacing=7.5, apart=12.0, margin=2.0),
+}
+
+
+@dataclass(frozen=True)
+class Pathfinder:
+    """Pictures and answers.
+
+    Attributes:
+        images: (count, side, side), black 0.
+        labels: (count,) 1 where both markers are on one path.
+        markers: (count, 2, 2) rows and columns of the two, in pixels.
+        rejected: share of pictures begun that were given up for want of room.
+        distractors: mean number of distractors per picture.
+    """
+
+    images: UInt8[Tensor, "count side side"]
+    labels: Int64[Tensor, "count"]
+    markers: Tensor
+    rejected: float
+    distractors: float
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.labels)
+
+
+def pathfinder(
+    count: int,
+    length: int = 9,
+    side: int = 150,
+    *,
+    strokes: Strokes | None = None,
+    distractors: int | None = None,
+    contrast: float = 1.0,
+    seed: int = 0,
+) -> Pathfinder:
+    """Pictures of two long dashed paths among short ones, with a marker on two ends: of one path, or one of each.
+
+    Both paths are drawn before it is decided which ends are marked. One marker stands where the first path begins, the
+    other where it ends or where the second does, just as far away: neither the rest of the picture nor the distance of
+    the markers tells the answer. Every picture depends on the seed and its own number alone: the first ten of a
+    thousand are those of ten.
+
+    Args:
+        count: of pictures.
+        length: dashes of the two paths; published are 3, 5, 7 and 9.
+        side: of a picture, in pixels.
+        strokes: how paths are drawn; None takes those for the next smaller of 150, 64 and 32 pixels.
+        distractors: paths a third as long, as many of them as there is room for; None takes 90 / length on 150 pixels
+            and as many per area elsewhere, in units of dashes.
+        contrast: of dashes and markers to the black background, above 0 and at most 1.
+        seed: of the pictures.
+
+    Returns:
+        A `Pathfinder`.
+
+    Raises:
+        ValueError: for numbers out of range, or settings that leave no room.
+
+    Source: Linsley, Kim, Veerabadran, Serre (NeurIPS 2018), at the sizes of Razin, Maman, Cohen (ICML 2022); the
+        generator is our own.
+
+    >>> import ranklens as rl
+    >>> found = rl.data.pathfinder(20, length=5, side=64)
+    >>> found.images.shape, sorted(set(found.labels.tolist()))
+    (torch.Size([20, 64, 64]), [0, 1])
+    >>> bool((rl.data.trace(found.images) == found.labels).all())  # which sees the pixels alone
+    True
+    """
+    if count < 1 or length < 1:
+        raise ValueError(f"count is {count} and length {length}; make one picture of one dash at least")
+    if not 0 < contrast <= 1:
+        raise ValueError(f"contrast is {contrast}; it is above 0 and at most 1")
+    strokes = strokes_for(side) if strokes is None else strokes
+    if distractors is None:
+        area = (side / PUBLISHED_SIDE * PUBLISHED_UNIT / strokes.unit) ** 2
+        distractors = round(PUBLISHED_INK / length * area)
+    longest = length * strokes.unit - strokes.gap
+    if longest < strokes.spacing:
+        raise ValueError(
+            f"length is {length}; the markers on such a path are at most {longest:g} pixels apart, less than the "
+            f"spacing of paths, {strokes.spacing:g}: take longer paths or other strokes"
+        )
+    if distractors < 0:
+        raise ValueError(f"distractors is {distractors}; it is a number of paths, 0 or more")
+    images = np.zeros((count, side, side), dtype=np.uint8)
+    labels, markers = np.zeros(count, dtype=np.int64), np.zeros((count, 2, 2))
+    begun, short = 0, 0
+    for n in range(count):
+        rng = Random(seeds.derive(seed, f"pathfinder {n}"))
+        labels[n] = rng.random() < 0.5
+        drawn = None
+        for _ in range(PICTURES):
+            begun += 1
+            drawn = _Canvas(side, strokes, rng).picture(length, distractors)
+            if drawn is not None:
+                break
+        if drawn is None:
+            raise ValueError(
+                f"no picture of {side} x {side} has room for two paths of {length} dashes in {PICTURES} tries; take "
+                f"shorter paths, a larger picture or other strokes"
+            )
+        (one, other), rest = drawn
+        markers[n] = one[0][0], one[-1][1] if labels[n] else other[0][0]
+        short += len(rest)
+        images[n] = _ink([one, other, *rest], markers[n], side, strokes, contrast)
+    return Pathfinder(
+        torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(markers), 1 - count / begun, short / count
+    )
+
+
+def strokes_for(side: int) -> Strokes:
+    """What is drawn on a picture of a side, in pixels.
+
+    Raises:
+        ValueError: for less than 32.
+    """
+    fitting = [known for known in STROKES if known <= side]
+    if not fitting:
+        raise ValueError(f"side is {side}; for less than {min(STROKES)} pixels pass strokes")
+    return STROKES[max(fitting)]
+
+
+class _Canvas:
+    """Where there is room: a bit per pixel that is too near to a path, a row of them an integer."""
+
+    def __init__(self, side: int, strokes: Strokes, rng: Random) -> None:
+        self.side, self.strokes, self.rng = side, strokes, rng
+        self.taken = [0] * side
+        reach = math.ceil(strokes.spacing)
+        self.disc = [
+            (dy, math.isqrt(int(strokes.spacing**2 - dy * dy)))
+            for dy in range(-reach, reach + 1)
+            if dy * dy <= strokes.spacing**2
+        ]
+
+    def picture(self, length: int, distractors: int) -> tuple[tuple[Path, Path], list[Path]] | None:
+        one = self._path(length, self._anywhere)
+        if one is None:
+            return None
+        self._take(one)
+        other = self._path(length, lambda: self._opposite(one), near=one[0][0])
+        if other is None:
+            return None
+        self._take(other)
+        rest = []
+        for _ in range(distractors):
+            path = self._path(max(length // 3, 1), self._anywhere)
+            if path is None:
+                break
+            self._take(path)
+            rest.append(path)
+        return (one, other), rest
+
+    def _anywhere(self) -> tuple[Point, float]:
+        margin = self.strokes.margin
+        width = self.side - 1 - 2 * margin
+        point = margin + width * self.rng.random(), margin + width * self.rng.random()
+        return point, 2 * math.pi * self.rng.random()
+
+    def _opposite(self, path: Path) -> tuple[Point, float]:
+        """A point as far from a path's beginning as its end is, and a direction about back to it."""
+        (y, x), end = path[0][0], path[-1][1]
+        angle, distance = 2 * math.pi * self.rng.random(), math.dist((y, x), end)
+        point = y + distance * math.sin(angle), x + distance * math.cos(angle)
+        return point, angle + math.pi + WIDE * (2 * self.rng.random() - 1)
+
+    def _path(self, length: int, begin: Callable[[], tuple[Point, float]], near: Point | None = None) -> Path | None:
+        for _ in range(PATHS):
+            start, heading = begin()
+            if self._free(start):
+                found = self._grown(length, start, heading)
+                if found is not None and (near is None or math.dist(found[-1][1], near) <= self.strokes.apart):
+                    return found
+        return None
+
+    def _grown(self, length: int, at: Point, heading: float) -> Path | None:
+        """A path from a point, each dash turning a little from the last."""
+        s, path = self.strokes, []
+        own: list[Point] = []
+        for k in range(length):
+            for _ in range(TURNS):
+                turned = heading + (s.bend * (2 * self.rng.random() - 1) if k else 0.0)
+                down, across = math.sin(turned), math.cos(turned)
+                start = (at[0] + s.gap * down, at[1] + s.gap * across) if k else at
+                middle = start[0] + s.dash / 2 * down, start[1] + s.dash / 2 * across
+                end = start[0] + s.dash * down, start[1] + s.dash * across
+                if self._free(end) and self._free(middle) and not self._meets(end, own[:-4]):
+                    break
+            else:
+                return None
+            path.append((start, end))
+            own += [middle, end]
+            at, heading = end, turned
+        return path
+
+    def _free(self, point: Point) -> bool:
+        low, high = self.strokes.margin, self.side - 1 - self.strokes.margin
+        y, x = point
+        return low <= y <= high and low <= x <= high and not self.taken[round(y)] >> round(x) & 1
+
+    def _meets(self, point: Point, own: list[Point]) -> bool:
+        least = self.strokes.spacing**2
+        return any((point[0] - y) ** 2 + (point[1] - x) ** 2 < least for y, x in own)
+
+    def _take(self, path: Path) -> None:
+        whole = (1 << self.side) - 1
+        for start, end in path:
+            for y, x in (start, ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2), end):
+                row, column = round(y), round(x)
+                for dy, half in self.disc:
+                    if 0 <= row + dy < self.side:
+                        span = (1 << (2 * half + 1)) - 1
+                        shift = column - half
+                        self.taken[row + dy] |= (span << shift if shift >= 0 else span >> -shift) & whole
+
+
+def _ink(
+    paths: list[Path], markers: NDArray[np.float64], side: int, strokes: Strokes, contrast: float
+) -> NDArray[np.uint8]:
+    """Draw dashes and markers, each a line with round ends, falling off over a pixel at its edge."""
+    ends = np.array([dash for path in paths for dash in path] + [(m, m) for m in markers.tolist()])
+    half = np.array([strokes.thickness / 2] * (len(ends) - 2) + [strokes.radius] * 2)[:, None, None]
+    reach = math.ceil(strokes.dash / 2 + max(strokes.radius, strokes.thickness) + 1)
+    centre = np.rint(ends.mean(axis=1)).astype(np.int64)
+    window = np.arange(-reach, reach + 1)
+    y = (centre[:, :1] + window)[:, :, None]
+    x = (centre[:, 1:] + window)[:, None, :]
+    start, along = ends[:, 0], ends[:, 1] - ends[:, 0]
+    square = (along**2).sum(axis=1)
+    dy, dx = y - start[:, 0, None, None], x - start[:, 1, None, None]
+    share = dy * along[:, 0, None, None] + dx * along[:, 1, None, None]
+    share = np.clip(share / np.where(square > 0, square, 1.0)[:, None, None], 0.0, 1.0)
+    distance = np.sqrt((dy - share * along[:, 0, None, None]) ** 2 + (dx - share * along[:, 1, None, None]) ** 2)
+    ink = np.rint(WHITE * contrast * np.clip(half + 0.5 - distance, 0.0, 1.0)).astype(np.uint8)
+    image = np.zeros((side + 2 * reach) ** 2, dtype=np.uint8)  # with a border for windows that reach over it
+    flat = (y + reach) * (side + 2 * reach) + x + reach
+    np.maximum.at(image, flat.ravel(), ink.ravel())
+    return image.reshape(side + 2 * reach, -1)[reach:-reach, reach:-reach]

@@ -1,0 +1,131 @@
+"""An independent solver agrees with every label, which only the path tells; pictures are the same anywhere."""
+
+import ast
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ranklens as rl
+from ranklens.data.pathfinder import STROKES, Strokes
+
+SIZES = [(32, 3), (32, 5), (64, 3), (64, 5), (64, 7), (64, 9), (150, 3), (150, 5), (150, 7), (150, 9)]
+
+
+@pytest.mark.parametrize(("side", "length"), SIZES)
+def test_the_solver_agrees_with_every_label(side, length):
+    found = rl.data.pathfinder(150, length, side)
+    assert torch.equal(rl.data.trace(found.images), found.labels)
+    assert found.images.shape == (150, side, side)
+    assert 0.3 < float(found.labels.double().mean()) < 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [3, 5, 7, 9])
+@pytest.mark.parametrize("side", [64, 150])
+def test_ten_thousand_labels_are_right(side, length):
+    found = rl.data.pathfinder(10_000, length, side, seed=1)
+    print(f"{side} x {side}, {length} dashes: {found.rejected:.1%} of the pictures begun were given up")
+    assert torch.equal(rl.data.trace(found.images), found.labels)
+
+
+@settings(max_examples=15)
+@given(*(st.floats(*ends) for ends in ((2.0, 4.0), (1.0, 2.0), (1.0, 1.5), (0.3, 1.0))), st.integers(0, 9))
+def test_other_strokes_are_traced_too(dash, gap, thickness, contrast, seed):
+    radius = 1.5 * thickness
+    strokes = Strokes(dash, gap, thickness, spacing=gap + 2 * radius + 3.5, radius=radius, apart=20.0)
+    found = rl.data.pathfinder(20, 5, 100, strokes=strokes, contrast=contrast, seed=seed)
+    assert torch.equal(rl.data.trace(found.images, radius=radius, reach=gap + 1.7), found.labels)
+    assert int(found.images.max()) == round(255 * contrast)
+
+
+def test_the_solver_knows_nothing_of_the_generator():
+    folder = Path(rl.data.__file__).parent
+    for name, other in (("pathfinder", "tracing"), ("tracing", "pathfinder")):
+        nodes = ast.walk(ast.parse((folder / f"{name}.py").read_text()))
+        imported = {n.module for n in nodes if isinstance(n, ast.ImportFrom)}
+        assert f"ranklens.data.{other}" not in imported
+
+
+def test_the_solver_sees_a_label_that_is_wrong():
+    """Wiping out a dash in the middle of the path between both markers makes it two."""
+    found = rl.data.pathfinder(60, 7, 64, distractors=0)
+    wrong = 0
+    for image, label, (one, other) in zip(found.images, found.labels, found.markers, strict=True):
+        if int(label) == 1:
+            cut = image.clone()
+            y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+            nearer = (y - one[0]).square() + (x - one[1]).square() - (y - other[0]).square() - (x - other[1]).square()
+            cut[nearer.abs() < 6 * (one - other).norm()] = 0  # a band of 6 pixels about the middle
+            wrong += int(rl.data.trace(cut[None])[0]) == 0
+    assert wrong == int(found.labels.sum())
+
+
+@pytest.mark.parametrize(("side", "length"), [(64, 9), (150, 9), (150, 3)])
+def test_the_distance_of_markers_does_not_tell_the_answer(side, length):
+    """Both kinds have the same distances, so no threshold does better than chance, but for what 600 samples allow."""
+    found = rl.data.pathfinder(600, length, side)
+    apart = (found.markers[:, 0] - found.markers[:, 1]).norm(dim=1)
+    order = found.labels[apart.argsort()].double()
+    right = order.cumsum(0) + (1 - order).sum() - (1 - order).cumsum(0)  # if the nearest k were of one path
+    best = max(float(right.max()), 600 - float(right.min())) / 600
+    assert best < 0.5 + abs(float(order.mean()) - 0.5) + 0.06
+
+
+def test_pictures_depend_on_the_seed_and_their_number():
+    few, many, other = (rl.data.pathfinder(n, 5, 64, seed=s) for n, s in ((4, 0), (9, 0), (4, 1)))
+    assert torch.equal(few.images, many.images[:4])
+    assert torch.equal(few.labels, many.labels[:4])
+    assert not torch.equal(few.images, other.images)
+
+
+@pytest.mark.parametrize(
+    ("side", "length", "expected"), [(32, 5, "32"), (64, 9, "64"), (150, 9, "150")], ids=["32", "64", "150"]
+)
+def test_pictures_are_the_same_anywhere(side, length, expected):
+    found = rl.data.pathfinder(20, length, side, seed=7)
+    digest = hashlib.sha256(found.images.numpy().tobytes() + found.labels.numpy().tobytes()).hexdigest()
+    assert digest == HASHES[expected]
+
+
+HASHES = {
+    "32": "cfeefbe4e17d62ab95b2906a2f93c337864513b36f080498a6db6dab196cce77",
+    "64": "cf29590c9bddd375270727cfb7a488051db8a6b3d4a3e4f829b8c1db0882a688",
+    "150": "eab05fdb57b60f883ca54d3ae6c96c626d172175748d16e9f0b63f1cb631a364",
+}
+
+
+def test_strokes_follow_the_side():
+    assert rl.data.pathfinder(1, 3, 100).images.shape == (1, 100, 100)
+    assert rl.data.pathfinder(2, 9, 150).distractors == 10
+    assert rl.data.pathfinder(2, 9, 150, distractors=0).distractors == 0
+    assert set(STROKES) == {32, 64, 150}
+
+
+def test_bad_input_is_named():
+    for args, change, message in (
+        ((0,), {}, "count is 0"),
+        ((1, 0), {}, "length 0"),
+        ((1, 3, 16), {}, "side is 16; for less than 32"),
+        ((1, 3, 64), {"contrast": 0.0}, "contrast is 0.0"),
+        ((1, 3, 64), {"contrast": float("nan")}, "contrast is nan"),
+        ((1, 3, 64), {"distractors": -1}, "distractors is -1"),
+        ((1, 20, 32), {}, "no picture of 32 x 32 has room for two paths of 20 dashes"),
+        ((1, 1, 64), {}, "length is 1; the markers on such a path are at most 2 pixels apart"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rl.data.pathfinder(*args, **change)
+    for change, message in (
+        ({"spacing": 5.0}, "spacing is 5.0; for paths with gaps of 1.5"),
+        ({"thickness": 0.5}, "thickness is 0.5"),
+        ({"radius": 1.0}, "radius 1.0"),
+        ({"gap": 0.2}, "a gap is over half"),
+        ({"apart": 1.0}, "a spacing apart"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Strokes(**change)
+    with pytest.raises(ValueError, match="a picture without ink"):
+        rl.data.trace(torch.zeros(1, 8, 8, dtype=torch.uint8))
