@@ -155,6 +155,23 @@ def test_it_is_composed_once_per_step():
         assert counted["n"] == 4  # gradients were switched off
 
 
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad])
+@pytest.mark.parametrize("how", [{"fused": True}, {"foreach": True}, {"foreach": False}], ids=str)
+def test_steps_of_every_optimizer_are_seen(kind, how):
+    """Fused ones do not count versions; and a chain over few rows never frees a weight that was composed before."""
+    layer = rl.nn.overparameterize(nn.Linear(16, 16)).double()
+    few, many = batch(2, 16), batch(64, 16)
+    optimizer = kind(layer.parameters(), lr=0.1, **how)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            layer(many)  # keeps the weight
+        layer(few).square().mean().backward()
+        optimizer.step()
+        with torch.set_grad_enabled(grad):
+            one_by_one = torch.cat([layer(row[None]) for row in many])  # by the chain
+            assert torch.allclose(layer(many), one_by_one, atol=1e-12)
+
+
 def test_training_moves_the_function():
     """Steps of an optimizer are seen, and the loss falls as it does for the plain net."""
     deep, x, y = rl.nn.overparameterize(small_net()), batch(8, 3, 4, 4), batch(8, 5, seed=1)

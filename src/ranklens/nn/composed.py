@@ -4,19 +4,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ranklens.init import is_chain
 from ranklens.network import TensorNetwork
 from ranklens.nn.kernel_chain import KernelChain
 
+_steps = [0]  # of any optimizer; fused ones change factors and leave their version counters as they were
+
+
+def _count_step(*_: Any) -> None:
+    _steps[0] += 1
+
+
+register_optimizer_step_post_hook(_count_step)
+
 
 class Composition(nn.Module):
     r"""A weight as the end tensor of a network, kept until it can no longer be used.
 
-    It is composed anew when a factor has changed (by its version counter), when gradients are switched on or off, and
-    after a backward pass, which frees what the weight was computed with. So one composition serves all uses in a step,
-    and a module costs a plain one plus its composition, whatever the batch. Where autocast is on, factors are
-    multiplied in their own precision, and the layer rounds the weight.
+    It is composed anew when a factor has changed (by its version counter), after a step of any optimizer (fused ones
+    count no versions), when gradients are switched on or off, and after a backward pass, which frees what the weight
+    was computed with. So one composition serves all uses in a step, and a module costs a plain one plus its
+    composition, whatever the batch. Where autocast is on, factors are multiplied in their own precision, and the layer
+    rounds the weight.
 
     Attributes:
         network: a tensor network or a chain of kernels; the weight is its end tensor, reshaped.
@@ -35,7 +46,7 @@ class Composition(nn.Module):
         """The weight."""
         if torch.compiler.is_compiling() or _saving_is_hooked():
             return self._compose()
-        key = (*((id(s), s._version) for s in self.network.stacks), torch.is_grad_enabled())
+        key = (*((id(s), s._version) for s in self.network.stacks), _steps[0], torch.is_grad_enabled())
         if (
             self._kept is None
             or self._kept[0] != key
