@@ -11,6 +11,7 @@ from ranklens.nn.overparameterize import collapse, overparameterize
 from ranklens.nn.rank_monitor import RankMonitor
 from ranklens.nn.rank_profile import rank_profile
 from ranklens.nn.regions import PatchPairs
+from ranklens.nn.resnet import resnet
 from ranklens.nn.separation_rank import Separation, separation_rank
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "product_pool",
     "prune",
     "rank_profile",
+    "resnet",
     "separation_rank",
 ]

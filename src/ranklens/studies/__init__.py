@@ -39,6 +39,7 @@ STUDIES = (
     "simplicity_bias",
     "expandnets",
     "compressible_layers",
+    "countering_locality",
 )
 
 
