@@ -258,6 +258,29 @@ def test_attention_is_differentiated_twice():
     assert float(model.embed.weight.grad.abs().sum()) > 0
 
 
+def test_outputs_may_be_objects_with_logits_and_modules_may_hold_modules():
+    """As models of Hugging Face do; and what is inside a model called `module` is not the model."""
+
+    class Output:
+        def __init__(self, logits):
+            self.logits = logits
+
+    class Doubling(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module, self.last = module, nn.Linear(3, 3).double()
+
+        def forward(self, x):
+            return Output(self.last(self.module(x)))
+
+    inner, x, y = convolutional(2, 3, nn.Tanh), images(4, 2, 5, 6), torch.arange(4) % 3
+    outer, pair = Doubling(inner), ((0, 0, 2, 2), (3, 3, 2, 2))
+    found = rl.nn.locality_penalty(outer, x, y, patches=pair)
+    plain = rl.nn.locality_penalty(lambda x: outer(x).logits, x, y, patches=pair)
+    assert float(found.detach()) == float(plain.detach())
+    assert float(found.detach()) != float(rl.nn.locality_penalty(inner, x, y, patches=pair).detach())
+
+
 COMPILED = """
     import torch, ranklens as rl
     torch.set_num_threads(1)

@@ -16,7 +16,7 @@ EPS = 1e-8  # input gradients of a patch below this norm count as none
 
 
 def locality_penalty(
-    model: Callable[[Tensor], Tensor],
+    model: Callable[[Tensor], Any],
     x: Float[Tensor, "batch ..."],
     y: Tensor | None = None,
     *,
@@ -44,7 +44,8 @@ def locality_penalty(
     computed plainly in here; do the same for an `output` that is passed.
 
     Args:
-        model: gives one logit, (batch,) or (batch, 1), or several, (batch, classes). A DistributedDataParallel model
+        model: gives one logit, (batch,) or (batch, 1), or several, (batch, classes), or an object whose `logits` they
+            are, as models of Hugging Face do. A DistributedDataParallel model
             shares gradients if the loss's own forward went through it. A compiled model, which torch cannot
             differentiate twice, is run uncompiled; its `output` cannot be passed.
         x: inputs, two at least.
@@ -169,7 +170,7 @@ class LocalityPenalty:
         return self.weight > 0 and self.steps % self.every == 0
 
     def __call__(
-        self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor | None = None, *, output: Tensor | None = None
+        self, model: Callable[[Tensor], Any], x: Tensor, y: Tensor | None = None, *, output: Tensor | None = None
     ) -> Float[Tensor, ""]:
         """The term to add to the loss of this step."""
         due = self.due
@@ -221,8 +222,9 @@ def _drawn(patches: Pair | Sampler, shape: torch.Size, generator: torch.Generato
     return patches(shape, generator)
 
 
-def _scores(output: Tensor, y: Tensor | None) -> Tensor:
+def _scores(output: Any, y: Tensor | None) -> Tensor:
     """The logit of every sample, or that of its class."""
+    output = getattr(output, "logits", output)
     scores = output.flatten(1) if output.ndim > 1 else output[:, None]
     if scores.shape[1] > 1:
         if y is None:
@@ -237,11 +239,12 @@ def _direction(gradients: Tensor, eps: float) -> Tensor:
     return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(eps)
 
 
-def _unwrapped(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _unwrapped(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     """What is inside a compiled or distributed model; the hooks that share gradients sit on the parameters."""
-    while isinstance(inner := getattr(model, "_orig_mod", getattr(model, "module", None)), nn.Module):
-        model = inner
-    return model
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        return _unwrapped(model.module)
+    inner = getattr(model, "_orig_mod", None)  # of a compiled one
+    return _unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class Settings:
     side: int = 16
     train: int = 10_000
     test: int = 2000
-    code: int = 32
+    code: int = 64
     hidden: int = 64
     layers: tuple[int, ...] = (0, 2, 4, 8)
     steps: int = 8000

@@ -112,7 +112,7 @@ PAPER = Settings(
     seeds=(0,),
 )
 PRESETS = {
-    "laptop": Settings(ranges=(48,), epochs=40, test=2000, trap_steps=300, seeds=(0,)),
+    "laptop": Settings(ranges=(48,), epochs=40, test=2000, trap_steps=500, seeds=(0,)),
     "digits": Settings(),
     "distances": Settings(ranges=(0, 16, 32, 40, 48), weights=(0.0, 0.1, 1.0), seeds=(0,)),
     "medium": Settings(
@@ -472,15 +472,14 @@ def _draw_picture(axes: Axes, settings: Settings) -> None:
     except FileNotFoundError:  # the record was made where the images are
         shown, answer, patches = torch.zeros(settings.canvas), "no image here", layers.PatchPairs(settings.patch)
     pair = patches(shown.shape, seeds.stream(0, "picture")) if callable(patches) else patches
-    axes.imshow(shown, cmap="gray", interpolation="nearest", aspect="equal")
+    axes.imshow(shown.numpy(), cmap="gray", interpolation="nearest", aspect="equal")
     for k, box in enumerate(pair):
         top, left, height, width = (int(edge) for edge in box)
         rows, columns = np.array([0, 0, 1, 1, 0]) * height + top, np.array([0, 1, 1, 0, 0]) * width + left
-        axes.plot(columns - 0.5, rows - 0.5, linewidth=2, color=drawing.COLOURS[(4, 5)[k]], label=f"patch {k + 1}")
+        axes.plot(columns - 0.5, rows - 0.5, linewidth=2, color=drawing.COLOURS[(4, 5)[k]])
     axes.grid(False)
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
     question = "Same class?" if settings.task == "same_class" else "One path?"
-    drawing.label(axes, f"{question} {answer.capitalize()}", "column, pixels", "row, pixels")
+    drawing.label(axes, f"{question} {answer.capitalize()}", "column, pixels; outlined: both patches", "row, pixels")
 
 
 def _draw_check(axes: Axes, record: xr.Dataset) -> None:
