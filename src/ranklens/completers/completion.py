@@ -1,8 +1,10 @@
 """The one pipeline of both completers: biases, a small start, descent, polish, and once more with all entries."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import xarray as xr
@@ -35,6 +37,12 @@ class Settings:
     device: torch.device | str | None
     seed: int
 
+    @classmethod
+    def of(cls, completer: Any, seed: int) -> "Settings":
+        """Those of an estimator, whose arguments have the same names but for `patience`."""
+        given = {field.name: field.name for field in dataclasses.fields(cls)} | {"look_back": "patience"}
+        return cls(**{name: getattr(completer, other) for name, other in given.items() if name != "seed"}, seed=seed)
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -47,7 +55,6 @@ class Fitted:
         ridge: of the last least squares.
         rmse: held-out root mean square errors: "biases" alone, "descent", "polish", in the units of the values.
         profile: what stood along the descent.
-        held_out: positions of the held-out entries are not kept; this is their number.
     """
 
     net: TensorNetwork | None
@@ -56,7 +63,6 @@ class Fitted:
     ridge: float
     rmse: dict[str, float]
     profile: xr.Dataset
-    held_out: int
 
 
 def complete(seen: Seen, start: Start, settings: Settings) -> Fitted:
@@ -73,7 +79,7 @@ def _complete(seen: Seen, start: Start, settings: Settings) -> Fitted:
     least = 1e-12 * float(seen.values.abs().max())
     if not scale > least or len(seen) < 2:
         whole = fit_biases(seen, biases.damping) if settings.biases else biases
-        return Fitted(None, whole, 1.0, 0.0, {"biases": 0.0}, xr.Dataset(), len(held_out))
+        return Fitted(None, whole, 1.0, 0.0, {"biases": 0.0}, xr.Dataset())
     train, held_out, seen = (part.times(1 / scale) for part in (train, held_out, seen))
     biases = replace(biases, mean=biases.mean / scale, modes=tuple(mode / scale for mode in biases.modes))
     left, left_out = (part.minus(biases.at(part.indices)) for part in (train, held_out))
@@ -108,11 +114,11 @@ def _complete(seen: Seen, start: Start, settings: Settings) -> Fitted:
     )
     if float(gains.mean()) <= DOUBTS * float(gains.std(correction=0)) / math.sqrt(len(gains)):
         whole = fit_biases(seen, biases.damping) if settings.biases else biases
-        return Fitted(None, whole, scale, 0.0, rmse, profile, len(held_out))
+        return Fitted(None, whole, scale, 0.0, rmse, profile)
     biases = fit(chosen, seen, adapted, ridge=ridge * unit)
     profile.attrs["widths"] = str(widths(chosen))
     profile.attrs["tried"] = str({key: round(scale * value, 6) for key, value in sorted(polish.errors.items())})
-    return Fitted(chosen, biases, scale, ridge * unit, rmse, profile, len(held_out))
+    return Fitted(chosen, biases, scale, ridge * unit, rmse, profile)
 
 
 def _choose_biases(train: Seen, held_out: Seen) -> Biases:

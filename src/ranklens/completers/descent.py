@@ -38,7 +38,6 @@ class Descended:
         last: the network at the end, which has fitted more: not always less well, once it is refined.
         step: of the best.
         held_out: mean squared error there.
-        train: the same of what was fitted.
         stopped: "held-out" | "fitted" | "steps" | "nan".
         profile: Dataset over `step` with train, held_out and spectra.
     """
@@ -47,7 +46,6 @@ class Descended:
     last: TensorNetwork
     step: int
     held_out: float
-    train: float
     stopped: str
     profile: xr.Dataset
 
@@ -87,7 +85,7 @@ def descend(
     batches = _batches(train, size, seed)
     rows: list[tuple[int, float, float, list[Tensor]]] = []
     best, best_state, left, stopped, total, count, step = math.inf, _state(net), None, "steps", 0.0, 0, 0
-    best_step, best_train, last_gain, gained = 0, math.inf, 0, math.inf
+    best_step, last_gain, gained = 0, 0, math.inf
     started = clock.perf_counter()
     work = size * sum(math.prod(shape) / max(shape) for shape in net.layout.shapes)
     with contract.threads(work), reporter(None) as report, torch.enable_grad():
@@ -102,7 +100,7 @@ def descend(
                 held = float((predict(net, held_out.indices) - held_out.values).square().mean())
                 rows.append((step, total / count, held, [s[:KEPT].cpu() for s in spectra(net)]))
                 if held < best:
-                    best, best_step, best_train, best_state = held, step, total / count, _state(net)
+                    best, best_step, best_state = held, step, _state(net)
                 if held < min(BETTER * gained, gained - GAIN * rows[0][2]) or step == 0:
                     gained, last_gain = held, step
                 if left is None and total / count < ESCAPED * rows[0][1]:
@@ -123,7 +121,7 @@ def descend(
     with torch.no_grad():
         for stack, kept in zip(net.stacks, best_state, strict=True):
             stack.copy_(kept)
-    return Descended(copied(net), last, best_step, best, best_train, stopped, _profile(net, rows))
+    return Descended(copied(net), last, best_step, best, stopped, _profile(net, rows))
 
 
 def _state(net: TensorNetwork) -> list[Tensor]:

@@ -106,16 +106,7 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
             self, X, accept_sparse=["csr", "csc", "coo"], dtype=np.float64, ensure_all_finite="allow-nan"
         )
         seen = _seen(checked)
-        settings = Settings(
-            biases=self.biases,
-            held_out=self.held_out,
-            learning_rate=self.learning_rate,
-            max_steps=self.max_steps,
-            look_back=self.patience,
-            batch_size=self.batch_size,
-            device=self.device,
-            seed=seed,
-        )
+        settings = Settings.of(self, seed)
 
         def start(left: Seen, dtype: torch.dtype) -> TensorNetwork:
             width = min(*seen.shape, WIDEST) if self.width is None else self.width

@@ -102,16 +102,7 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
         if not np.isfinite(numbers).all():
             row = int(np.argwhere(~np.isfinite(numbers))[0, 0])
             raise ValueError(f"value {numbers[row]} in row {row} is not finite; leave that observation out")
-        settings = Settings(
-            biases=self.biases,
-            held_out=self.held_out,
-            learning_rate=self.learning_rate,
-            max_steps=self.max_steps,
-            look_back=self.patience,
-            batch_size=self.batch_size,
-            device=self.device,
-            seed=seed,
-        )
+        settings = Settings.of(self, seed)
 
         def start(left: Seen, dtype: torch.dtype) -> TensorNetwork:
             net = self._network(shape).to(dtype=dtype, device=self.device)
