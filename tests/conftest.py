@@ -21,6 +21,22 @@ TOLERANCE = {
 }
 
 
+MADE_ONCE = ("countering_locality", "data_install", "long_range", "report", "when_the_law_fails")  # test_*.py
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Files whose fixtures take long to make stay with one worker; all other tests go to whoever is free."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::", maxsplit=1)[0]
+            return file if file in {f"tests/test_{name}.py" for name in MADE_ONCE} else nodeid
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def tolerance() -> dict[str, float]:
     return TOLERANCE
