@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from joblib import Parallel, delayed
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from ranklens.nn.regions import Pair, Sampler
 from ranklens.progress import reporter
 from ranklens.studies import common, long_range, long_training
 from ranklens.studies.claim import Claim
-from ranklens.studies.long_training import Examples, Plan
+from ranklens.studies.long_training import Curves, Examples, Plan
 
 TITLE = "Locality is a bias that a penalty counters"
 EXPLANATION = (
@@ -38,6 +39,7 @@ FORMS = (1, 2, 4, 8)  # ranks of bilinear forms whose penalty is known
 INPUTS = 8  # of either side of a bilinear form
 TRAP_SIZE, TRAP_WIDTH, TRAP_SEEN, TRAP_ROWS = 5, 25, 300, 64
 STARTS = {"small start": 0.05, "start of order one": 0.3}  # std of every weight of the factorization
+NUMBERS = ("test", "train", "epochs", "share", "random_share", "interaction", "effective_rank")  # of every run
 PROFILED = 500  # pictures that patches are taken from
 
 
@@ -69,6 +71,7 @@ class Settings:
         accelerator: as in `Plan`.
         devices: as in `Plan`.
         precision: as in `Plan`.
+        jobs: training runs side by side, each on one thread.
         seeds: of pictures, start, batches and patches.
     """
 
@@ -81,7 +84,7 @@ class Settings:
     train: int = 2000
     test: int = 10_000
     network: str = "cnn"
-    epochs: int = 80
+    epochs: int = 120
     stop: int = 0
     batch_size: int = 64
     lr: float = 0.01
@@ -95,6 +98,7 @@ class Settings:
     accelerator: str = "cpu"
     devices: int = 1
     precision: str = "32-true"
+    jobs: int = 1
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
@@ -113,8 +117,8 @@ PAPER = Settings(
 )
 PRESETS = {
     "laptop": Settings(ranges=(48,), epochs=40, test=2000, trap_steps=500, seeds=(0,)),
-    "digits": Settings(),
-    "distances": Settings(ranges=(0, 16, 32, 40, 48), weights=(0.0, 0.1, 1.0), seeds=(0,)),
+    "digits": Settings(jobs=2),
+    "distances": Settings(ranges=(0, 16, 32, 40, 48), weights=(0.0, 0.1, 1.0), jobs=2, seeds=(0,)),
     "medium": Settings(
         task="pathfinder",
         canvas=(64, 64),
@@ -154,28 +158,20 @@ def run(settings: Settings) -> xr.Dataset:
     """Train at every range with every weight; what two checks of the penalty give; what it does to a factorization."""
     dims = {"range": settings.ranges, "weight": settings.weights, "seed": settings.seeds}
     shape = tuple(map(len, dims.values()))
-    names = ("test", "train", "share", "random_share", "interaction", "effective_rank", "epochs")
-    found = {name: np.full(shape, np.nan) for name in names}
-    curves = {name: np.full((*shape, settings.epochs), np.nan) for name in ("test_curve", "train_curve", "loss_curve")}
+    found = {name: np.full(shape, np.nan) for name in NUMBERS}
+    curves = {f"{name}_curve": np.full((*shape, settings.epochs), np.nan) for name in ("test", "train", "loss")}
+    places = list(np.ndindex(shape))
+    points = itertools.product(*dims.values())
     with reporter(None) as report:
-        for at in itertools.product(*(range(n) for n in shape)):
-            reach, weight, seed = settings.ranges[at[0]], settings.weights[at[1]], settings.seeds[at[2]]
-            name = f"{settings.task}, range {reach}, weight {weight:g}, seed {seed}"
-            learnt, asked, patches = examples(settings, reach, seed)
-            model, seen = long_training.train(
-                network(settings, learnt, seed),
-                (learnt, asked),
-                patches,
-                plan(settings, weight, seed),
-                checkpoint=checkpoint(settings, reach, weight, seed),
-                report=lambda line, name=name: report(f"{name}: {line}"),  # type: ignore[misc]
-            )
-            found["test"][at], found["train"][at], found["epochs"][at] = seen.test[-1], seen.train[-1], len(seen.loss)
+        calls = (delayed(trained)(settings, *point) for point in points)
+        runs = Parallel(n_jobs=settings.jobs, return_as="generator", inner_max_num_threads=1)
+        for at, (seen, numbers) in zip(places, runs(calls), strict=True):
+            report(f"trained {places.index(at) + 1} of {len(places)}")
+            for name, number in numbers.items():
+                found[name][at] = number
             curves["test_curve"][at][np.array(seen.epochs) - 1] = seen.test
             curves["train_curve"][at][: len(seen.train)] = seen.train
             curves["loss_curve"][at][: len(seen.loss)] = seen.loss
-            for key, value in coupling(settings, model, asked, patches, seed).items():
-                found[key][at] = value
         report("the penalty of a factorization")
         traps = trapped(settings)
     record = xr.Dataset(
@@ -189,6 +185,22 @@ def run(settings: Settings) -> xr.Dataset:
         coords={**{name: list(values) for name, values in dims.items()}, "form": list(FORMS), **traps.coords},
     )
     return record.assign_coords(epoch=np.arange(1, settings.epochs + 1), function=["product", "sum"])
+
+
+def trained(settings: Settings, reach: int, weight: float, seed: int) -> tuple[Curves, dict[str, float]]:
+    """One training run, and what is measured of it."""
+    learnt, asked, patches = examples(settings, reach, seed)
+    with reporter(None) as report:
+        model, seen = long_training.train(
+            network(settings, learnt, seed),
+            (learnt, asked),
+            patches,
+            plan(settings, weight, seed),
+            checkpoint=checkpoint(settings, reach, weight, seed),
+            report=lambda line: report(f"{settings.task}, range {reach}, weight {weight:g}, seed {seed}: {line}"),
+        )
+    numbers = {"test": seen.test[-1], "train": seen.train[-1], "epochs": float(len(seen.loss))}
+    return seen, numbers | coupling(settings, model, asked, patches, seed)
 
 
 def examples(settings: Settings, reach: int, seed: int) -> tuple[Examples, Examples, Pair | Sampler]:
@@ -247,7 +259,7 @@ def checkpoint(settings: Settings, reach: int, weight: float, seed: int) -> Path
     """The file that one training run goes on from, of a name that every setting goes into which it depends on."""
     if not settings.checkpoints:
         return None
-    others = ("ranges", "weights", "seeds", "checkpoints", "trap_weights", "trap_steps", "samples")
+    others = ("ranges", "weights", "seeds", "checkpoints", "jobs", "trap_weights", "trap_steps", "samples")
     kept = {k: v for k, v in dataclasses.asdict(settings).items() if k not in others}
     return Path(settings.checkpoints) / long_training.checkpoint_name(kept, reach, weight, seed)
 
