@@ -36,7 +36,7 @@ def test_ten_thousand_labels_are_right(side, length):
 @given(*(st.floats(*ends) for ends in ((2.0, 4.0), (1.0, 2.0), (1.0, 1.5), (0.3, 1.0))), st.integers(0, 9))
 def test_other_strokes_are_traced_too(dash, gap, thickness, contrast, seed):
     radius = 1.5 * thickness
-    strokes = Strokes(dash, gap, thickness, spacing=gap + 2 * radius + 3.5, radius=radius, apart=20.0)
+    strokes = Strokes(dash, gap, thickness, spacing=gap + 2 * radius + 3.5, radius=radius)
     found = rl.data.pathfinder(20, 5, 100, strokes=strokes, contrast=contrast, seed=seed)
     assert torch.equal(rl.data.trace(found.images, radius=radius, reach=gap + 1.7), found.labels)
     assert int(found.images.max()) == round(255 * contrast)
@@ -64,15 +64,50 @@ def test_the_solver_sees_a_label_that_is_wrong():
     assert wrong == int(found.labels.sum())
 
 
-@pytest.mark.parametrize(("side", "length"), [(64, 9), (150, 9), (150, 3)])
+def best_threshold(values, labels):
+    """The share of right answers of the best rule by one threshold, either way."""
+    order = labels[values.argsort()].double()
+    right = order.cumsum(0) + (1 - order).sum() - (1 - order).cumsum(0)  # if the lowest k were of one path
+    return max(float(right.max()), len(labels) - float(right.min())) / len(labels)
+
+
+def directions(image, markers):
+    """The larger of the angles between the ink about a marker, 2.5 to 6 pixels off, and the way to the other one."""
+    y, x = torch.meshgrid(*(torch.arange(float(n)) for n in image.shape), indexing="ij")
+    found = []
+    for me, other in (markers, markers.flip(0)):
+        down, across = y - me[0], x - me[1]
+        ink = image * ((down.hypot(across) > 2.5) & (down.hypot(across) < 6))
+        pointing = torch.atan2((ink * down).sum(), (ink * across).sum())
+        off = pointing - torch.atan2(other[0] - me[0], other[1] - me[1])
+        found.append(float(torch.atan2(off.sin(), off.cos()).abs()))
+    return max(found)
+
+
+@pytest.mark.parametrize(("side", "length"), [(64, 9), (150, 9), (150, 7), (150, 3)])
 def test_the_distance_of_markers_does_not_tell_the_answer(side, length):
-    """Both kinds have the same distances, so no threshold does better than chance, but for what 600 samples allow."""
+    """No threshold does better than chance, but for what 600 samples allow, 4 standard errors and the choice of one."""
     found = rl.data.pathfinder(600, length, side)
     apart = (found.markers[:, 0] - found.markers[:, 1]).norm(dim=1)
-    order = found.labels[apart.argsort()].double()
-    right = order.cumsum(0) + (1 - order).sum() - (1 - order).cumsum(0)  # if the nearest k were of one path
-    best = max(float(right.max()), 600 - float(right.min())) / 600
-    assert best < 0.5 + abs(float(order.mean()) - 0.5) + 0.06
+    chance = max(float((found.labels == k).double().mean()) for k in (0, 1))
+    assert best_threshold(apart, found.labels) < chance + 0.06
+
+
+@pytest.mark.parametrize(("side", "length"), [(64, 9), (150, 9), (150, 7)])
+def test_the_ink_about_markers_does_not_tell_the_answer(side, length):
+    found = rl.data.pathfinder(600, length, side)
+    rows = zip(found.images, found.markers, strict=True)
+    angles = torch.tensor([directions(image, markers) for image, markers in rows])
+    chance = max(float((found.labels == k).double().mean()) for k in (0, 1))
+    assert best_threshold(angles, found.labels) < chance + 0.06
+
+
+def test_short_paths_point_at_each_other():
+    """Three dashes are too short to hide it: this is what the two tests above would see."""
+    found = rl.data.pathfinder(300, 3, 150)
+    rows = zip(found.images, found.markers, strict=True)
+    angles = torch.tensor([directions(image, markers) for image, markers in rows])
+    assert best_threshold(angles, found.labels) > 0.9
 
 
 def test_pictures_depend_on_the_seed_and_their_number():
@@ -92,9 +127,9 @@ def test_pictures_are_the_same_anywhere(side, length, expected):
 
 
 HASHES = {
-    "32": "cfeefbe4e17d62ab95b2906a2f93c337864513b36f080498a6db6dab196cce77",
-    "64": "cf29590c9bddd375270727cfb7a488051db8a6b3d4a3e4f829b8c1db0882a688",
-    "150": "eab05fdb57b60f883ca54d3ae6c96c626d172175748d16e9f0b63f1cb631a364",
+    "32": "b39bc027923a51f46830bd6bd09596eee8a5c9c05725f759abcb1949150b386e",
+    "64": "a39d5e5d013a3c450430febf01a10c608d2bbe93b144c41bce615acd9019a3b9",
+    "150": "76d55d0ccbc058d59ab74e36ca6f946da225c1d501cff84d1a6af3b41ff57bc3",
 }
 
 
@@ -110,7 +145,7 @@ def test_bad_input_is_named():
         ((0,), {}, "count is 0"),
         ((1, 0), {}, "length 0"),
         ((1, 3, 16), {}, "side is 16; for less than 32"),
-        ((1, 3, 64), {"contrast": 0.0}, "contrast is 0.0"),
+        ((1, 3, 64), {"contrast": 0.0}, "contrast is 0.0; it is at least 0.05"),
         ((1, 3, 64), {"contrast": float("nan")}, "contrast is nan"),
         ((1, 3, 64), {"distractors": -1}, "distractors is -1"),
         ((1, 20, 32), {}, "no picture of 32 x 32 has room for two paths of 20 dashes"),
@@ -123,7 +158,7 @@ def test_bad_input_is_named():
         ({"thickness": 0.5}, "thickness is 0.5"),
         ({"radius": 1.0}, "radius 1.0"),
         ({"gap": 0.2}, "a gap is over half"),
-        ({"apart": 1.0}, "a spacing apart"),
+        ({"dash": 9.0}, "no longer than the spacing"),
     ):
         with pytest.raises(ValueError, match=message):
             Strokes(**change)

@@ -1,7 +1,6 @@
 """Pathfinder: are two markers the ends of one dashed path? The farther apart along the path, the longer the range."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -20,8 +19,9 @@ TURNS = 6  # that a dash tries before its path is given up
 PATHS = 20  # that are tried before a place is given up, and the picture with it if the path is no distractor
 PICTURES = 2000  # that are tried before the settings are given up
 WHITE = 255
+FAINTEST = 0.05
+FORKED = 5  # dashes from which on there is room for a double
 PUBLISHED_SIDE, PUBLISHED_UNIT, PUBLISHED_INK = 150, 4.0, 90  # pixels, pixels per dash, dashes of distractors
-WIDE = 1.0  # radians to either side of the first marker, into which the second path sets out
 BETWEEN = 3.3  # of what is between paths, antialiasing and rounding take this
 
 
@@ -35,7 +35,6 @@ class Strokes:
         thickness: of a dash.
         spacing: between points of different paths, at the least.
         radius: of a marker.
-        apart: between the beginning of the first long path and the end of the second, at the most.
         bend: the largest turn from one dash to the next, in radians.
         margin: free along the border.
 
@@ -49,8 +48,7 @@ class Strokes:
     thickness: float = 1.0
     spacing: float = 8.0
     radius: float = 1.5
-    apart: float = 20.0
-    bend: float = 0.5
+    bend: float = 0.8
     margin: float = 3.0
 
     def __post_init__(self) -> None:
@@ -66,10 +64,10 @@ class Strokes:
                 f"thickness is {self.thickness} and radius {self.radius}; a dash is one pixel thick at least, and a "
                 f"marker's radius 1.5 times that"
             )
-        if self.gap <= self.thickness / 2 or self.dash <= 0 or self.margin < self.radius or self.apart < self.spacing:
+        if self.gap <= self.thickness / 2 or not 0 < self.dash <= self.spacing or self.margin < self.radius:
             raise ValueError(
-                f"{self}: a gap is over half a thickness, a dash above 0, a margin at least a marker's radius, and "
-                f"paths begin at least a spacing apart"
+                f"{self}: a gap is over half a thickness, a dash above 0 and no longer than the spacing, and a margin "
+                f"at least a marker's radius"
             )
 
     @property
@@ -80,8 +78,8 @@ class Strokes:
 
 STROKES = {  # side -> what is drawn on it; for 150 as published, at half its scale
     150: Strokes(),
-    64: Strokes(dash=2.0, gap=1.5, apart=16.0),
-    32: Strokes(dash=2.5, gap=1.0, spacing=7.5, apart=12.0, margin=2.0),
+    64: Strokes(dash=2.0, gap=1.5),
+    32: Strokes(dash=2.5, gap=1.0, spacing=7.5, margin=2.0),
 }
 
 
@@ -120,10 +118,12 @@ def pathfinder(
 ) -> Pathfinder:
     """Pictures of two long dashed paths among short ones, with a marker on two ends: of one path, or one of each.
 
-    Both paths are drawn before it is decided which ends are marked. One marker stands where the first path begins, the
-    other where it ends or where the second does, just as far away: neither the rest of the picture nor the distance of
-    the markers tells the answer. Every picture depends on the seed and its own number alone: the first ten of a
-    thousand are those of ten.
+    All ink is drawn before it is decided which ends are marked. The first path has a double that parts from it after
+    its first dashes; of the double only the last dashes are drawn, and the second path goes on from these. One marker
+    stands where both begin, the other at the end of either. So nothing near a marker, nor the distance of the two,
+    tells the answer: both ends are alike, and only what lies between, `length` // 2 - 1 dashes away from them, is
+    not. (Paths of less than 5 dashes are too short for that.) Every picture depends on the seed and its own number
+    alone: the first ten of a thousand are those of ten.
 
     Args:
         count: of pictures.
@@ -132,7 +132,7 @@ def pathfinder(
         strokes: how paths are drawn; None takes those for the next smaller of 150, 64 and 32 pixels.
         distractors: paths a third as long, as many of them as there is room for; None takes 90 / length on 150 pixels
             and as many per area elsewhere, in units of dashes.
-        contrast: of dashes and markers to the black background, above 0 and at most 1.
+        contrast: of dashes and markers to the black background, .05 to 1.
         seed: of the pictures.
 
     Returns:
@@ -153,8 +153,8 @@ def pathfinder(
     """
     if count < 1 or length < 1:
         raise ValueError(f"count is {count} and length {length}; make one picture of one dash at least")
-    if not 0 < contrast <= 1:
-        raise ValueError(f"contrast is {contrast}; it is above 0 and at most 1")
+    if not FAINTEST <= contrast <= 1:
+        raise ValueError(f"contrast is {contrast}; it is at least {FAINTEST}, to leave shades of grey, and at most 1")
     strokes = strokes_for(side) if strokes is None else strokes
     if distractors is None:
         area = (side / PUBLISHED_SIDE * PUBLISHED_UNIT / strokes.unit) ** 2
@@ -219,56 +219,83 @@ class _Canvas:
         ]
 
     def picture(self, length: int, distractors: int) -> tuple[tuple[Path, Path], list[Path]] | None:
-        one = self._path(length, self._anywhere)
-        if one is None:
+        """Two long paths and what fits of distractors; None where there is no room for the former."""
+        pair = self._opposite(length) if length < FORKED else self._fork(length)
+        if pair is None:
             return None
-        self._take(one)
-        other = self._path(length, lambda: self._opposite(one), near=one[0][0])
-        if other is None:
-            return None
-        self._take(other)
+        for path in pair:
+            self._take(path)
         rest = []
         for _ in range(distractors):
-            path = self._path(max(length // 3, 1), self._anywhere)
-            if path is None:
+            found = next(filter(None, (self._grown(max(length // 3, 1)) for _ in range(PATHS))), None)
+            if found is None:
                 break
-            self._take(path)
-            rest.append(path)
-        return (one, other), rest
+            self._take(found)
+            rest.append(found)
+        return pair, rest
 
-    def _anywhere(self) -> tuple[Point, float]:
-        margin = self.strokes.margin
-        width = self.side - 1 - 2 * margin
-        point = margin + width * self.rng.random(), margin + width * self.rng.random()
-        return point, 2 * math.pi * self.rng.random()
-
-    def _opposite(self, path: Path) -> tuple[Point, float]:
-        """A point as far from a path's beginning as its end is, and a direction about back to it."""
-        (y, x), end = path[0][0], path[-1][1]
-        angle, distance = 2 * math.pi * self.rng.random(), math.dist((y, x), end)
-        point = y + distance * math.sin(angle), x + distance * math.cos(angle)
-        return point, angle + math.pi + WIDE * (2 * self.rng.random() - 1)
-
-    def _path(self, length: int, begin: Callable[[], tuple[Point, float]], near: Point | None = None) -> Path | None:
+    def _fork(self, length: int) -> tuple[Path, Path] | None:
+        """A path, and one that goes on from the end of its double; each could as well be the other's."""
+        alike = _alike(length)
         for _ in range(PATHS):
-            start, heading = begin()
-            if self._free(start):
-                found = self._grown(length, start, heading)
-                if found is not None and (near is None or math.dist(found[-1][1], near) <= self.strokes.apart):
-                    return found
+            begun = self._grown(alike)
+            one, double = (self._grown(length, begun) if begun else None for _ in range(2))
+            if one is None or double is None:
+                continue
+            if self.rng.random() < 0.5:
+                one, double = double, one
+            other, ours = self._onward(double, one), self._onward(one, double)
+            if other is not None and ours is not None:  # so that which of the two is drawn makes no difference
+                return one, other
         return None
 
-    def _grown(self, length: int, at: Point, heading: float) -> Path | None:
-        """A path from a point, each dash turning a little from the last."""
-        s, path = self.strokes, []
-        own: list[Point] = []
-        for k in range(length):
+    def _onward(self, way: Path, other: Path) -> Path | None:
+        """A path that begins with the last dashes of a way, backwards, and keeps its distance from another."""
+        end = [(b, a) for a, b in reversed(way[-_alike(len(way)) :])]
+        if not self._apart(end, other):
+            return None
+        before = list(self.taken)
+        self._take(other)
+        found = next(filter(None, (self._grown(len(way), end) for _ in range(PATHS))), None)
+        self.taken = before
+        return found
+
+    def _opposite(self, length: int) -> tuple[Path, Path] | None:
+        """A path, and another that begins as far from its beginning as its end is."""
+        one = self._grown(length)
+        if one is None:
+            return None
+        (y, x), distance = one[0][0], math.dist(one[0][0], one[-1][1])
+        before = list(self.taken)
+        self._take(one)
+        angles = (2 * math.pi * self.rng.random() for _ in range(PATHS))
+        points = ((y + distance * math.sin(angle), x + distance * math.cos(angle)) for angle in angles)
+        other = next(filter(None, (self._grown(length, at=point) for point in points)), None)
+        self.taken = before
+        return None if other is None else (one, other)
+
+    def _apart(self, one: Path, other: Path) -> bool:
+        return not any(self._meets(point, list(_points(other))) for point in _points(one))
+
+    def _grown(self, length: int, begun: Path | None = None, at: Point | None = None) -> Path | None:
+        """A path that goes on from dashes, from a point or from anywhere, each dash turning a little from the last."""
+        s, path = self.strokes, list(begun or ())
+        if path:
+            (y, x), at = path[-1]
+            heading = math.atan2(at[0] - y, at[1] - x)
+        else:
+            at = self._anywhere() if at is None else at
+            heading = 2 * math.pi * self.rng.random()
+            if not self._free(at):
+                return None
+        own = [point for dash in path for point in _points([dash])[1:]]
+        for k in range(len(path), length):
             for _ in range(TURNS):
                 turned = heading + (s.bend * (2 * self.rng.random() - 1) if k else 0.0)
                 down, across = math.sin(turned), math.cos(turned)
                 start = (at[0] + s.gap * down, at[1] + s.gap * across) if k else at
-                middle = start[0] + s.dash / 2 * down, start[1] + s.dash / 2 * across
                 end = start[0] + s.dash * down, start[1] + s.dash * across
+                middle = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
                 if self._free(end) and self._free(middle) and not self._meets(end, own[:-4]):
                     break
             else:
@@ -277,6 +304,11 @@ class _Canvas:
             own += [middle, end]
             at, heading = end, turned
         return path
+
+    def _anywhere(self) -> Point:
+        margin = self.strokes.margin
+        width = self.side - 1 - 2 * margin
+        return margin + width * self.rng.random(), margin + width * self.rng.random()
 
     def _free(self, point: Point) -> bool:
         low, high = self.strokes.margin, self.side - 1 - self.strokes.margin
@@ -289,14 +321,23 @@ class _Canvas:
 
     def _take(self, path: Path) -> None:
         whole = (1 << self.side) - 1
-        for start, end in path:
-            for y, x in (start, ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2), end):
-                row, column = round(y), round(x)
-                for dy, half in self.disc:
-                    if 0 <= row + dy < self.side:
-                        span = (1 << (2 * half + 1)) - 1
-                        shift = column - half
-                        self.taken[row + dy] |= (span << shift if shift >= 0 else span >> -shift) & whole
+        for y, x in _points(path):
+            row, column = round(y), round(x)
+            for dy, half in self.disc:
+                if 0 <= row + dy < self.side:
+                    span = (1 << (2 * half + 1)) - 1
+                    shift = column - half
+                    self.taken[row + dy] |= (span << shift if shift >= 0 else span >> -shift) & whole
+
+
+def _alike(length: int) -> int:
+    """Dashes at either end by which no one can tell the two ways from each other."""
+    return max(length // 2 - 1, 1)
+
+
+def _points(path: Path) -> list[Point]:
+    """Beginning, middle and end of every dash."""
+    return [p for a, b in path for p in (a, ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2), b)]
 
 
 def _ink(
