@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -281,17 +282,100 @@ def test_outputs_may_be_objects_with_logits_and_modules_may_hold_modules():
     assert float(found.detach()) != float(rl.nn.locality_penalty(inner, x, y, patches=pair).detach())
 
 
+def test_an_output_that_does_not_come_from_x_is_refused():
+    model, x, pair = convolutional(2, 1, nn.Tanh), images(4, 2, 5, 6), ((0, 0, 2, 2), (3, 3, 2, 2))
+    early = model(x)
+    for output in (early, model(x.detach()), model(images(4, 2, 5, 6, seed=1))):
+        with pytest.raises(ValueError, match="output does not come from x"):
+            rl.nn.locality_penalty(model, x.requires_grad_(), patches=pair, output=output)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_dropout_is_not_mistaken_for_dependence(share, tolerance):
+    """A linear network does not change its gradient, whatever dropout does to it."""
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(60, 1)).double()
+    x = images(6, 2, 5, 6).requires_grad_()
+    output = model(x) if share else None
+    state = torch.get_rng_state()
+    found = rl.nn.locality_penalty(model, x, patches=((0, 0, 2, 2), (3, 3, 2, 2)), output=output)
+    assert float(found.detach()) == pytest.approx(1, rel=tolerance["rounding"])
+    assert torch.equal(state, torch.get_rng_state())
+    assert model[1].training
+
+
+def test_evaluation_costs_nothing_and_counts_no_step():
+    model, x, pair = convolutional(2, 1, nn.Tanh), images(4, 2, 5, 6), ((0, 0, 2, 2), (3, 3, 2, 2))
+    penalty = rl.nn.LocalityPenalty(pair, every=2)
+    with torch.no_grad():
+        output = model(x.requires_grad_(penalty.due))
+        assert float(penalty(model, x, output=output)) == 0
+    assert penalty.steps == 0
+    assert float(penalty(model, x).detach()) > 0
+    x = images(4, 2, 5, 6).requires_grad_()
+    output = model(x)
+    with torch.no_grad():  # an output that was shared is not used up
+        rl.nn.locality_penalty(model, x, patches=pair, output=output)
+    output.sum().backward()
+
+
+def test_instance_norm_forgets_too():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.InstanceNorm2d(3, track_running_stats=True), nn.Tanh(), nn.Flatten())
+    model = nn.Sequential(*model, nn.Linear(36, 1)).double()
+    before = copy.deepcopy(model.state_dict())
+    rl.nn.locality_penalty(model, images(4, 2, 5, 6), patches=((0, 0, 2, 2), (3, 3, 2, 2)))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model(images(4, 2, 5, 6))
+    assert not torch.equal(model[1].running_mean, before["1.running_mean"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (lambda x: x, ValueError, r"a tensor of shape \(4, 2, 5, 6\) for 4 samples"),
+        (lambda x: x.sum(), ValueError, r"shape \(\) for 4 samples"),
+        (lambda x: x.mean(0, keepdim=True).flatten(1), ValueError, r"shape \(1, 60\) for 4 samples"),
+        (lambda x: (x.sum((1, 2, 3)),), TypeError, "the model gives tuple; wrap it"),
+        (lambda x: x.sum((1, 2, 3)).long(), TypeError, "the model gives torch.int64; wrap it"),
+    ],
+)
+def test_outputs_that_are_no_logits_are_named(wrong, error, message):
+    x, box = images(4, 2, 5, 6), (0, 0, 2, 2)
+    with pytest.raises(error, match=message):
+        rl.nn.locality_penalty(wrong, x, patches=(box, (3, 3, 2, 2)))
+    message = message.replace("4 samples", "16 samples").replace("4, 2", "16, 2")
+    with pytest.raises(error, match=message):
+        rl.nn.separation_rank(wrong, x, box)
+
+
+@pytest.mark.parametrize("y", [torch.tensor([0, 1, 2, -100]), torch.tensor([0, 1, 2, 3]), torch.tensor([0.0, 1, 2, 1])])
+def test_classes_that_are_none_are_named(y):
+    pair = ((0, 0, 2, 2), (3, 3, 2, 2))
+    with pytest.raises(ValueError, match="classes are integers from 0 to 2"):
+        rl.nn.locality_penalty(convolutional(2, 3, nn.Tanh), images(4, 2, 5, 6), y, patches=pair)
+
+
+def test_masks_of_numpy():
+    model, x = convolutional(2, 1, nn.Tanh), images(4, 2, 5, 6)
+    boxes = ((0, 0, 2, 2), (3, 3, 2, 2))
+    masks = [np.zeros((5, 6), dtype=bool) for _ in boxes]
+    masks[0][:2, :2] = masks[1][3:5, 3:5] = True
+    found = [rl.nn.locality_penalty(model, x, patches=pair) for pair in (boxes, tuple(masks))]
+    assert float(found[0].detach()) == float(found[1].detach())
+
+
 COMPILED = """
     import torch, ranklens as rl
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.Tanh(), torch.nn.Flatten(),
                                 torch.nn.Linear(48, 1))
+    inside = torch.nn.Sequential(torch.compile(model[:3]), *model[3:])
     compiled, x, pair = torch.compile(model), torch.randn(4, 1, 6, 6), ((0, 0, 2, 2), (4, 4, 2, 2))
     compiled(x).square().mean().backward()
     found = rl.nn.locality_penalty(compiled, x, patches=pair)
     found.backward()
     assert float(found.detach()) == float(rl.nn.locality_penalty(model, x, patches=pair).detach())
+    assert float(rl.nn.locality_penalty(inside, x, patches=pair).detach()) == float(found.detach())
     print("same")
 """
 
@@ -397,6 +481,7 @@ def test_pairs_that_cannot_be_are_refused():
         ({"size": 2, "distance": -1}, "distance is -1"),
         ({"size": 2, "distance": 1, "adjacent": True}, "0 where patches are adjacent"),
         ({"size": 2, "distance": 3, "most": 2}, "most is 2"),
+        ({"size": 2, "adjacent": True, "most": 5}, "not for adjacent"),
     ):
         with pytest.raises(ValueError, match=message):
             rl.nn.PatchPairs(**change)

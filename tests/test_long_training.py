@@ -95,6 +95,31 @@ def test_it_stops_some_epochs_after_all_is_answered():
     assert curves.epochs[-1] == len(curves.loss)
 
 
+def test_pictures_of_a_batch_that_is_left_out_are_not_counted():
+    """Of 41 pictures in batches of 8 one is left; the others are all answered, and training stops."""
+    easy = Examples(made(41).pictures, torch.ones(41, dtype=torch.long))
+    plan = dataclasses.replace(PLAN, epochs=50, stop=3, lr=0.5, weight=0.0)
+    _, curves = long_training.train(network(), (easy, easy), PAIR, plan)
+    assert len(curves.loss) < 50
+    assert curves.train[-1] == 1.0
+
+
+def test_plans_that_train_nothing_are_refused(tmp_path):
+    for change, message in (
+        ({"batch_size": 1}, "batch_size is 1 for 1 devices"),
+        ({"devices": 8}, "batch_size is 8 for 8 devices"),
+        ({"watch": 0}, "watch 0"),
+        ({"epochs": 0}, "epochs 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(PLAN, **change)
+    with pytest.raises(ValueError, match="there are 1 pictures"):
+        long_training.train(network(), (made(1), made()), PAIR, PLAN)
+    mixed = dataclasses.replace(PLAN, precision="16-mixed")
+    with pytest.raises(ValueError, match="scale of gradients"):
+        long_training.train(network(), (made(), made()), PAIR, mixed, checkpoint=tmp_path / "x")
+
+
 def test_checkpoints_are_named_by_all_that_matters():
     tiny = dataclasses.replace(countering_locality.PRESETS["tiny"], checkpoints="folder")
     names = {
@@ -110,7 +135,7 @@ def test_checkpoints_are_named_by_all_that_matters():
     assert countering_locality.checkpoint(countering_locality.PRESETS["tiny"], 0, 0.0, 0) is None
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
 def test_other_precisions_are_run_by_fabric(precision):
     pytest.importorskip("lightning_fabric", reason="the extra ranklens[train] is not installed")
     model, curves = long_training.train(
@@ -196,7 +221,12 @@ def test_residual_networks_repeat_and_bad_ones_are_named():
     with pytest.raises(ValueError, match="depth is 50; there are residual networks of 18 and 34"):
         rl.nn.resnet(50)
     tiny = countering_locality.PRESETS["tiny"]
-    for change, message in (({"network": "mlp"}, "no network 'mlp'"), ({"task": "sort"}, "no task 'sort'")):
+    for change, message in (
+        ({"network": "mlp"}, "no network 'mlp'"),
+        ({"task": "sort"}, "no task 'sort'"),
+        ({"weights": (0.0,)}, "weights is .0.0,.; the first is 0"),
+        ({"trap_weights": (0.1, 1.0)}, "trap_weights is"),
+    ):
         with pytest.raises(ValueError, match=message):
             countering_locality.run(dataclasses.replace(tiny, **change))
 

@@ -60,6 +60,13 @@ def test_what_is_asked_is_scaled_like_what_is_learnt_from():
     assert torch.equal(test.std, train.std)
 
 
+def test_channels_must_agree_and_one_pair_is_a_batch_of_one():
+    grey = rl.data.same_class(some(), 3, distance=0, canvas=(8, 20))
+    assert grey.canvases(2).shape == (1, 1, 8, 20)
+    with pytest.raises(ValueError, match="the images have 3 channels, those of `like` 1"):
+        rl.data.same_class(some(colours=3), 3, distance=0, canvas=(8, 20), like=grey)
+
+
 def test_published_distances_fit():
     images = Labelled(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
     for distance in (0, 40, 80, 120, 160):

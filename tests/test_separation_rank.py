@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -143,6 +144,24 @@ def test_profiles_repeat_and_show_training():
     assert trained.interaction.sel(network="random").equals(first.interaction.sel(network="random"))
     assert (trained.interaction.sel(network="trained") > first.interaction.sel(network="trained")).all()
     assert rl.nn.locality_profile(product, x, control=False, pairs=1).network.values.tolist() == ["trained"]
+
+
+def test_the_control_may_be_ones_own_and_batches_change_nothing():
+    model, own = (nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 2)) for _ in range(2))
+    x = inputs(20, 1, 8, 8).float()
+    found = rl.nn.locality_profile(model, x, pairs=2, control=own)
+    swapped = rl.nn.locality_profile(own, x, pairs=2, control=model, batch_size=3)
+    for name in ("interaction", "share", "effective_rank"):
+        one, other = found[name].sel(network="trained"), swapped[name].sel(network="random")
+        assert np.allclose(one, other, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_measured_and_its_rounding_is_no_rank(dtype):
+    x = inputs(20, 6).to(dtype)
+    found = rl.nn.separation_rank(lambda x: x[:, 0] * x[:, 3], x, torch.arange(6) < 2)
+    assert int(found.rank) == 1
+    assert float(found.share) > 0
 
 
 def test_parameters_without_a_module_that_resets_them_are_drawn_anew():

@@ -39,9 +39,9 @@ class SameClass:
         """How many pairs there are."""
         return len(self.labels)
 
-    def canvases(self, rows: Tensor | slice) -> Float32[Tensor, "batch channels rows columns"]:
+    def canvases(self, rows: Tensor | slice | int) -> Float32[Tensor, "batch channels rows columns"]:
         """Some of the pairs on their canvases."""
-        pairs = self.pairs[rows]
+        pairs = self.pairs[rows].reshape(-1, 2)
         found = self.images.new_zeros(len(pairs), self.images.shape[1], *self.canvas)
         for k, (top, left, height, width) in enumerate(self.boxes):
             found[:, :, top : top + height, left : left + width] = self.images[pairs[:, k]]
@@ -99,6 +99,8 @@ def same_class(
         std = std.where(std > 0, 1.0)
     else:
         mean, std = like.mean, like.std
+        if len(mean) != pixels.shape[1]:
+            raise ValueError(f"the images have {pixels.shape[1]} channels, those of `like` {len(mean)}; give as many")
     top, left = (canvas[0] - height) // 2, (canvas[1] - 2 * width - distance) // 2
     first, labels = _firsts(images, count, seed)
     return SameClass(

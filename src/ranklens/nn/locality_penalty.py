@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.compiler import set_stance
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ranklens import seeds
 from ranklens.nn.regions import Pair, Sampler, masks
+from ranklens.nn.scores import scores
 
 EPS = 1e-8  # input gradients of a patch below this norm count as none
 
@@ -40,13 +42,14 @@ def locality_penalty(
     factorizations at a small scale; it is meant for networks at the usual ones.
 
     Batch-norm in training mode normalises either forward by its own batch, exchanged patches and all, and running
-    statistics are those of the loss's forwards alone. Fused attention has no second derivative, so that attention is
-    computed plainly in here; do the same for an `output` that is passed.
+    statistics are those of the loss's forwards alone. `torch.nn.Dropout` drops nothing in here, since two draws would
+    differ by chance, and an `output` that it was part of is not used. Fused attention has no second derivative, so
+    that attention is computed plainly; do the same for an `output` that is passed.
 
     Args:
         model: gives one logit, (batch,) or (batch, 1), or several, (batch, classes), or an object whose `logits` they
             are, as models of Hugging Face do. A DistributedDataParallel model
-            shares gradients if the loss's own forward went through it. A compiled model, which torch cannot
+            shares gradients if the loss's own forward went through it. What is compiled, which torch cannot
             differentiate twice, is run uncompiled; its `output` cannot be passed.
         x: inputs, two at least.
         y: (batch,) true classes; not needed for one logit.
@@ -72,10 +75,10 @@ def locality_penalty(
     >>> x = torch.linspace(0.1, 1, 48).reshape(6, 1, 2, 4)
     >>> left, right = (0, 0, 2, 2), (0, 2, 2, 2)
     >>> product = lambda x: x[..., :2].square().sum((1, 2, 3)) * x[..., 2:].sum((1, 2, 3))
-    >>> round(float(rl.nn.locality_penalty(product, x, patches=(left, right))), 4)
+    >>> round(float(rl.nn.locality_penalty(product, x, patches=(left, right)).detach()), 4)
     1.0
     >>> distance = lambda x: (x[..., :2] - x[..., 2:].flip(0) * 2).square().sum((1, 2, 3))
-    >>> float(rl.nn.locality_penalty(distance, x, patches=(left, right))) < 1
+    >>> float(rl.nn.locality_penalty(distance, x, patches=(left, right)).detach()) < 1
     True
     """
     samples = _samples(x, fraction)
@@ -83,38 +86,43 @@ def locality_penalty(
         raise ValueError(f"eps is {eps}; it is a norm above 0, below which a gradient counts as none")
     if y is not None and y.shape != x.shape[:1]:
         raise ValueError(f"y has shape {tuple(y.shape)}; give one class for each of the {len(x)} samples")
-    inside, exchanged = (m.to(x.device) for m in masks(_drawn(patches, x.shape[1:], generator), x.shape[1:]))
-    if samples < len(x) or concatenated:
-        output, x, y = None, x[:samples], None if y is None else y[:samples]
     if output is not None and not x.requires_grad:
         raise ValueError("output is given but x does not require a gradient; call x.requires_grad_() before the model")
+    inside, exchanged = (m.to(x.device) for m in masks(_drawn(patches, x.shape[1:], generator), x.shape[1:]))
     keep = torch.is_grad_enabled()
+    if samples < len(x) or concatenated or not keep or _drops(model):
+        output, x, y = None, x[:samples], None if y is None else y[:samples]
     plain = _unwrapped(model)
-    with torch.enable_grad(), _running_statistics_kept(plain), sdpa_kernel(SDPBackend.MATH):
+    with torch.enable_grad(), _as_if_not_run(plain), sdpa_kernel(SDPBackend.MATH), set_stance("force_eager"):
         here = x if output is not None else x.detach().requires_grad_()
         there = torch.where(exchanged, x.detach().roll(-1, dims=0), x.detach()).requires_grad_()
         if concatenated:
-            both = torch.cat([here, there])
-            score = _scores(plain(both), None if y is None else torch.cat([y, y])).sum()
+            score = _scores(plain(torch.cat([here, there])), None if y is None else torch.cat([y, y]), 2 * samples)
             changes = torch.autograd.grad(score, (here, there), create_graph=keep, materialize_grads=True)
         else:
-            outputs = (output if output is not None else plain(here), plain(there))
-            changes = tuple(
-                torch.autograd.grad(
-                    _scores(o, y).sum(), at, create_graph=keep, retain_graph=True, materialize_grads=True
-                )[0]
-                for o, at in zip(outputs, (here, there), strict=True)
+            changes = (
+                _change(_scores(plain(here) if output is None else output, y, samples), here, keep, output is not None),
+                _change(_scores(plain(there), y, samples), there, keep),
             )
         first, second = (_direction(g * inside, eps) for g in changes)
         penalty = (first * second).sum(dim=1).abs().mean()
     return penalty if keep else penalty.detach()
 
 
+def _change(score: Tensor, at: Tensor, keep: bool, shared: bool = False) -> Tensor:
+    """The gradient in the input; zero where the network is dead, which a shared output must not seem to be."""
+    (found,) = torch.autograd.grad(score, at, create_graph=keep, retain_graph=True, allow_unused=True)
+    if found is None and shared:
+        raise ValueError("output does not come from x; call x.requires_grad_(), then the model on that very tensor")
+    return torch.zeros_like(at) if found is None else found
+
+
 class LocalityPenalty:
     """`locality_penalty` in a training loop: weighted, on every k-th step only, with a stream of pairs of its own.
 
     On the other steps it is zero, and on its own `every` times as large, so that its mean over steps is that of the
-    penalty on each. `due` says whether the coming step is one: only then does x have to require a gradient.
+    penalty on each. `due` says whether the coming step is one: only then does x have to require a gradient. Under
+    `no_grad`, as when a trainer evaluates its loss, it is zero and no step is counted.
 
     Args:
         patches: as in `locality_penalty`.
@@ -167,14 +175,14 @@ class LocalityPenalty:
     @property
     def due(self) -> bool:
         """Whether the next call evaluates the penalty."""
-        return self.weight > 0 and self.steps % self.every == 0
+        return self.weight > 0 and self.steps % self.every == 0 and torch.is_grad_enabled()
 
     def __call__(
         self, model: Callable[[Tensor], Any], x: Tensor, y: Tensor | None = None, *, output: Tensor | None = None
     ) -> Float[Tensor, ""]:
         """The term to add to the loss of this step."""
         due = self.due
-        self.steps += 1
+        self.steps += torch.is_grad_enabled()
         if not due:
             return x.new_zeros(())
         found = locality_penalty(
@@ -196,7 +204,7 @@ class LocalityPenalty:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.steps = int(state["steps"])
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].cpu())
 
 
 def _samples(x: Tensor, fraction: float) -> int:
@@ -222,15 +230,17 @@ def _drawn(patches: Pair | Sampler, shape: torch.Size, generator: torch.Generato
     return patches(shape, generator)
 
 
-def _scores(output: Any, y: Tensor | None) -> Tensor:
-    """The logit of every sample, or that of its class."""
-    output = getattr(output, "logits", output)
-    scores = output.flatten(1) if output.ndim > 1 else output[:, None]
-    if scores.shape[1] > 1:
-        if y is None:
-            raise ValueError(f"the model gives {scores.shape[1]} logits; pass the true classes as y")
-        scores = scores.gather(1, y.long()[:, None])
-    return scores
+def _scores(output: Any, y: Tensor | None, count: int) -> Tensor:
+    """The sum of the logits, or of those of the true classes."""
+    found = scores(output, count)
+    classes = found.shape[1]
+    if classes == 1:
+        return found.sum()
+    if y is None:
+        raise ValueError(f"the model gives {classes} logits; pass the true classes as y")
+    if y.is_floating_point() or bool(((y < 0) | (y >= classes)).any()):
+        raise ValueError(f"y is {y.dtype} from {y.min()} to {y.max()}; classes are integers from 0 to {classes - 1}")
+    return found.gather(1, y.long()[:, None]).sum()
 
 
 def _direction(gradients: Tensor, eps: float) -> Tensor:
@@ -240,23 +250,39 @@ def _direction(gradients: Tensor, eps: float) -> Tensor:
 
 
 def _unwrapped(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-    """What is inside a compiled or distributed model; the hooks that share gradients sit on the parameters."""
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        return _unwrapped(model.module)
-    inner = getattr(model, "_orig_mod", None)  # of a compiled one
-    return _unwrapped(inner) if isinstance(inner, nn.Module) else model
+    """What is inside a distributed model; the hooks that share gradients sit on the parameters."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) else model
+
+
+def _drops(model: Any) -> bool:
+    """Whether forwards differ by chance."""
+    return any(_dropping(model))
+
+
+def _dropping(model: Any) -> Iterator[nn.Module]:
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    return (m for m in modules if isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0)
 
 
 @contextmanager
-def _running_statistics_kept(model: Any) -> Iterator[None]:
-    """Batch-norm normalises as its mode says, and forgets what it saw."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
+def _as_if_not_run(model: Any) -> Iterator[None]:
+    """Norms with running statistics normalise as their mode says and forget what they saw; dropout drops nothing."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    instance = nn.modules.instancenorm._InstanceNorm  # which heeds its momentum and not the flag
     norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._NormBase) and m.training]
-    tracked = [m.track_running_stats for m in norms]
-    for module in norms:
-        module.track_running_stats = False
+    before = [(m, m.track_running_stats, m.momentum) for m in norms]
+    dropping = list(_dropping(model))
+    for norm in norms:
+        if isinstance(norm, instance):
+            norm.momentum = 0.0
+        else:
+            norm.track_running_stats = False
+    for module in dropping:
+        module.training = False
     try:
         yield
     finally:
-        for module, track in zip(norms, tracked, strict=True):
-            module.track_running_stats = track
+        for norm, track, momentum in before:
+            norm.track_running_stats, norm.momentum = track, momentum
+        for module in dropping:
+            module.training = True

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ranklens import seeds
 from ranklens.nn.regions import PatchPairs
+from ranklens.nn.scores import scores
 from ranklens.nn.separation_rank import evaluating, separation_rank
 
 MEASURES = ("interaction", "share", "effective_rank", "entanglement")
@@ -25,12 +26,13 @@ def locality_profile(
     pairs: int = 8,
     templates: int = 16,
     seed: int = 0,
-    control: bool = True,
+    control: nn.Module | bool = True,
+    batch_size: int = 256,
 ) -> xr.Dataset:
     """`separation_rank` of pairs of patches at growing distance, doubly centred, and the same for a random network.
 
-    All else is as in a picture of the data, drawn anew for every pair. The control is the same architecture with its
-    initial values drawn anew: what it shows is owed to the architecture, and only what differs from it to training.
+    All else is as in a picture of the data, drawn anew for every pair. What an untrained network of the same
+    architecture shows is owed to that; only what differs from it is owed to training.
 
     Args:
         model: images to (batch,) or (batch, outputs) numbers; measured in evaluation mode.
@@ -41,7 +43,10 @@ def locality_profile(
         pairs: of patches per distance, the same for model and control.
         templates: of each patch; a pair costs their square in evaluations.
         seed: of pairs, pictures and control.
-        control: whether to measure the random network too.
+        control: a fresh network to measure beside the trained one; True draws the values of a copy anew by its
+            modules' `reset_parameters`, which are PyTorch's defaults, so pass one of your own where you start
+            otherwise; False for none.
+        batch_size: images that are evaluated together, about.
 
     Returns:
         A Dataset over `distance` and `network` ("trained", "random"), means over pairs and outputs: `interaction`, the
@@ -64,16 +69,17 @@ def locality_profile(
     if len(data) < 2 or pairs < 1:
         raise ValueError(f"there are {len(data)} images and {pairs} pairs; give two images and one pair at least")
     rows, columns = data.shape[-2:]
-    side = max(min(rows, columns) // 8, 1) if size is None else size
-    height, width = (side, side) if isinstance(side, int) else side
+    whole = PatchPairs(max(min(rows, columns) // 8, 1) if size is None else size)
+    height, width = whole.height, whole.width
     if distances is None:
         distances = range(0, max(rows - 2 * height, columns - 2 * width) + 1, max(height, width))
     if len(distances) == 0:
         raise ValueError(f"there is no distance at which two patches of {height} x {width} fit {rows} x {columns}")
     networks = {"trained": model}
-    if control:
-        networks["random"] = _initialized_anew(model, seed, data.device)
-    scales = {name: _deviation(network, data) for name, network in networks.items()}
+    if control is not False:
+        fresh = _initialized_anew(model, seed, data.device) if control is True else control
+        networks["random"] = fresh
+    scales = {name: _deviation(network, data, batch_size) for name, network in networks.items()}
     drawn = seeds.stream(seed, "locality profile")
     tables = np.zeros((len(MEASURES), len(distances), len(networks)))
     for n, distance in enumerate(distances):
@@ -82,7 +88,7 @@ def locality_profile(
             first, second = draw(data.shape[1:], drawn)
             x = data[torch.randperm(len(data), generator=drawn)[:templates].to(data.device)]
             for k, (name, network) in enumerate(networks.items()):
-                found = separation_rank(network, x, first, against=second, templates=templates)
+                found = separation_rank(network, x, first, against=second, templates=templates, batch_size=batch_size)
                 values = (found.interaction / scales[name], found.share, found.effective_rank, found.entanglement)
                 tables[:, n, k] += [float(value.mean()) / pairs for value in values]
     return xr.Dataset(
@@ -93,11 +99,11 @@ def locality_profile(
 
 
 @torch.no_grad()
-def _deviation(model: nn.Module, data: Tensor) -> Tensor:
+def _deviation(model: nn.Module, data: Tensor, batch_size: int) -> Tensor:
     """Of every output over the data; 1 where it is constant."""
     with evaluating(model):
-        outputs = torch.cat([model(part) for part in data.split(256)])
-    found = outputs.reshape(len(data), -1).std(dim=0)
+        outputs = torch.cat([scores(model(part), len(part)) for part in data.split(batch_size)])
+    found = outputs.std(dim=0)
     return found.where(found > 0, 1.0)
 
 

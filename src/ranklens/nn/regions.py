@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import index
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Box = tuple[int, int, int, int]  # top, left, height, width
-Region = Sequence[int] | Tensor  # a box, or a boolean mask that broadcasts to one input
+Region = Sequence[int] | NDArray[Any] | Tensor  # a box, or a boolean mask that broadcasts to one input
 Pair = tuple[Region, Region]
 Sampler = Callable[[Sequence[int], torch.Generator], tuple[Box, Box]]
 
@@ -20,6 +24,8 @@ def mask(region: Region, shape: Sequence[int], name: str = "region") -> Tensor:
         TypeError: for a mask that is not boolean.
     """
     found = torch.zeros(tuple(shape), dtype=torch.bool)
+    if isinstance(region, np.ndarray):
+        region = torch.from_numpy(region)
     if isinstance(region, Tensor):
         if region.dtype != torch.bool:
             raise TypeError(f"{name} is a tensor of {region.dtype}; a mask is boolean, True inside")
@@ -32,7 +38,7 @@ def mask(region: Region, shape: Sequence[int], name: str = "region") -> Tensor:
     else:
         if len(region) != 4 or len(shape) < 2:
             raise ValueError(f"{name} is {region}; give a box (top, left, height, width), or a mask of {tuple(shape)}")
-        top, left, height, width = region
+        top, left, height, width = (index(edge) for edge in region)
         rows, columns = shape[-2:]
         if min(top, left, height - 1, width - 1, rows - top - height, columns - left - width) < 0:
             raise ValueError(
@@ -89,22 +95,26 @@ class PatchPairs:
 
     def __post_init__(self) -> None:
         """Refuse what no picture has room for."""
+        if not (hasattr(self.size, "__index__") or len(self.size) == 2):
+            raise ValueError(f"size is {self.size}; give one number, or height and width")
         if min(self.height, self.width) < 1:
             raise ValueError(f"size is {self.size}; a patch has at least one pixel")
         if self.distance < 0 or (self.adjacent and self.distance):
             raise ValueError(f"distance is {self.distance}; it is at least 0, and 0 where patches are adjacent")
-        if self.most is not None and self.most < self.distance:
-            raise ValueError(f"most is {self.most}, below the least distance, {self.distance}")
+        if self.most is not None and (self.adjacent or self.most < self.distance):
+            raise ValueError(
+                f"most is {self.most}; it is at least distance, {self.distance}, and not for adjacent ones"
+            )
 
     @property
     def height(self) -> int:
         """Of either box."""
-        return self.size if isinstance(self.size, int) else self.size[0]
+        return index(self.size[0] if isinstance(self.size, tuple) else self.size)
 
     @property
     def width(self) -> int:
         """Of either box."""
-        return self.size if isinstance(self.size, int) else self.size[1]
+        return index(self.size[1] if isinstance(self.size, tuple) else self.size)
 
     def __call__(self, shape: Sequence[int], generator: torch.Generator) -> tuple[Box, Box]:
         """Two boxes within an input of `shape`, whose last axes are rows and columns."""

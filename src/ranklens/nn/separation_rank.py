@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from ranklens import measures
 from ranklens.nn import regions
 from ranklens.nn.regions import Region
-
-BATCH = 1024  # inputs that are evaluated together
+from ranklens.nn.scores import scores
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,14 @@ class Separation:
 
 
 def separation_rank(
-    f: Callable[[Tensor], Tensor],
+    f: Callable[[Tensor], Any],
     x: Float[Tensor, "samples ..."],
     region: Region,
     *,
     against: Region | None = None,
     templates: int = 64,
     centre: bool = True,
+    batch_size: int = 256,
 ) -> Separation:
     r"""Ranks of the table F_ij = f(x_I^i, x_J^j): region I as in sample i, region J as in sample j.
 
@@ -61,13 +61,14 @@ def separation_rank(
         against: J; None is all that I is not. What is in neither is as in the first of x.
         templates: rows and columns of the table; it costs their square in evaluations.
         centre: whether to centre it doubly.
+        batch_size: inputs that are evaluated together, about.
 
     Returns:
         A `Separation`.
 
     Raises:
         ValueError: for fewer than two templates or samples, regions that do not fit or overlap, a region that leaves
-            nothing, or outputs that are not finite.
+            nothing, or outputs that are not finite or not one number, or row of numbers, per input.
 
     Source: Cohen and Shashua (ICLR 2017); Razin, Maman, Cohen (ICML 2022), section 5.
 
@@ -92,28 +93,32 @@ def separation_rank(
         other = regions.mask(against, x.shape[1:], "against")
         if bool((inside & other).any()):
             raise ValueError(f"region {region} and against {against} overlap; give two without a common element")
-    table = _table(f, x[:count].detach(), inside.to(x.device), other.to(x.device))
+    table, dtype = _table(f, x[:count].detach(), inside.to(x.device), other.to(x.device), batch_size)
     if not bool(torch.isfinite(table).all()):
         raise ValueError("f gives numbers that are not finite; look at them at these inputs")
-    return _measured(table, centre)
+    return _measured(table, measures.rank_cutoff(dtype, table.shape), centre)
 
 
 @torch.no_grad()
-def _table(f: Callable[[Tensor], Tensor], x: Tensor, inside: Tensor, other: Tensor) -> Tensor:
-    """(rows, columns), or (outputs, rows, columns); several rows of the table at a time."""
+def _table(
+    f: Callable[[Tensor], Any], x: Tensor, inside: Tensor, other: Tensor, batch_size: int
+) -> tuple[Tensor, torch.dtype]:
+    """(rows, columns), or (outputs, rows, columns), several rows at a time; and the precision they were computed in."""
     count, filled = len(x), torch.where(other, x, x[:1])
+    parts = []
     with evaluating(f):
-        split = x.split(max(BATCH // count, 1))
-        found = torch.cat([f(torch.where(inside, rows[:, None], filled).flatten(0, 1)) for rows in split])
-    tables = found.reshape(count, count, -1).movedim(2, 0)
-    return tables[0] if len(tables) == 1 else tables
+        for rows in x.split(max(batch_size // count, 1)):
+            output = f(torch.where(inside, rows[:, None], filled).flatten(0, 1))
+            parts.append(scores(output, len(rows) * count))
+            dtype = getattr(output, "logits", output).dtype
+    tables = torch.cat(parts).reshape(count, count, -1).movedim(2, 0)
+    return tables[0] if len(tables) == 1 else tables, dtype
 
 
-def _measured(table: Tensor, centre: bool) -> Separation:
+def _measured(table: Tensor, rounding: float, centre: bool) -> Separation:
     mean = table.mean(dim=(-2, -1), keepdim=True)
     alone = table.mean(dim=-1, keepdim=True) + table.mean(dim=-2, keepdim=True) - mean
     interaction, variance = (table - alone).square().mean(dim=(-2, -1)), (table - mean).square().mean(dim=(-2, -1))
-    rounding = measures.rank_cutoff(table.dtype, table.shape)
     size = torch.linalg.matrix_norm(table, ord=2)  # rounding is relative to this, centred or not
     s = measures.singular_values(table - alone if centre else table)
     s = s.where(s > rounding * size[..., None], 0.0)

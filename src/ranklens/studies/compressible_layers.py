@@ -36,6 +36,8 @@ KINDS: dict[str, dict[str, Any] | None] = {
     "depth 3": {"depth": 3},
     "depth 4": {"depth": 4},
     "depth 3, small start": {"depth": 3, "init": 0.5},
+    "depth 3, smaller start": {"depth": 3, "init": 0.3},
+    "depth 4, small start": {"depth": 4, "init": 0.5},
     "CP": {"kind": "cp"},
     "hierarchical": {"kind": "hierarchical"},
 }

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ranklens import files, seeds
 from ranklens.nn.locality_penalty import LocalityPenalty
@@ -73,6 +73,13 @@ class Plan:
     accelerator: str = "cpu"
     devices: int = 1
     precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        """Refuse what would train nothing, or could not go on as it was."""
+        if self.batch_size < 2 * self.devices:
+            raise ValueError(f"batch_size is {self.batch_size} for {self.devices} devices; each takes two at least")
+        if min(self.epochs, self.watch, self.devices) < 1 or self.stop < 0:
+            raise ValueError(f"epochs {self.epochs}, watch {self.watch}, devices {self.devices}: each is 1 or more")
 
 
 @dataclass
@@ -135,8 +142,13 @@ def train(
 
     Raises:
         ImportError: for several devices or another precision without lightning-fabric.
-        ValueError: for a checkpoint of other settings.
+        ValueError: for a checkpoint of other settings, fewer than two pictures per device, or checkpoints in a
+            precision that scales gradients, whose scale they do not hold.
     """
+    if len(examples[0]) < 2 * plan.devices:
+        raise ValueError(f"there are {len(examples[0])} pictures to learn from; give two per device at least")
+    if checkpoint is not None and plan.precision == "16-mixed":
+        raise ValueError("a checkpoint does not hold the scale of gradients in 16-mixed; take bf16-mixed")
     if (plan.accelerator, plan.devices, plan.precision) == ("cpu", 1, "32-true"):
         return _train(_Alone(), model, examples, patches, plan, checkpoint, report)
     try:
@@ -162,7 +174,10 @@ def train(
 def _launched(fabric: Any, arguments: tuple[Any, ...]) -> tuple[dict[str, NDArray[Any]], Curves]:
     """What one process does: they share the memory of what they are given, and what they return is gone with them."""
     model, curves = _train(fabric, copy.deepcopy(arguments[0]), *arguments[1:])
-    return {name: value.numpy() for name, value in model.state_dict().items()}, curves
+    if distributed.is_initialized():
+        distributed.destroy_process_group()  # or a thread of it may outlive its process, and abort it
+    state = model.state_dict()  # in a type that numpy has, of which the values are a part
+    return {name: (v.float() if v.dtype == torch.bfloat16 else v).numpy() for name, v in state.items()}, curves
 
 
 def _train(
@@ -185,7 +200,7 @@ def _train(
     while not _over(curves, plan):
         epoch = len(curves.loss)
         model.train()
-        seen = torch.zeros(2, device=fabric.device)  # loss and right answers
+        seen = torch.zeros(3, device=fabric.device)  # loss, right answers, pictures
         for rows in _batches(len(learnt), plan, epoch, fabric):
             x, y = (fabric.to_device(part.to(dtype)) for part in (learnt.pictures(rows), learnt.labels[rows]))
             with fabric.autocast():
@@ -196,11 +211,12 @@ def _train(
             fabric.backward(loss + added)
             optimizer.step()
             right = ((output > 0) == (y > 0)).sum()
-            seen += torch.stack([loss.detach() * len(rows), right])
+            seen += torch.stack([loss.detach() * len(rows), right, torch.full_like(right, len(rows))])
         if fabric.world_size > 1:
             seen = fabric.all_reduce(seen, reduce_op="sum")
-        curves.loss.append(float(seen[0]) / len(learnt))
-        curves.train.append(float(seen[1]) / len(learnt))
+        total, right, count = seen.tolist()
+        curves.loss.append(total / count)
+        curves.train.append(right / count)
         if epoch % plan.watch == 0 or _over(curves, plan):
             curves.test.append(accuracy(model, asked, fabric))
             curves.epochs.append(epoch + 1)
