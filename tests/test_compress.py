@@ -176,3 +176,52 @@ def test_pruning_keeps_its_bound_and_what_is_zero_goes(kind):
         rl.nn.prune(deep, 2)
     with pytest.raises(ValueError, match="no layer is a tensor factorization"):
         rl.nn.prune(rl.nn.overparameterize(net), 0.1)
+
+
+def test_cut_layers_answer_for_the_ones_that_they_replace(tolerance):
+    """As torch's transformer layers ask them, in training and out of it."""
+    layer = nn.TransformerEncoderLayer(16, 2, 64, batch_first=True).double().eval()
+    x = torch.linspace(-1, 1, 96, dtype=torch.float64).sin().reshape(2, 3, 16)
+    whole = rl.nn.compress(layer, rank=12, batch=x)
+    small = whole.model
+    assert isinstance(small.linear1, nn.Sequential)
+    assert (small.linear1.in_features, small.linear1.out_features) == (16, 64)
+    assert torch.allclose(small.linear1.weight @ x[0].T, small.linear1[1].weight @ small.linear1[0](x[0]).T)
+    with torch.no_grad():
+        fast = small(x)
+    assert torch.allclose(fast, small(x), atol=1e-10)
+    conv = rl.nn.compress(nn.Conv2d(8, 8, 3, padding=1).double(), rank=2).model
+    image = torch.ones(1, 8, 5, 5, dtype=torch.float64)
+    again = nn.functional.conv2d(image, conv.weight, conv.bias, padding=1)
+    assert torch.allclose(again, conv(image), rtol=tolerance["rounding"])
+
+
+def test_shared_layers_are_cut_wherever_they_stand():
+    layer = nn.Linear(20, 20)
+    small = rl.nn.compress(nn.Sequential(layer, nn.ReLU(), layer), rank=2)
+    assert small.model[0] is small.model[2]
+    assert small.table.attrs["model_parameters_kept"] == sum(p.numel() for p in small.model.parameters()) == 100
+
+
+def test_tolerances_are_kept_to_the_last_digit():
+    layer = nn.Linear(8, 8, bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.diag(torch.tensor([1.0] + [1e-7] * 7)))
+    for tolerance in (1e-8, 1e-7, 2.7e-7):
+        table = rl.nn.compress(layer, tolerance=tolerance).table
+        assert float(table.error[0]) <= tolerance
+
+
+def test_frozen_biases_stay_frozen_and_named_arguments_are_passed():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f = nn.Linear(20, 20)
+            self.f.bias.requires_grad_(False)
+
+        def forward(self, x):
+            return self.f(input=x)
+
+    small = rl.nn.compress(Named(), rank=2, batch=torch.ones(2, 20))
+    assert not small.model.f.bias.requires_grad
+    assert small.model.f[1].weight.requires_grad

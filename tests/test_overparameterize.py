@@ -172,6 +172,114 @@ def test_steps_of_every_optimizer_are_seen(kind, how):
             assert torch.allclose(layer(many), one_by_one, atol=1e-12)
 
 
+def test_many_attentions_keep_their_own_weights_and_ties(tolerance):
+    """Eight of them, so that no identity of an object that is gone is taken for another's."""
+    many = nn.ModuleList(nn.MultiheadAttention(8, 2) for _ in range(8)).double()
+    many[7].in_proj_weight = many[0].in_proj_weight
+    deep = rl.nn.overparameterize(many)
+    for plain, composed in zip(many, deep, strict=True):
+        assert torch.allclose(plain.in_proj_weight, composed.in_proj_weight, atol=tolerance["rounding"])
+    assert len({id(c) for layer in deep for c in layer.compositions}) == 7 * 3
+    again = rl.nn.collapse(deep)
+    assert again[7].in_proj_weight is again[0].in_proj_weight
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False).double().eval()
+    x = batch(2, 5, 8)
+    assert torch.allclose(rl.nn.overparameterize(encoder)(x), encoder(x), atol=1e-12)
+
+
+def test_layers_that_are_unfrozen_are_trained():
+    layer, x = rl.nn.overparameterize(nn.Conv2d(1, 2, 3).double()), batch(2, 1, 5, 5)
+    layer.requires_grad_(False)
+    layer(x)
+    layer.requires_grad_(True)
+    layer(x).sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
+def test_a_composed_weight_that_is_written_into_is_refused():
+    layer, x = rl.nn.overparameterize(nn.Conv2d(1, 2, 3).double()), batch(2, 1, 5, 5)
+    nn.init.zeros_(layer.weight)
+    with pytest.raises(RuntimeError, match="changed in place, which changes none of its factors"):
+        layer(x)
+
+
+def test_factors_that_are_replaced_are_seen():
+    layer, x = rl.nn.overparameterize(nn.Conv2d(1, 2, 3, bias=False).double()), batch(2, 1, 5, 5)
+    layer(x)
+    nn.utils.vector_to_parameters(torch.zeros(sum(p.numel() for p in layer.parameters())).double(), layer.parameters())
+    assert float(layer(x).detach().abs().max()) == 0
+
+
+def test_functional_transforms_leave_nothing_behind():
+    layer, x = rl.nn.overparameterize(nn.Conv2d(1, 2, 3).double()), batch(2, 1, 5, 5)
+    torch.func.jacrev(layer)(x)
+    layer(x)
+    torch.func.vmap(torch.func.grad(lambda x: layer(x[None]).sum()))(x)
+    layer(x).sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"depth": 2},
+        {"kind": "cp"},
+        {"kind": "hierarchical"},
+        {"kind": "tensor_train", "width": 9},
+        {"kind": "tucker", "width": 4},
+        {"kind": "expanded"},
+    ],
+    ids=str,
+)
+def test_weights_of_zero_are_kept_and_trained(how):
+    layer = nn.Conv2d(3, 4, 3).double()
+    nn.init.zeros_(layer.weight)
+    deep, x, y = rl.nn.overparameterize(layer, **how), batch(6, 3, 5, 5), batch(6, 4, 3, 3, seed=1)
+    assert float(deep.weight.detach().abs().max()) == 0
+    optimizer = torch.optim.Adam(deep.parameters(), lr=0.01)
+    for _ in range(30):
+        optimizer.zero_grad()
+        (deep(x) - y).square().mean().backward()
+        optimizer.step()
+    assert float(deep.weight.detach().norm()) > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["matrix", "cp", "hierarchical"])
+def test_half_precision_is_kept_to_its_rounding(dtype, kind):
+    layer = nn.Linear(8, 8).to(dtype)
+    deep = rl.nn.overparameterize(layer, kind=kind)
+    assert deep.weight.dtype == dtype
+    assert float((deep.weight - layer.weight).detach().abs().max()) < 16 * torch.finfo(dtype).eps
+    monitor = rl.nn.RankMonitor(deep, every=1, share=1.0)
+    monitor.step()
+    monitor.finish()
+    assert monitor.record().sizes["part"] == 1
+
+
+def test_weights_that_cannot_be_factored_are_named():
+    broken = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    with torch.no_grad():
+        broken[1].weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="the weight of layer '1' is not finite"):
+        rl.nn.overparameterize(broken)
+    with pytest.raises(ValueError, match="the weight of layer '1' is not finite"):
+        rl.nn.compress(broken, rank=1)
+    with torch.device("meta"):
+        empty = nn.Linear(3, 3)
+    for call in (rl.nn.overparameterize, lambda model: rl.nn.compress(model, rank=1)):
+        with pytest.raises(ValueError, match="on the meta device"):
+            call(empty)
+    tied = nn.ModuleDict({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5)})
+    tied["head"].weight = tied["embed"].weight
+    with pytest.raises(ValueError, match="layers 'head' and 'embed' share their weight"):
+        rl.nn.overparameterize(tied, where=["head"])
+    deep = rl.nn.overparameterize(tied)
+    assert deep["head"].composition is deep["embed"].composition
+
+
 def test_training_moves_the_function():
     """Steps of an optimizer are seen, and the loss falls as it does for the plain net."""
     deep, x, y = rl.nn.overparameterize(small_net()), batch(8, 3, 4, 4), batch(8, 5, seed=1)

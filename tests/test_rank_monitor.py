@@ -84,3 +84,43 @@ def test_a_monitor_that_has_seen_nothing_is_empty(tmp_path):
 def test_what_makes_no_sense(options, said):
     with pytest.raises(ValueError, match=said):
         rl.nn.RankMonitor(nn.Linear(2, 2), **options)
+
+
+def test_finishing_waits_for_no_one():
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), torch.randn(5, 4)
+    monitor = rl.nn.RankMonitor(model, every=2, activations=("0", "1"), share=1.0)
+    model(x)
+    monitor.step()
+    monitor.finish()
+    assert monitor.record().part.values.tolist() == ["0.weight", "2.weight"]
+
+
+def test_modules_that_are_not_run_hold_up_no_profile():
+    model, x = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]), torch.randn(5, 4)
+    monitor = rl.nn.RankMonitor(model, every=5, activations=("1",), share=1.0)
+    for _ in range(20):
+        model[0](x)
+        monitor.step()
+    assert monitor.record().step.values.tolist() == [1, 6, 11, 16]
+
+
+def test_parts_are_read_when_they_are_measured():
+    model = rl.nn.overparameterize(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    monitor = rl.nn.RankMonitor(model, every=9, share=1.0)
+    monitor.step()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    monitor.step()
+    found = monitor.record().isel(step=0)
+    assert found["at"].values.tolist() == [1, 2]
+    assert float(found.frobenius[1]) == pytest.approx(float(model[1].weight.detach().norm()), rel=1e-5)
+
+
+def test_channels_of_convolutions_of_every_dimension_are_the_features():
+    model, x = nn.Sequential(nn.Conv1d(1, 3, 1)), torch.randn(6, 1, 20)
+    monitor = rl.nn.RankMonitor(model, every=1, activations=("0",), share=1.0)
+    for _ in range(4):
+        model(x)
+        monitor.step()
+    assert float(monitor.record().effective_rank.sel(part="0").max()) <= 3

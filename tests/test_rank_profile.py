@@ -152,3 +152,30 @@ def test_the_command(tmp_path, suffix):
     assert (tmp_path / "ranks.png").read_bytes().startswith(b"\x89PNG")
     assert CliRunner().invoke(app, ["rank", str(tmp_path / "none.pt")]).exit_code == 2
     assert CliRunner().invoke(app, ["rank", str(file), "--out", str(tmp_path / "x.txt")]).exit_code == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numerical_rank_goes_by_the_precision_of_the_weight(dtype):
+    made = torch.Generator().manual_seed(0)
+    low = torch.randn(64, 3, generator=made, dtype=dtype) @ torch.randn(3, 64, generator=made, dtype=dtype)
+    assert int(rl.nn.rank_profile({"low": low}).numerical_rank[0]) == 3
+
+
+def test_weights_are_found_beside_an_optimizer(tmp_path):
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    torch.save({"optimizer": optimizer.state_dict(), "model": model.state_dict()}, tmp_path / "last.pt")
+    assert list(rl.nn.load_weights(tmp_path / "last.pt")) == ["weight", "bias"]
+
+
+def test_indices_that_do_not_fit_their_shards_are_named(tmp_path):
+    save_file({"a": torch.ones(2, 2)}, tmp_path / "one.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "one.safetensors"}}))
+    with pytest.raises(ValueError, match=r"'one\.safetensors' holds 'b', which it does not"):
+        rl.nn.load_weights(index)
+    index.write_text(json.dumps({"weight_map": {"a": 1}}))
+    with pytest.raises(ValueError, match="is no index of shards"):
+        rl.nn.load_weights(index)

@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+MODELS = ("model", "state_dict", "model_state_dict", "module", "net")  # under which training scripts keep weights
+
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Names and tensors of a checkpoint.
@@ -70,17 +72,24 @@ def _one(file: Path) -> dict[str, Tensor]:
 
 
 def _tensors(found: Any) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a mapping, or else of the mapping within it that has most."""
+    """The tensors of a mapping, or else of that within it which is called as models are, or which has most."""
     if isinstance(found, dict):
         own = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
-        inner = [dict(_tensors(value)) for value in found.values() if isinstance(value, dict)]
-        yield from max([own, *inner], key=len).items()
+        inner = {str(k): dict(_tensors(v)) for k, v in found.items() if isinstance(v, dict) and not _is_optimizer(k)}
+        named = [inner[name] for name in MODELS if inner.get(name)]
+        yield from (named[0] if named and not own else max([own, *inner.values()], key=len)).items()
+
+
+def _is_optimizer(name: Any) -> bool:
+    return str(name).lower().startswith(("optim", "scheduler", "scaler"))
 
 
 def _shards(index: Path) -> dict[str, Tensor]:
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(names.values()))
+        if not all(isinstance(name, str) for name in files):
+            raise TypeError
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{index} is no index of shards: it has no weight_map of names to files") from error
     weights: dict[str, Tensor] = {}
@@ -91,4 +100,7 @@ def _shards(index: Path) -> dict[str, Tensor]:
         if not shard.is_file():
             raise FileNotFoundError(f"{index} names {name!r}, which is not beside it")
         weights |= _one(shard)
-    return {name: weights[name] for name in names if name in weights}
+    for name, shard in names.items():
+        if name not in weights:
+            raise ValueError(f"{index} says that {shard!r} holds {name!r}, which it does not; the shard is damaged")
+    return {name: weights[name] for name in names}

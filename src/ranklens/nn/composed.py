@@ -33,30 +33,38 @@ class Composition(nn.Module):
         network: a tensor network or a chain of kernels; the weight is its end tensor, reshaped.
         shape: of the weight.
 
-    Changing a factor through `.data` is not seen; change it under `torch.no_grad()`.
+    Writing into a factor's `.data` is not seen; change it under `torch.no_grad()`. Where two losses of one step have a
+    backward each, the first needs `retain_graph=True`, as for any tensor that both share; or add them.
     """
 
     def __init__(self, network: TensorNetwork | KernelChain, shape: torch.Size) -> None:
         super().__init__()
         self.network, self.shape = network, shape
         self._is_chain = len(shape) == 2 and (isinstance(network, KernelChain) or is_chain(network))
-        self._kept: tuple[Any, Tensor] | None = None
+        self._kept: tuple[tuple[Tensor, ...], Any, Tensor, int] | None = None
 
     def forward(self) -> Tensor:
         """The weight."""
-        if torch.compiler.is_compiling() or _saving_is_hooked():
+        if torch.compiler.is_compiling() or _saving_is_hooked() or _is_transformed():
             return self._compose()
-        key = (*((id(s), s._version) for s in self.network.stacks), _steps[0], torch.is_grad_enabled())
-        if (
-            self._kept is None
-            or self._kept[0] != key
-            or self._kept[1].is_inference() != torch.is_inference_mode_enabled()
-        ):
-            weight = self._compose()
-            if weight.requires_grad:
-                weight.register_hook(self._forget)
-            self._kept = (key, weight)
-        return self._kept[1]
+        stacks = tuple(self.network.stacks)
+        state = (*((s._version, s.data_ptr(), s.requires_grad) for s in stacks), _steps[0], torch.is_grad_enabled())
+        if self._kept is not None:
+            held, kept, weight, version = self._kept
+            if weight._version != version:
+                raise RuntimeError(
+                    "the weight of a composed layer was changed in place, which changes none of its factors; change "
+                    "these, under torch.no_grad(), or call rl.nn.collapse first"
+                )
+            if kept == state and all(a is b for a, b in zip(held, stacks, strict=True)):
+                return weight
+        weight = self._compose()
+        if torch.is_inference_mode_enabled():  # such tensors count no versions, and are of no use afterwards
+            return weight
+        if weight.requires_grad:
+            weight.register_hook(self._forget)
+        self._kept = (stacks, state, weight, weight._version)
+        return weight
 
     def _compose(self) -> Tensor:
         with torch.autocast(self.network.device.type, enabled=False):
@@ -86,6 +94,11 @@ class Composition(nn.Module):
 def _saving_is_hooked() -> bool:
     """Whether saved tensors go through hooks, as in a checkpoint, whose second pass must save what the first did."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func is at work, whose tensors mean nothing outside of it."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 class Composed:

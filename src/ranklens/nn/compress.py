@@ -16,7 +16,7 @@ from ranklens.init import is_chain
 from ranklens.network import TensorNetwork
 from ranklens.nn.composed import Composition
 from ranklens.nn.overparameterize import collapse
-from ranklens.nn.rank_profile import least_rank
+from ranklens.nn.rank_profile import least_rank, least_without
 from ranklens.theory.rank_bounds import pruning_bound
 from ranklens.truncation import truncate
 
@@ -47,6 +47,7 @@ class _Layer:
     """A layer that could be cut."""
 
     name: str
+    names: tuple[str, ...]
     module: Any
     U: Tensor
     s: Tensor
@@ -82,7 +83,7 @@ def compress(
 
     Args:
         model: any; composed layers are collapsed first. Linear and Conv layers are cut, without groups and without
-            weights that others share; those within attention are left.
+            weights that others share; those within attention are left. Hooks of a layer that is cut are not kept.
         energy: keep the least rank that holds this share of the squared norm, or
         rank: so many components of every layer, or
         tolerance: the least rank with this relative Frobenius error of every weight, or
@@ -135,7 +136,10 @@ def _compressed(plain: M, layers: list[_Layer], name: str, value: float, batch: 
     small = copy.deepcopy(plain)
     for layer, kept in zip(layers, ranks, strict=True):
         if layer.cost(kept) < layer.dense:
-            small = _replaced(small, layer.name, _factored(layer, kept))
+            pair = _factored(layer, kept)
+            for place in layer.names:
+                small = _replaced(small, place, pair)
+    table.attrs["model_parameters_kept"] = sum(p.numel() for p in small.parameters())
     if batch is not None:
         table.attrs["output_error"] = _relative(_output(small, arguments), whole)
     return Compression(small, table)
@@ -264,23 +268,30 @@ def _layers(model: nn.Module) -> Iterator[_Layer]:
     for module in model.modules():
         for parameter in module._parameters.values():
             held[id(parameter)] = held.get(id(parameter), 0) + 1
+    names: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
     attention = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     for name, module in model.named_modules():
         if type(module) not in LAYERS or getattr(module, "groups", 1) != 1 or held.get(id(module.weight), 0) != 1:
             continue
         if any(name.startswith(f"{outer}.".lstrip(".")) for outer in attention):
             continue
+        if module.weight.is_meta or not bool(torch.isfinite(module.weight).all()):
+            what = "on the meta device" if module.weight.is_meta else "not finite"
+            raise ValueError(f"the weight of layer {name!r} is {what}; there is nothing to decompose")
         W = module.weight.detach().double().flatten(1)
         U, s, Vh = torch.linalg.svd(W, full_matrices=False)
-        yield _Layer(name, module, U, s, Vh)
+        yield _Layer(name, tuple(names[id(module)]), module, U, s, Vh)
 
 
 def _ranks(layers: list[_Layer], name: str, value: float, total: int) -> list[int]:
     if name == "rank":
         return [min(int(value), len(layer.s)) for layer in layers]
-    if name in ("energy", "tolerance"):
-        energy = value if name == "energy" else 1 - value**2
-        return [max(least_rank(layer.s, energy), 1) for layer in layers]
+    if name == "energy":
+        return [max(least_rank(layer.s, value), 1) for layer in layers]
+    if name == "tolerance":
+        return [max(least_without(layer.s, value**2), 1) for layer in layers]
 
     def size(energy: float) -> int:
         kept = [max(least_rank(layer.s, energy), 1) for layer in layers]
@@ -324,14 +335,15 @@ def _with_outputs(
     def watch(layer: _Layer, rank: int) -> Any:
         small = _factored(layer, rank) if layer.cost(rank) < layer.dense else None
 
-        def hook(_: nn.Module, inputs: Any, output: Tensor) -> None:
+        def hook(_: nn.Module, inputs: Any, named: dict[str, Any], output: Tensor) -> None:
             places[layer.name] += output.numel() // len(layer.U)
             if small is not None:
-                errors[layer.name] = max(errors[layer.name], _relative(small(*inputs), output))
+                errors[layer.name] = max(errors[layer.name], _relative(small(*inputs, *named.values()), output))
 
         return hook
 
-    handles = [x.module.register_forward_hook(watch(x, rank)) for x, rank in zip(layers, ranks, strict=True)]
+    pairs = zip(layers, ranks, strict=True)
+    handles = [x.module.register_forward_hook(watch(x, rank), with_kwargs=True) for x, rank in pairs]
     whole = _output(model, arguments)
     for handle in handles:
         handle.remove()
@@ -361,7 +373,29 @@ def _relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm()) / size if size > 0 else 0.0
 
 
-def _factored(layer: _Layer, rank: int) -> nn.Sequential:
+class LowRank(nn.Sequential):
+    """Two layers in place of one, which models may still ask for its weight, its bias and its sizes."""
+
+    @property
+    def weight(self) -> Any:  # what transformer layers of torch read
+        """The product of both."""
+        before: Any = self[0].weight
+        after: Any = self[1].weight
+        return (after.flatten(1) @ before.flatten(1)).reshape(len(after), *before.shape[1:])
+
+    @property
+    def bias(self) -> Any:
+        """That of the second."""
+        return self[1].bias
+
+    def __getattr__(self, name: str) -> Any:
+        """Sizes: what goes in is the first's, what comes out the second's."""
+        if name in ("in_features", "in_channels"):
+            return getattr(self[0], name)
+        return getattr(self[1], name) if name in ("out_features", "out_channels") else super().__getattr__(name)
+
+
+def _factored(layer: _Layer, rank: int) -> LowRank:
     """Two layers of the same function, with balanced weights."""
     module, root = layer.module, layer.s[:rank].sqrt()
     weight = module.weight
@@ -381,9 +415,11 @@ def _factored(layer: _Layer, rank: int) -> nn.Sequential:
         after.weight.copy_(last.reshape(after.weight.shape))
         if has_bias:
             after.bias.copy_(module.bias)
-    pair = nn.Sequential(before, after).train(module.training)
+    pair = LowRank(before, after).train(module.training)
     for parameter in pair.parameters():
         parameter.requires_grad_(weight.requires_grad)
+    if has_bias:
+        after.bias.requires_grad_(module.bias.requires_grad)
     return pair
 
 

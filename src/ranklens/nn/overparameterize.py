@@ -83,28 +83,32 @@ def overparameterize(
             f"init is {init!r}; it is {KEEP!r}, or a positive number: a share of the present weights' size"
         )
     model = copy.deepcopy(model)
-    known: dict[int, Composition] = {}
+    known: dict[Any, Composition] = {}
+    chosen = list(_chosen(model, where))
+    held = [layer._parameters[_weight(layer)] for _, layer in chosen]  # so that no other gets the id of one
+    _check_ties(model, chosen)
 
-    def compose(weight: nn.Parameter, key: int) -> Composition:
+    def compose(name: str, weight: Tensor, key: Any) -> Composition:
         if key not in known:
+            if weight.is_meta or not bool(torch.isfinite(weight).all()):
+                what = "on the meta device" if weight.is_meta else "not finite"
+                raise ValueError(f"the weight of layer {name!r} is {what}; load it first, or leave it out by `where`")
             sizes = _sizes(weight, kind, tensorize)
             network = _factored(weight.detach().reshape(sizes), depth, kind, width, init, seed + len(known))
             network.requires_grad_(weight.requires_grad)
             known[key] = Composition(network, weight.shape)
         return known[key]
 
-    for name, layer in _chosen(model, where):
+    for (name, layer), weight in zip(chosen, held, strict=True):
+        assert weight is not None
         if type(layer) is nn.MultiheadAttention:
-            weight = layer._parameters.pop("in_proj_weight")
-            assert weight is not None
-            parts = [nn.Parameter(part, weight.requires_grad) for part in weight.detach().chunk(3)]
+            del layer._parameters["in_proj_weight"]
+            parts = [part.requires_grad_(weight.requires_grad) for part in weight.detach().chunk(3)]
             layer.__class__ = ComposedMultiheadAttention
-            layer.compositions = nn.ModuleList(compose(part, id(part)) for part in parts)
+            layer.compositions = nn.ModuleList(compose(name, p, (id(weight), k)) for k, p in enumerate(parts))
             continue
         _check(name, layer)
-        weight = layer._parameters["weight"]
-        assert weight is not None
-        composition = compose(weight, id(weight))
+        composition = compose(name, weight, id(weight))
         del layer._parameters["weight"]
         layer.__class__ = COMPOSED[type(layer)]
         layer.composition = composition
@@ -129,7 +133,7 @@ def collapse(model: M) -> M:
     ('Conv2d', True)
     """
     model = copy.deepcopy(model)
-    known: dict[int, nn.Parameter] = {}
+    known: dict[Any, nn.Parameter] = {}
 
     def whole(composition: Any) -> nn.Parameter:
         if id(composition) not in known:
@@ -141,9 +145,11 @@ def collapse(model: M) -> M:
     for layer in list(model.modules()):
         if type(layer) is ComposedMultiheadAttention:
             parts = [whole(composition) for composition in layer.compositions]
+            key = tuple(map(id, parts))
+            if key not in known:
+                known[key] = nn.Parameter(torch.cat([part.detach() for part in parts]), parts[0].requires_grad)
             del layer.compositions
-            weight = nn.Parameter(torch.cat([part.detach() for part in parts]), parts[0].requires_grad)
-            _become(layer, nn.MultiheadAttention, "in_proj_weight", weight)
+            _become(layer, nn.MultiheadAttention, "in_proj_weight", known[key])
         elif type(layer) in PLAIN:
             _become(layer, PLAIN[type(layer)], "weight", whole(layer._modules.pop("composition")))
     return model
@@ -158,12 +164,26 @@ def _become(layer: nn.Module, kind: type[nn.Module], name: str, weight: nn.Param
 def _chosen(model: nn.Module, where: Where) -> Iterator[tuple[str, Any]]:
     """Layers that can be factored, in their order; a module that is used twice comes once."""
     for name, layer in list(model.named_modules()):
-        if type(layer) is nn.MultiheadAttention:
-            able = layer._parameters.get("in_proj_weight") is not None
-        else:
-            able = type(layer) in COMPOSED and layer._parameters.get("weight") is not None
-        if able and _takes(where, name, layer):
+        known = type(layer) is nn.MultiheadAttention or type(layer) in COMPOSED
+        if known and layer._parameters.get(_weight(layer)) is not None and _takes(where, name, layer):
             yield name, layer
+
+
+def _weight(layer: nn.Module) -> str:
+    return "in_proj_weight" if type(layer) is nn.MultiheadAttention else "weight"
+
+
+def _check_ties(model: nn.Module, chosen: Sequence[tuple[str, Any]]) -> None:
+    """Refuse to factor a weight in one layer that another, which is left, shares."""
+    taken = {id(layer._parameters[_weight(layer)]): name for name, layer in chosen}
+    layers = {id(layer) for _, layer in chosen}
+    for name, module in model.named_modules():
+        for parameter in () if id(module) in layers else module._parameters.values():
+            if id(parameter) in taken:
+                raise ValueError(
+                    f"layers {taken[id(parameter)]!r} and {name!r} share their weight, and only the first is factored; "
+                    f"take both, or leave both out, by `where`"
+                )
 
 
 def _takes(where: Where, name: str, layer: nn.Module) -> bool:
@@ -203,6 +223,8 @@ def _sizes(weight: Tensor, kind: str, tensorize: tuple[Sequence[int], Sequence[i
 def _factored(
     weight: Tensor, depth: int, kind: str, width: int | None, init: str | float, seed: int
 ) -> TensorNetwork | KernelChain:
+    if weight.dtype in (torch.float16, torch.bfloat16):  # which cannot be decomposed
+        return _factored(weight.float(), depth, kind, width, init, seed).to(weight.dtype)
     settings: Any = {"dtype": weight.dtype, "device": weight.device}
     size = float(weight.double().std(correction=0)) or 1 / math.sqrt(math.prod(weight.shape[1:]))
     if kind in EXPANDED:
@@ -216,4 +238,9 @@ def _factored(
         net = getattr(families, kind)(tuple(weight.shape), width, **settings)
     if init != KEEP:
         return inits.scaled_(net, float(init) * size, seed=seed)
+    if not bool(weight.any()):  # factors that are all zero have no gradient: one is, the others are as at random
+        inits.scaled_(net, size, seed=seed)
+        with torch.no_grad():
+            net.nodes[0].zero_()
+        return net
     return inits.product_(net, weight) if kind == "matrix" else hold_(net, weight, kind)

@@ -14,6 +14,7 @@ from ranklens.network import TensorNetwork
 from ranklens.nn.composed import Composition
 from ranklens.nn.rank_profile import weight_matrices
 
+CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)  # of what has three axes
 MOST_ROWS = 2048  # of an activation, whose ranks come from so many samples or places at the most
 
 
@@ -30,8 +31,9 @@ class RankMonitor:
         model: what is trained; composed weights count as one each.
         every: steps from one profile to the next.
         share: of the time, for measuring.
-        activations: names of modules whose outputs are measured too; axes but the last, for convolutions all but the
-            channels, are samples.
+        activations: names of modules whose outputs are measured too; axes but the last, for convolutions, batch-norms
+            and whatever has four axes all but the second, are samples. One that is not run before the next profile is
+            due is left out of the last.
 
     Raises:
         ValueError: for an `every` below one, a share outside (0, 1], or a module that does not exist.
@@ -69,6 +71,7 @@ class RankMonitor:
         self._due: Iterator[None] | None = None
         self._due_at = 0
         self._seen: dict[str, Tensor] = {}
+        self._last = False
         self._wanted: set[str] = set()
         self._handles = [modules[name].register_forward_hook(self._catch(name)) for name in activations]
         self._activations = tuple(activations)
@@ -87,10 +90,11 @@ class RankMonitor:
             self.spent += time.perf_counter() - begun
 
     def finish(self) -> None:
-        """Measure what is still due, whatever the time."""
+        """Measure what is still due, whatever the time, but for activations of modules that have not been run since."""
+        self._last = True
         for _ in self._due or ():
             pass
-        self._due = None
+        self._due, self._last = None, False
 
     def record(self) -> xr.Dataset:
         """All profiles, over (step, part); what was not measured is NaN.
@@ -131,6 +135,7 @@ class RankMonitor:
 
     def _profile(self, step: int) -> Iterator[None]:
         self._wanted = set(self._activations)
+        self._seen.clear()
         for name, weight in weight_matrices(self.model):
             self._measure(step, name, weight)
             yield
@@ -139,10 +144,12 @@ class RankMonitor:
                 for bond in module.network.bonds:
                     found = module.network.component_norms(bond).detach().sort(descending=True).values
                     owner = name.removesuffix(".composition").removesuffix("composition")
-                    self._rows.append((step, f"{owner}:{bond}".lstrip(":"), {"norms": found.cpu().numpy()}))
+                    self._rows.append((step, f"{owner}:{bond}".lstrip(":"), {"norms": found.double().cpu().numpy()}))
         for name in self._activations:
-            while name not in self._seen:  # until the next forward
+            while name not in self._seen and not self._last and self.steps - step < max(self.every - 1, 2):  # a forward
                 yield
+            if name not in self._seen:
+                continue
             values = self._seen.pop(name)
             self._measure(step, name, values - values.mean(dim=0))
             yield
@@ -158,12 +165,13 @@ class RankMonitor:
         self._rows.append((step, name, found))
 
     def _catch(self, name: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
+        def hook(module: nn.Module, _: Any, output: Any) -> None:
             if name in self._wanted and isinstance(output, Tensor):
                 begun = time.perf_counter()
                 self._wanted.discard(name)
                 rows = output.detach()
-                rows = (rows.movedim(1, -1) if rows.ndim > 3 else rows).flatten(0, -2)
+                channels = rows.ndim > 3 or (rows.ndim == 3 and isinstance(module, CHANNELS_FIRST))
+                rows = (rows.movedim(1, -1) if channels else rows).flatten(0, -2)
                 self._seen[name] = rows[:: max(len(rows) // MOST_ROWS, 1)][:MOST_ROWS].clone()
                 self.spent += time.perf_counter() - begun
 

@@ -1,7 +1,7 @@
 """How low the rank of every weight is, beside a random matrix of its shape."""
 
-import math
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,9 @@ def rank_profile(model: nn.Module | Mapping[str, Tensor], *, energy: float = ENE
     for name, weight in weights.items():
         if not bool(torch.isfinite(weight).all()):
             raise ValueError(f"weight {name!r} has entries that are not finite")
-        s = torch.linalg.svdvals(weight)
-        control = torch.linalg.svdvals(torch.randn(weight.shape, generator=made, dtype=weight.dtype))
-        rows.append((weight.shape, s, control))
+        s = torch.linalg.svdvals(weight.double())
+        control = torch.linalg.svdvals(torch.randn(weight.shape, generator=made, dtype=torch.float64))
+        rows.append((weight, s, control))
     longest = max(len(s) for _, s, _ in rows)
     spectra = np.stack([np.pad(s.numpy(), (0, longest - len(s)), constant_values=np.nan) for _, s, _ in rows])
     columns = {name: np.array(values) for name, values in _columns(rows, energy).items()}
@@ -68,50 +68,64 @@ def rank_profile(model: nn.Module | Mapping[str, Tensor], *, energy: float = ENE
     )
 
 
-def _columns(rows: list[tuple[torch.Size, Tensor, Tensor]], energy: float) -> dict[str, list[Any]]:
+def _columns(rows: list[tuple[Tensor, Tensor, Tensor]], energy: float) -> dict[str, list[Any]]:
     kept = [least_rank(s, energy) for _, s, _ in rows]
-    dense = [math.prod(shape) for shape, _, _ in rows]
+    dense = [weight.numel() for weight, _, _ in rows]
     return {
-        "rows": [shape[0] for shape, _, _ in rows],
-        "columns": [shape[1] for shape, _, _ in rows],
+        "rows": [len(weight) for weight, _, _ in rows],
+        "columns": [weight.shape[1] for weight, _, _ in rows],
         "effective_rank": [float(measures.effective_rank_of(s)) for _, s, _ in rows],
         "stable_rank": [float(measures.stable_rank_of(s)) for _, s, _ in rows],
-        "numerical_rank": [int((s > measures.rank_cutoff(s.dtype, shape) * s[0]).sum()) for shape, s, _ in rows],
+        "numerical_rank": [_numerical_rank(weight, s) for weight, s, _ in rows],
         "rank_kept": kept,
         "parameters": dense,
-        "parameters_kept": [min(d, k * sum(shape)) for d, k, (shape, _, _) in zip(dense, kept, rows, strict=True)],
+        "parameters_kept": [min(d, k * sum(w.shape)) for d, k, (w, _, _) in zip(dense, kept, rows, strict=True)],
         "random_effective_rank": [float(measures.effective_rank_of(c)) for _, _, c in rows],
         "random_stable_rank": [float(measures.stable_rank_of(c)) for _, _, c in rows],
         "random_rank_kept": [least_rank(c, energy) for _, _, c in rows],
     }
 
 
+def _numerical_rank(weight: Tensor, spectrum: Tensor) -> int:
+    """By the precision in which the weight is kept: of half precision rounding alone may be all that is left."""
+    cutoff = min(measures.rank_cutoff(weight.dtype, weight.shape), 0.5)
+    return int((spectrum > cutoff * spectrum[0]).sum())
+
+
 def least_rank(spectrum: Tensor, energy: float) -> int:
-    """The least number of singular values that hold a share of the squared norm; 0 for those of zero."""
+    """The least number of singular values that hold a share of the squared norm, but for 1e-12; 0 for those of zero."""
+    return least_without(spectrum, 1 - energy + 1e-12)
+
+
+def least_without(spectrum: Tensor, share: float) -> int:
+    """The least number that leave at most a share of the squared norm; 0 for singular values of zero."""
     squares = spectrum.double().square()
-    total = float(squares.sum())
-    missing = total - squares.cumsum(0)
-    return int((missing > (1 - energy) * total + 1e-12 * total).sum()) + 1 if total > 0 else 0
+    left = squares.flip(0).cumsum(0).flip(0)  # what the k-th and all smaller ones hold
+    return int((left > share * left[0]).sum())
 
 
 def weight_matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a module as matrices; what is composed as a whole, not its factors."""
+    """The weights of a module as matrices, each read when its turn comes; what is composed as a whole."""
     inner = {id(p) for m in model.modules() if isinstance(m, Composition) for p in m.parameters()}
-    plain = {name: p.detach() for name, p in model.named_parameters() if id(p) not in inner}
-    with torch.no_grad():
-        for name, module in model.named_modules():
-            if type(module) in PLAIN and type(module) not in COMPOSED:
-                plain[f"{name}.weight".lstrip(".")] = module.weight.detach()
-            elif type(module) is ComposedMultiheadAttention:
-                plain[f"{name}.in_proj_weight".lstrip(".")] = module.in_proj_weight.detach()
-    return _matrices(plain)
+    read: dict[str, Callable[[], Tensor]] = {
+        name: functools.partial(getattr, p, "data") for name, p in model.named_parameters() if id(p) not in inner
+    }
+    for name, module in model.named_modules():
+        if type(module) in PLAIN and type(module) not in COMPOSED:
+            read[f"{name}.weight".lstrip(".")] = functools.partial(getattr, module, "weight")
+        elif type(module) is ComposedMultiheadAttention:
+            read[f"{name}.in_proj_weight".lstrip(".")] = functools.partial(getattr, module, "in_proj_weight")
+    for name, value in read.items():
+        with torch.no_grad():
+            tensor = value().detach()
+        yield from _matrices({name: tensor})
 
 
 def _matrices(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Those with two axes or more, as float64 matrices on the CPU; integers and empty ones are none."""
+    """Those with two axes or more, as matrices on the CPU in their own precision; integers and empty ones are none."""
     for name, tensor in tensors.items():
         if isinstance(tensor, Tensor) and tensor.ndim >= 2 and tensor.is_floating_point() and tensor.numel():
-            yield name, tensor.detach().to("cpu", torch.float64).flatten(1)
+            yield str(name), tensor.detach().cpu().flatten(1)
 
 
 def text(profile: xr.Dataset) -> str:
