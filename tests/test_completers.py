@@ -472,3 +472,46 @@ def test_families_that_do_not_fit():
         rl.TensorCompleter((3, 3), "nothing").fit([[0, 1], [1, 0]], [1.0, 2.0])
     with pytest.raises(ValueError, match="must agree"):
         rl.TensorCompleter((3, 3), rl.cp((3, 4))).fit([[0, 1], [1, 0]], [1.0, 2.0])
+
+
+def test_rows_do_not_depend_on_other_rows_units():
+    """A row seen only in columns of small numbers is completed as well beside others as alone."""
+    made = np.random.default_rng(0)
+    right = made.normal(size=(2, 40))
+    right[:, :4] *= 1e-5
+    truth = made.normal(size=(201, 2)) @ right
+    X = np.where(made.random((200, 40)) < 0.7, truth[:200], np.nan)
+    row = np.full((1, 40), np.nan)
+    row[0, :4] = truth[200, :4]
+    found = rl.MatrixCompleter(random_state=0).fit(X)
+    alone, beside = found.transform(row)[0], found.transform(np.vstack([X, row]))[-1]
+    size = np.linalg.norm(truth[200])
+    assert np.linalg.norm(alone - truth[200]) < 1e-6 * size
+    assert np.linalg.norm(beside - truth[200]) < 1e-6 * size
+
+
+def test_what_is_stored_twice_counts_as_its_sum():
+    made = np.random.default_rng(0)
+    truth = made.normal(size=(30, 2)) @ made.normal(size=(2, 20))
+    i, j = np.nonzero(made.random(truth.shape) < 0.7)
+    halves = sp.coo_matrix((np.tile(truth[i, j] / 2, 2), (np.tile(i, 2), np.tile(j, 2))), shape=truth.shape)
+    twice, once = (rl.MatrixCompleter(random_state=0).fit_transform(X) for X in (halves, halves.tocsr()))
+    assert np.allclose(twice, once)
+    assert np.linalg.norm(twice - truth) < 1e-5 * np.linalg.norm(truth)
+
+
+@pytest.mark.parametrize("size", [1e-170, 1e155])
+def test_extreme_units_are_no_matter(size):
+    made = np.random.default_rng(0)
+    truth = size * (made.normal(size=(30, 2)) @ made.normal(size=(2, 20)))
+    X = np.where(made.random(truth.shape) < 0.7, truth, np.nan)
+    found = rl.MatrixCompleter(random_state=0).fit_transform(X)
+    assert np.linalg.norm((found - truth) / size) < 1e-4 * np.linalg.norm(truth / size)
+
+
+def test_a_network_that_a_family_gives_is_not_changed():
+    shared = rl.cp((4, 4, 4), rank=2, std=1.0)
+    before = shared.tensor().detach().clone()
+    indices = np.argwhere(np.ones((4, 4, 4)))
+    rl.TensorCompleter((4, 4, 4), family=lambda shape: shared, max_steps=20).fit(indices, np.ones(64))
+    assert torch.equal(shared.tensor().detach(), before)

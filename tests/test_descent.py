@@ -147,3 +147,29 @@ def test_bad_arguments():
     small = cases.NETWORKS["cp order 2"](std=1.0)
     with pytest.raises(ValueError, match="36 parameters"):
         rl.gradient_descent(small, task, torch.optim.SGD(small.parameters(), lr=0.1), resume=run)
+
+
+def test_resuming_for_fewer_steps_is_refused_and_divergence_keeps_the_last_row():
+    target = rl.targets.low_rank_matrix((6, 6), rank=1)
+    task = rl.Completion.sample(target, observed=30)
+    net = rl.deep_matrix((6, 6), depth=2, std=0.3)
+    run = rl.gradient_descent(net, task, torch.optim.SGD(net.parameters(), lr=0.05), steps=90, every=25)
+    fresh = rl.deep_matrix((6, 6), depth=2, std=0.3)
+    with pytest.raises(ValueError, match="steps is 50, and the record has 90 already"):
+        rl.gradient_descent(fresh, task, torch.optim.SGD(fresh.parameters(), lr=0.05), steps=50, resume=run)
+    wild = torch.optim.SGD(fresh.parameters(), lr=1e4)
+    after = rl.gradient_descent(fresh, task, wild, steps=200, every=100, resume=run)
+    assert after.attrs["stopped"] == "nan"
+    assert after.step.values.tolist() == run.step.values.tolist()
+    assert bool(np.isfinite(after.loss).all())
+    assert torch.equal(fresh.tensor(), net.tensor())
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, rl.optim.GroupRMSprop])
+def test_half_precision_is_recorded(kind):
+    target = rl.targets.low_rank_matrix((10, 10), rank=1)
+    task = rl.Completion.sample(target, observed=60)
+    net = rl.deep_matrix((10, 10), depth=2, std=0.1, dtype=torch.bfloat16)
+    track = {"s": lambda net: net.component_norms(net.bonds[0])}
+    run = rl.gradient_descent(net, task, kind(net.parameters(), lr=1e-2), steps=5, track=track)
+    assert run.attrs["steps"] == 5

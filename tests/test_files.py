@@ -1,3 +1,6 @@
+import json
+import os
+
 import cases
 import pytest
 import torch
@@ -58,3 +61,19 @@ def test_what_is_not_ours_is_refused(tmp_path):
     odd = rl.TensorNetwork(([[1.5, 2], [2, 3]], [1.5, 3]), [torch.ones(2, 2), torch.ones(2, 2)])
     with pytest.raises(TypeError, match=r"label 1\.5 is a float"):
         rl.save(odd, tmp_path / "odd.safetensors")
+
+
+def test_files_without_a_part_are_named(tmp_path):
+    structure = json.dumps({"format": "ranklens network 1"})
+    save_file({"nodes.0": torch.ones(2, 2)}, tmp_path / "half.safetensors", metadata={"structure": structure})
+    with pytest.raises(ValueError, match="is neither a network nor a record"):
+        rl.load(tmp_path / "half.safetensors")
+
+
+def test_files_have_the_modes_that_the_process_gives(tmp_path):
+    before = os.umask(0o077)
+    try:
+        made = rl.save(rl.cp((2, 2), rank=1), tmp_path / "net.safetensors")
+    finally:
+        os.umask(before)
+    assert made.stat().st_mode & 0o777 == 0o600

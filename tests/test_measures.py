@@ -139,3 +139,7 @@ def test_cp_rank_estimate_is_scale_free_and_says_when_nothing_fits():
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_values_near_the_largest_float_have_a_rank():
+    assert float(rl.effective_rank(3e38 * torch.eye(3))) == pytest.approx(3, rel=1e-5)

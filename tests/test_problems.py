@@ -156,3 +156,24 @@ def test_order_784_completion_never_flattens():
     task = rl.Completion(indices, torch.ones(3), (2,) * 784)
     net = rl.init.normal_(rl.cp((2,) * 784, rank=2), std=1e-3, mean=1.0)
     assert float(task.loss(net).detach()) == pytest.approx(1.0, abs=0.3)
+
+
+def test_a_look_in_inference_mode_leaves_problems_trainable():
+    net = rl.deep_matrix((4, 4), depth=2, std=0.3, dtype=torch.float32)
+    operators = torch.ones(3, 4, 4, dtype=torch.float64)
+    for task in (
+        rl.DenseSensing(operators, torch.ones(3, dtype=torch.float64)),
+        rl.Completion.sample(torch.ones(4, 4, dtype=torch.float64), observed=9, loss="huber"),
+    ):
+        with torch.inference_mode():
+            task.loss(net)
+        task.loss(net).backward()
+
+
+def test_what_vectors_were_computed_from_is_not_trained():
+    x = torch.ones(5, 3, dtype=torch.float64, requires_grad=True)
+    task = rl.Sensing([2 * x, 3 * x], torch.ones(5, dtype=torch.float64))
+    net = rl.deep_matrix((3, 3), depth=2, std=0.3)
+    for _ in range(2):
+        task.loss(net).backward()
+    assert x.grad is None

@@ -116,3 +116,11 @@ def test_wrong_widths_are_named():
             net.nodes[1][0, 0] = bad
         with pytest.raises(ValueError, match="node 1 has entries that are not finite"):
             rl.truncate(net, {"r": 2})
+
+
+def test_components_too_small_for_single_precision_are_told_apart():
+    net = rl.cp((3, 3), rank=2, dtype=torch.float32)
+    with torch.no_grad():
+        for node in net.nodes:
+            node[:, 0], node[:, 1] = 1e-25, 1e-23
+    assert float(rl.truncate(net, {"r": 1}).nodes[0].detach().max()) == pytest.approx(1e-23)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ranklens import contract
 from ranklens.network import TensorNetwork
 from ranklens.progress import Report, reporter
-from ranklens.record import Recorder, Track
+from ranklens.record import Recorder, Track, numpy
 from ranklens.seeds import stream
 
 
@@ -78,6 +78,8 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
     begun = 0
     if resume is not None:
         begun = int(resume.step[-1])
+        if steps < begun:
+            raise ValueError(f"steps is {steps}, and the record has {begun} already; steps count from the first")
         _restore(net, optimizer, resume)
     started = clock.perf_counter()
     step, stopped = begun, "steps"
@@ -110,7 +112,7 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
         with torch.no_grad():
             for stack, parameters in zip(net.stacks, kept.stacks, strict=True):
                 stack.copy_(parameters)
-    if not recorder.rows["step"]:  # not even the start is finite
+    if not recorder.rows["step"] and resume is None:  # not even the start is finite
         recorder.add(step, math.nan, net)
     attrs = {
         "stopped": stopped,
@@ -155,8 +157,7 @@ def _batches(task: Any, size: int, seed: int, begun: int) -> Iterator[Any]:
 
 def _flat(net: TensorNetwork) -> NDArray[Any]:
     trained = [stack.detach().reshape(-1) for stack in net.stacks if stack.requires_grad]
-    flat = torch.cat(trained).cpu()
-    return (flat.float() if flat.dtype == torch.bfloat16 else flat).numpy()  # numpy has no bfloat16
+    return numpy(torch.cat(trained))
 
 
 def _restore(net: TensorNetwork, optimizer: torch.optim.Optimizer, record: xr.Dataset) -> None:
@@ -186,7 +187,7 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     for k, entries in optimizer.state_dict()["state"].items():
         for key, value in entries.items():
             if value is not None:
-                found[f"optimizer|{k}|{key}"] = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+                found[f"optimizer|{k}|{key}"] = numpy(value) if isinstance(value, Tensor) else value
     return found
 
 

@@ -35,10 +35,17 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o644)  # mkstemp makes private files
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """What this process takes away from the modes of files it makes; it can only be read by being set."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def save(thing: TensorNetwork | xr.Dataset, path: str | os.PathLike[str]) -> Path:
@@ -102,10 +109,10 @@ def load(path: str | os.PathLike[str]) -> Any:
             if structure.get("format") != FORMAT:
                 raise ValueError(f"{path} holds tensors, but no network written by rl.save")
             nodes = [stored.get_tensor(f"nodes.{k}") for k in range(len(structure["nodes"]))]
-    except SafetensorError as error:
+        labels = [[_read(x) for x in node] for node in structure["nodes"]]
+        return TensorNetwork((labels, [_read(x) for x in structure["out"]]), nodes).freeze(*structure["frozen"])
+    except (SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is neither a network nor a record written by rl.save: {error}") from error
-    labels = [[_read(x) for x in node] for node in structure["nodes"]]
-    return TensorNetwork((labels, [_read(x) for x in structure["out"]]), nodes).freeze(*structure["frozen"])
 
 
 def _structure(text: str) -> dict[str, Any]:

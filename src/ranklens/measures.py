@@ -82,6 +82,8 @@ def stable_rank_of(spectrum: Float[Tensor, "*batch values"]) -> Float[Tensor, "*
 
 def entropy(weights: Float[Tensor, "*batch values"]) -> Float[Tensor, "*batch"]:
     """-sum p ln p of weights that are not negative, divided by their sum; 0 for zeros."""
+    top = weights.amax(dim=-1, keepdim=True)  # or the sum may overflow
+    weights = weights / top.where(top > 0, 1.0)
     total = weights.sum(dim=-1, keepdim=True)
     p = weights / total.where(total > 0, 1.0)
     return 0.0 - (p * p.where(p > 0, 1.0).log()).sum(dim=-1)  # with a gradient at zeros, which entr has not

@@ -79,7 +79,8 @@ class _Problem:
         dtype = other.dtype if own.dtype.is_floating_point else own.dtype
         key = (name, dtype, other.device)
         if key not in self._moved:
-            self._moved[key] = own.to(dtype=dtype, device=other.device)
+            with torch.inference_mode(False):  # it is kept, also for what is trained afterwards
+                self._moved[key] = own.to(dtype=dtype, device=other.device)
         return self._moved[key]
 
     def subset(self, rows: Tensor) -> Any:
@@ -148,7 +149,7 @@ class Completion(_Problem):
         rows, inverse, counts = self.indices.unique(dim=0, return_inverse=True, return_counts=True)
         if len(rows) == len(self.indices):
             return
-        low = torch.full((len(rows),), math.inf, dtype=self.values.dtype).scatter_reduce(
+        low = torch.full((len(rows),), math.inf, dtype=self.values.dtype, device=self.values.device).scatter_reduce(
             0, inverse, self.values, "amin"
         )
         high = torch.full_like(low, -math.inf).scatter_reduce(0, inverse, self.values, "amax")
@@ -251,7 +252,7 @@ class Sensing(_Problem):
                     f"expected ({len(values)}, d), finite"
                 )
         super().__init__(values, [part.shape[1] for part in parts], target, loss)
-        self.vectors = parts
+        self.vectors = [part.detach() for part in parts]
 
     def _predict(self, tensor: TensorNetwork | Tensor) -> Tensor:
         like = tensor if isinstance(tensor, Tensor) else tensor.stacks[0]

@@ -58,6 +58,9 @@ class Recorder:
 
     def finish(self, state: Mapping[str, Any], attrs: Mapping[str, str | float | int]) -> xr.Dataset:
         """The Dataset: rows, final state variables, and flat attributes."""
+        if self.before is not None and not self.rows[self.axis]:  # nothing was added to what there was
+            record = self.before[["loss", *self.track]].copy()
+            return self._complete(record, state, attrs)
         at = np.asarray(self.rows[self.axis])
         variables: dict[str, Any] = {}
         for name in ("loss", *self.track):
@@ -68,6 +71,10 @@ class Recorder:
             # what was recorded last is where the run went on, or off the grid of an optimizer's steps
             earlier = self.before[list(variables)].isel({self.axis: slice(None, -1)})
             record = xr.concat([earlier, record], self.axis)
+        return self._complete(record, state, attrs)
+
+    @staticmethod
+    def _complete(record: xr.Dataset, state: Mapping[str, Any], attrs: Mapping[str, str | float | int]) -> xr.Dataset:
         for name, value in state.items():
             values = np.asarray(value)
             record[name] = ((*[f"{name}_{k}" for k in range(values.ndim)],), values)
@@ -81,8 +88,14 @@ def versions() -> str:
     return ", ".join([*[f"{name} {version(name)}" for name in packages], f"Python {platform.python_version()}"])
 
 
+def numpy(tensor: Tensor) -> NDArray[Any]:
+    """A tensor as an array, in single precision where numpy has none of its kind."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
 def _array(name: str, value: Any) -> NDArray[Any]:
-    found = value.detach().cpu().numpy().copy() if isinstance(value, Tensor) else np.array(value)
+    found = numpy(value).copy() if isinstance(value, Tensor) else np.array(value)
     if found.dtype == object:
         raise TypeError(f"track[{name!r}] gave a {type(value).__name__}; let it return numbers")
     return found

@@ -1,5 +1,6 @@
 """Truncation: a smaller network, made of the components that count."""
 
+import copy
 from collections.abc import Hashable, Mapping
 
 import torch
@@ -65,7 +66,7 @@ def kept(net: TensorNetwork, bond: Hashable, width: int) -> Int[Tensor, " width"
 @torch.no_grad()
 def log_norms(net: TensorNetwork, bond: Hashable) -> Float[Tensor, " size"]:
     """Log of the component norms in float64: those of a bond of very many nodes may underflow or overflow."""
-    return net.slice_norms(bond).double().log().sum(dim=0)
+    return copy.deepcopy(net).double().slice_norms(bond).log().sum(dim=0)
 
 
 def check_finite(net: TensorNetwork) -> None:

@@ -144,8 +144,9 @@ def _is_pair(net: TensorNetwork) -> bool:
 def ridge_solve(gram: Tensor, moment: Tensor, ridge: float) -> Tensor:
     """(G + ridge) x = b for a batch; where G is nothing, or b, x is zero."""
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    scale = float(diagonal.mean()) or 1.0
-    lifted = gram + (ridge + JITTER * scale) * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    scale = diagonal.mean(dim=-1)[..., None, None]  # each its own: what one sees is no matter of another's units
+    lift = ridge + JITTER * scale.where(scale > 0, 1.0)
+    lifted = gram + lift * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     return torch.linalg.solve(lifted, moment.unsqueeze(-1)).squeeze(-1)
 
 

@@ -19,6 +19,7 @@ from ranklens.network import TensorNetwork
 
 DAMPINGS = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0)
 DOUBTS = 1.0  # standard errors by which components must predict held-out entries better than biases do
+SMALL = 1e-100  # values whose squares may under- or overflow are fitted in units of the largest
 SINGLE = 2**15  # entries beyond which the descent works in float32
 
 Start = Callable[[Seen, torch.dtype], TensorNetwork]
@@ -68,7 +69,12 @@ class Fitted:
 def complete(seen: Seen, start: Start, settings: Settings) -> Fitted:
     """Run the pipeline; `start` makes the network at its small start from the entries that are fitted."""
     with contract.threads(float(len(seen)) * 64):
-        return _complete(seen.to(settings.device), start, settings)
+        top = float(seen.values.abs().max())
+        if top == 0 or SMALL < top < 1 / SMALL:
+            return _complete(seen.to(settings.device), start, settings)
+        found = _complete(seen.times(1 / top).to(settings.device), start, settings)
+        rmse = {name: top * error for name, error in found.rmse.items()}
+        return replace(found, scale=top * found.scale, rmse=rmse)
 
 
 def _complete(seen: Seen, start: Start, settings: Settings) -> Fitted:

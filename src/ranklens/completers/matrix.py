@@ -251,7 +251,9 @@ def _are_positions(X: Any) -> bool:
 def _seen(X: Any, least: int = 1) -> Seen:
     """Rows of what is seen of a checked matrix."""
     if sp.issparse(X):
-        stored = X.tocoo()
+        stored = X.tocsr(copy=True)
+        stored.sum_duplicates()  # as scipy reads what is stored twice
+        stored = stored.tocoo()
         indices, values = np.stack([stored.row, stored.col], axis=1).astype(np.int64), stored.data.astype(np.float64)
         there = ~np.isnan(values)
         if not there.all():

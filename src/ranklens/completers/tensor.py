@@ -127,7 +127,7 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
         if isinstance(self.family, TensorNetwork):
             net = copied(self.family)
         elif callable(self.family):
-            net = self.family(shape)
+            net = copied(self.family(shape))
         elif self.family in WIDTHS:
             width = _width(self.family, shape) if self.width is None else self.width
             net = getattr(families, self.family)(shape, width)

@@ -78,7 +78,7 @@ PRESETS = {
     ),
     "tiny": Settings(side=8, train=200, test=100, code=8, hidden=16, layers=(0, 2), steps=100, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.6, "shapes": 20.0, "mnist": 90.0, "paper": 90.0, "tiny": 0.05}
+MINUTES = {"laptop": 0.15, "shapes": 4.0, "mnist": 90.0, "paper": 90.0, "tiny": 0.05}
 
 
 def run(settings: Settings) -> xr.Dataset:

@@ -80,7 +80,7 @@ PRESETS = {
     ),
     "tiny": Settings(train=100, validation=50, steps=20, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.6, "digits": 5.0, "paper": 30.0, "tiny": 0.1}
+MINUTES = {"laptop": 0.6, "digits": 5.0, "paper": 18.0, "tiny": 0.1}
 
 
 def run(settings: Settings) -> xr.Dataset:

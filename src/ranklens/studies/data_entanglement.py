@@ -86,7 +86,7 @@ PRESETS = {
     "mnist": Settings(images="mnist", train=0, rows=500, classes=(6, 8), steps=1200, batch_size=500, lr=2e-4, std=0.03),
     "tiny": Settings(rows=60, widths=(1, 8), classes=(8,), steps=40),
 }
-MINUTES = {"laptop": 0.25, "paper": 8.0, "mnist": 12.0, "tiny": 0.1}
+MINUTES = {"laptop": 0.2, "paper": 8.0, "mnist": 12.0, "tiny": 0.1}
 
 
 def run(settings: Settings) -> xr.Dataset:

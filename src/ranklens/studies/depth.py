@@ -55,7 +55,7 @@ PRESETS = {
     ),
     "tiny": Settings(size=12, rank=1, observed=(60,), depths=(1, 2, 3), between=(2.5,), until_loss=1e-4, seeds=(0,)),
 }
-MINUTES = {"laptop": 1.0, "paper": 20.0, "tiny": 0.05}
+MINUTES = {"laptop": 1.1, "paper": 20.0, "tiny": 0.05}
 NUCLEAR = "least nuclear norm"
 
 

@@ -45,7 +45,7 @@ PRESETS = {
     "small": Settings(size=5, rank=2, width=50, observed=312, norm=25.0, std=0.03),
     "tiny": Settings(size=4, rank=2, width=12, observed=200, norm=16.0, std=0.15, until_loss=1e-3, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.5, "paper": 5.0, "small": 0.1, "tiny": 0.05}
+MINUTES = {"laptop": 0.55, "paper": 5.0, "small": 0.1, "tiny": 0.05}
 SHOWN = 12  # largest component norms in the record
 TREE = trees.ModeTree.adjacent(4, 2)
 

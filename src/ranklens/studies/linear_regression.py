@@ -55,7 +55,7 @@ PRESETS = {
     "paper": Settings(equations=100, unknowns=400, steps=8000, seeds=(0, 1, 2, 3, 4)),
     "tiny": Settings(equations=5, unknowns=12, batch=3, steps=2000, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.25, "paper": 0.5, "tiny": 0.05}
+MINUTES = {"laptop": 0.15, "paper": 0.5, "tiny": 0.05}
 STARTS = ("zero", "random")
 
 

@@ -52,7 +52,7 @@ PRESETS = {
     "paper": Settings(size=8, width=64, observed=2000, steps=20_000),
     "tiny": Settings(size=4, width=8, observed=150, until_loss=1e-2, steps=200, kept=3, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.9, "paper": 1.1, "tiny": 0.05}
+MINUTES = {"laptop": 0.7, "paper": 1.1, "tiny": 0.05}
 EVERY = 20  # steps from one row of the record to the next
 ADJACENT, DISTANT = trees.ModeTree.adjacent(4), trees.ModeTree.distant(4)
 AGREE = {  # case -> the modes that agree, and the tree

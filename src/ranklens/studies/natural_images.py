@@ -174,7 +174,7 @@ PRESETS = {
     "tiny": Settings(ranks=(1,), widths=(1,), steps=60, seeds=(0,)),
 }
 MINUTES = {
-    "laptop": 1.0,
+    "laptop": 0.55,
     "mnist": 4.0,
     "fashion-mnist": 4.0,
     "paper": 3.0,

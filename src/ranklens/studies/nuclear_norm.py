@@ -69,7 +69,7 @@ PRESETS = {
         seeds=(0,),
     ),
 }
-MINUTES = {"laptop": 0.8, "paper": 10.0, "tiny": 0.05}
+MINUTES = {"laptop": 0.65, "paper": 10.0, "tiny": 0.05}
 COMMUTE = ("commuting", "general")
 GRAPHS = ("two parts", "connected")
 

@@ -63,7 +63,7 @@ PRESETS = {
     "paper": Settings(size=40, observed=900, seeds=(0, 1, 2, 3, 4)),
     "tiny": Settings(size=8, observed=50, seen_steps=1500, steps=600, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.8, "paper": 3.0, "tiny": 0.1}
+MINUTES = {"laptop": 0.6, "paper": 3.0, "tiny": 0.1}
 UNBALANCED, EQUAL_LOSS = 0.1, 1.0  # the start from which drift is measured, and the loss until which
 LEAST = 0.9  # of its final value: a singular value has been learnt
 ALL_LEARNT = 2e-2  # loss below which all singular values have been: a missing tenth of the smallest costs that

@@ -58,7 +58,7 @@ PRESETS = {
         rtol=1e-7,
     ),
 }
-MINUTES = {"laptop": 0.8, "paper": 1.0, "tiny": 0.05}
+MINUTES = {"laptop": 0.5, "paper": 1.0, "tiny": 0.05}
 RECIPE = 3  # size of the matrices drawn by the recipe
 
 

@@ -45,7 +45,7 @@ PRESETS = {
     "paper": Settings(alphas=(0.1, 0.03, 0.01, 0.003, 0.001), seeds=tuple(range(10))),
     "tiny": Settings(alphas=(0.03, 0.01), seeds=(0,)),
 }
-MINUTES = {"laptop": 0.9, "paper": 1.5, "tiny": 0.05}
+MINUTES = {"laptop": 0.7, "paper": 1.5, "tiny": 0.05}
 EVERY = 5  # steps of the solver from one comparison with the rank-one flow to the next
 SMALL = 0.03  # starts from which on the theorem's limit is fitted
 

@@ -69,7 +69,7 @@ PRESETS = {
     ),
     "tiny": Settings(size=8, train=12, depths=(1, 3), steps=30, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.3, "paper": 12.0, "tiny": 0.05}
+MINUTES = {"laptop": 0.25, "paper": 12.0, "tiny": 0.05}
 
 
 def run(settings: Settings) -> xr.Dataset:

@@ -54,7 +54,7 @@ PRESETS = {
     ),
     "tiny": Settings(size=4, observed3=(40, 60), observed4=(150,), stds=(1e-2,), largest_rank=3, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.8, "paper": 20.0, "tiny": 0.05}
+MINUTES = {"laptop": 0.55, "paper": 20.0, "tiny": 0.05}
 ORDERS = (3, 4)
 COUNTS = 0.01  # of the largest component: what is larger counts
 ENOUGH = 0.35  # share of the entries from which on a tensor of rank one is to be found

@@ -66,7 +66,7 @@ PRESETS = {
         seeds=(0,),
     ),
 }
-MINUTES = {"laptop": 0.5, "paper": 5.0, "tiny": 0.05}
+MINUTES = {"laptop": 0.4, "paper": 5.0, "tiny": 0.05}
 FAMILIES = ("CP", "hierarchical")
 COARSE = 1e-5  # rtol where bounds are checked, which are about states, however they were reached
 EVERY = 10  # steps of the solver from one evaluation of the bounds to the next
