@@ -21,7 +21,14 @@ TOLERANCE = {
 }
 
 
-MADE_ONCE = ("countering_locality", "data_install", "long_range", "report", "when_the_law_fails")  # test_*.py
+MADE_ONCE = (
+    "countering_locality",
+    "data_install",
+    "long_range",
+    "pathfinder",
+    "report",
+    "when_the_law_fails",
+)  # test_*.py
 
 
 @pytest.hookimpl(optionalhook=True)

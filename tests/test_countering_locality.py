@@ -14,7 +14,7 @@ from ranklens.studies import countering_locality as study
 
 @pytest.fixture(scope="module")
 def record():
-    settings = dataclasses.replace(study.PRESETS["tiny"], weights=(0.0, 0.5, 1.0), seeds=(0, 1, 2), epochs=1)
+    settings = dataclasses.replace(study.PRESETS["tiny"], seeds=(0, 1, 2), epochs=1, test=20)
     return studies.perform("countering_locality", settings)
 
 

@@ -1,7 +1,9 @@
 """An independent solver agrees with every label, which only the path tells; pictures are the same anywhere."""
 
 import ast
+import functools
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,10 +86,15 @@ def directions(image, markers):
     return max(found)
 
 
+@functools.cache
+def six_hundred(side, length):
+    return rl.data.pathfinder(600, length, side)
+
+
 @pytest.mark.parametrize(("side", "length"), [(64, 9), (150, 9), (150, 7), (150, 3)])
 def test_the_distance_of_markers_does_not_tell_the_answer(side, length):
     """No threshold does better than chance, but for what 600 samples allow, 4 standard errors and the choice of one."""
-    found = rl.data.pathfinder(600, length, side)
+    found = six_hundred(side, length)
     apart = (found.markers[:, 0] - found.markers[:, 1]).norm(dim=1)
     chance = max(float((found.labels == k).double().mean()) for k in (0, 1))
     assert best_threshold(apart, found.labels) < chance + 0.06
@@ -95,7 +102,7 @@ def test_the_distance_of_markers_does_not_tell_the_answer(side, length):
 
 @pytest.mark.parametrize(("side", "length"), [(64, 9), (150, 9), (150, 7)])
 def test_the_ink_about_markers_does_not_tell_the_answer(side, length):
-    found = rl.data.pathfinder(600, length, side)
+    found = six_hundred(side, length)
     rows = zip(found.images, found.markers, strict=True)
     angles = torch.tensor([directions(image, markers) for image, markers in rows])
     chance = max(float((found.labels == k).double().mean()) for k in (0, 1))
@@ -140,7 +147,8 @@ def test_strokes_follow_the_side():
     assert set(STROKES) == {32, 64, 150}
 
 
-def test_bad_input_is_named():
+def test_bad_input_is_named(monkeypatch):
+    monkeypatch.setattr(sys.modules["ranklens.data.pathfinder"], "PICTURES", 20)
     for args, change, message in (
         ((0,), {}, "count is 0"),
         ((1, 0), {}, "length 0"),
@@ -148,7 +156,7 @@ def test_bad_input_is_named():
         ((1, 3, 64), {"contrast": 0.0}, "contrast is 0.0; it is at least 0.05"),
         ((1, 3, 64), {"contrast": float("nan")}, "contrast is nan"),
         ((1, 3, 64), {"distractors": -1}, "distractors is -1"),
-        ((1, 20, 32), {}, "no picture of 32 x 32 has room for two paths of 20 dashes"),
+        ((1, 20, 32), {}, "no picture of 32 x 32 has room for two paths of 20 dashes in 20 tries"),
         ((1, 1, 64), {}, "length is 1; the markers on such a path are at most 2 pixels apart"),
     ):
         with pytest.raises(ValueError, match=message):
