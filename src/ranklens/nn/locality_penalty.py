@@ -121,8 +121,9 @@ class LocalityPenalty:
     """`locality_penalty` in a training loop: weighted, on every k-th step only, with a stream of pairs of its own.
 
     On the other steps it is zero, and on its own `every` times as large, so that its mean over steps is that of the
-    penalty on each; it is cheaper, and learns later, than on each (docs/locality.md has both measured). `due` says whether the coming step is one: only then does x have to require a gradient. Under
-    `no_grad`, as when a trainer evaluates its loss, it is zero and no step is counted.
+    penalty on each; it is cheaper, and learns later, than on each. `due` says whether the coming step is one: only then
+    does x have to require a gradient. Under `no_grad`, as when a trainer evaluates its loss, it is zero and no step is
+    counted.
 
     Args:
         patches: as in `locality_penalty`.
