@@ -218,9 +218,9 @@ def draw(record: xr.Dataset) -> Figure:
 
 def alt(record: xr.Dataset) -> str:
     """What the picture shows."""
-    parts = [
-        f"{kind} {100 * float(record.test.sel(kind=kind).median()):.1f}% and "
-        f"{np.median(least(record, str(kind))) / record.size:.0%} of the parameters"
-        for kind in record.kind.values
-    ]
+    parts = []
+    for kind in record.kind.values:
+        share = float(np.median(least(record, str(kind))) / record.size)
+        kept = f"{share:.0%} of the parameters" if np.isfinite(share) else "no number of parameters"
+        parts.append(f"{kind} {100 * float(record.test.sel(kind=kind).median()):.1f}% and {kept}")
     return f"Test accuracy, and parameters that keep the plain network's less {LOST:.0%}: {'; '.join(parts)}."
