@@ -123,18 +123,18 @@ def _scale_time(axes: Axes, at: Any) -> None:
 
 
 def _axis_name(axis: str, run: xr.Dataset) -> str:
-    if axis == "step":
-        return f"steps of {str(run.attrs.get('solver', 'the optimizer')).split(' ', maxsplit=1)[0]}"
+    if axis == "step" and "solver" in run.attrs:
+        return f"steps of {str(run.attrs['solver']).split(' ', maxsplit=1)[0]}"
     return AXIS_NAMES[axis]
 
 
 def _names(values: xr.DataArray) -> list[str]:
     """Of the lines of a variable: by the labels of its one other dimension if these are words, else by number."""
-    if values.ndim < 2:
+    if values.size == len(values):  # one line
         return [str(values.name)]
-    labels = values[values.dims[1]].values if values.dims[1] in values.coords else np.arange(1)
-    if values.ndim == 2 and labels.dtype.kind in "UO":
-        return [str(label) for label in labels]
+    labels = values.coords.get(values.dims[1])
+    if values.ndim == 2 and labels is not None and labels.dtype.kind in "UO":
+        return [str(label) for label in labels.values]
     return [f"{values.name}[{k}]" for k in range(FEW)]
 
 

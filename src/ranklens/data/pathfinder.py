@@ -1,6 +1,8 @@
 """Pathfinder: are two markers the ends of one dashed path? The farther apart along the path, the longer the range."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 
@@ -227,7 +229,7 @@ class _Canvas:
             self._take(path)
         rest = []
         for _ in range(distractors):
-            found = next(filter(None, (self._grown(max(length // 3, 1)) for _ in range(PATHS))), None)
+            found = self._tried(max(length // 3, 1))
             if found is None:
                 break
             self._take(found)
@@ -254,11 +256,8 @@ class _Canvas:
         end = [(b, a) for a, b in reversed(way[-_alike(len(way)) :])]
         if not self._apart(end, other):
             return None
-        before = list(self.taken)
-        self._take(other)
-        found = next(filter(None, (self._grown(len(way), end) for _ in range(PATHS))), None)
-        self.taken = before
-        return found
+        with self._beside(other):
+            return self._tried(len(way), end)
 
     def _opposite(self, length: int) -> tuple[Path, Path] | None:
         """A path, and another that begins as far from its beginning as its end is."""
@@ -266,13 +265,23 @@ class _Canvas:
         if one is None:
             return None
         (y, x), distance = one[0][0], math.dist(one[0][0], one[-1][1])
-        before = list(self.taken)
-        self._take(one)
         angles = (2 * math.pi * self.rng.random() for _ in range(PATHS))
         points = ((y + distance * math.sin(angle), x + distance * math.cos(angle)) for angle in angles)
-        other = next(filter(None, (self._grown(length, at=point) for point in points)), None)
-        self.taken = before
+        with self._beside(one):
+            other = next(filter(None, (self._grown(length, at=point) for point in points)), None)
         return None if other is None else (one, other)
+
+    @contextmanager
+    def _beside(self, path: Path) -> Iterator[None]:
+        """With the room of a path taken meanwhile."""
+        before = list(self.taken)
+        self._take(path)
+        yield
+        self.taken = before
+
+    def _tried(self, length: int, begun: Path | None = None) -> Path | None:
+        """The first path that finds room, in so many tries."""
+        return next(filter(None, (self._grown(length, begun) for _ in range(PATHS))), None)
 
     def _apart(self, one: Path, other: Path) -> bool:
         return not any(self._meets(point, list(_points(other))) for point in _points(one))

@@ -96,6 +96,13 @@ def _saving_is_hooked() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
+def check_values(name: str, weight: Tensor) -> None:
+    """Refuse a layer's weight that cannot be decomposed."""
+    if weight.is_meta or not bool(torch.isfinite(weight).all()):
+        what = "on the meta device" if weight.is_meta else "not finite"
+        raise ValueError(f"the weight of layer {name!r} is {what}; load it first, or leave the layer out")
+
+
 def _is_transformed() -> bool:
     """Whether torch.func is at work, whose tensors mean nothing outside of it."""
     return torch._C._functorch.peek_interpreter_stack() is not None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ranklens.init import is_chain
 from ranklens.network import TensorNetwork
-from ranklens.nn.composed import Composition
+from ranklens.nn.composed import Composition, check_values
 from ranklens.nn.overparameterize import collapse
 from ranklens.nn.rank_profile import least_rank, least_without
 from ranklens.theory.rank_bounds import pruning_bound
@@ -277,9 +277,7 @@ def _layers(model: nn.Module) -> Iterator[_Layer]:
             continue
         if any(name.startswith(f"{outer}.".lstrip(".")) for outer in attention):
             continue
-        if module.weight.is_meta or not bool(torch.isfinite(module.weight).all()):
-            what = "on the meta device" if module.weight.is_meta else "not finite"
-            raise ValueError(f"the weight of layer {name!r} is {what}; there is nothing to decompose")
+        check_values(name, module.weight)
         W = module.weight.detach().double().flatten(1)
         U, s, Vh = torch.linalg.svd(W, full_matrices=False)
         yield _Layer(name, tuple(names[id(module)]), module, U, s, Vh)

@@ -48,9 +48,9 @@ def locality_penalty(
 
     Args:
         model: gives one logit, (batch,) or (batch, 1), or several, (batch, classes), or an object whose `logits` they
-            are, as models of Hugging Face do. A DistributedDataParallel model
-            shares gradients if the loss's own forward went through it. What is compiled, which torch cannot
-            differentiate twice, is run uncompiled; its `output` cannot be passed.
+            are, as models of Hugging Face do. A DistributedDataParallel model shares gradients if the loss's own
+            forward went through it. What is compiled, which torch cannot differentiate twice, is run uncompiled; its
+            `output` cannot be passed.
         x: inputs, two at least.
         y: (batch,) true classes; not needed for one logit.
         patches: two regions, each a box (top, left, height, width) of the last two axes or a boolean mask over one
@@ -90,7 +90,7 @@ def locality_penalty(
         raise ValueError("output is given but x does not require a gradient; call x.requires_grad_() before the model")
     inside, exchanged = (m.to(x.device) for m in masks(_drawn(patches, x.shape[1:], generator), x.shape[1:]))
     keep = torch.is_grad_enabled()
-    if samples < len(x) or concatenated or not keep or _drops(model):
+    if samples < len(x) or concatenated or not keep or any(_dropping(model)):
         output, x, y = None, x[:samples], None if y is None else y[:samples]
     plain = _unwrapped(model)
     with torch.enable_grad(), _as_if_not_run(plain), sdpa_kernel(SDPBackend.MATH), set_stance("force_eager"):
@@ -255,12 +255,8 @@ def _unwrapped(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) else model
 
 
-def _drops(model: Any) -> bool:
-    """Whether forwards differ by chance."""
-    return any(_dropping(model))
-
-
 def _dropping(model: Any) -> Iterator[nn.Module]:
+    """What makes forwards differ by chance."""
     modules = model.modules() if isinstance(model, nn.Module) else ()
     return (m for m in modules if isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ranklens import families
 from ranklens import init as inits
 from ranklens.network import TensorNetwork
-from ranklens.nn.composed import COMPOSED, PLAIN, ComposedMultiheadAttention, Composition
+from ranklens.nn.composed import COMPOSED, PLAIN, ComposedMultiheadAttention, Composition, check_values
 from ranklens.nn.exact_start import hold_
 from ranklens.nn.kernel_chain import KernelChain, expanded
 
@@ -90,9 +90,7 @@ def overparameterize(
 
     def compose(name: str, weight: Tensor, key: Any) -> Composition:
         if key not in known:
-            if weight.is_meta or not bool(torch.isfinite(weight).all()):
-                what = "on the meta device" if weight.is_meta else "not finite"
-                raise ValueError(f"the weight of layer {name!r} is {what}; load it first, or leave it out by `where`")
+            check_values(name, weight)
             sizes = _sizes(weight, kind, tensorize)
             network = _factored(weight.detach().reshape(sizes), depth, kind, width, init, seed + len(known))
             network.requires_grad_(weight.requires_grad)

@@ -1,7 +1,6 @@
 """How low the rank of every weight is, beside a random matrix of its shape."""
 
-import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +106,15 @@ def least_without(spectrum: Tensor, share: float) -> int:
 def weight_matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The weights of a module as matrices, each read when its turn comes; what is composed as a whole."""
     inner = {id(p) for m in model.modules() if isinstance(m, Composition) for p in m.parameters()}
-    read: dict[str, Callable[[], Tensor]] = {
-        name: functools.partial(getattr, p, "data") for name, p in model.named_parameters() if id(p) not in inner
-    }
+    held: list[tuple[str, Any, str]] = [(name, p, "data") for name, p in model.named_parameters() if id(p) not in inner]
     for name, module in model.named_modules():
         if type(module) in PLAIN and type(module) not in COMPOSED:
-            read[f"{name}.weight".lstrip(".")] = functools.partial(getattr, module, "weight")
+            held.append((f"{name}.weight".lstrip("."), module, "weight"))
         elif type(module) is ComposedMultiheadAttention:
-            read[f"{name}.in_proj_weight".lstrip(".")] = functools.partial(getattr, module, "in_proj_weight")
-    for name, value in read.items():
+            held.append((f"{name}.in_proj_weight".lstrip("."), module, "in_proj_weight"))
+    for name, owner, attribute in held:
         with torch.no_grad():
-            tensor = value().detach()
+            tensor = getattr(owner, attribute)
         yield from _matrices({name: tensor})
 
 

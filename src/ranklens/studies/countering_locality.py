@@ -150,8 +150,15 @@ PRESETS = {
         seeds=(0,),
     ),
 }
-MINUTES = {"laptop": 1.45, "digits": 28.0, "distances": 36.0, "medium": 90.0, "paper": 900.0, "pathfinder": 900.0}
-MINUTES["tiny"] = 0.1
+MINUTES = {
+    "laptop": 1.45,
+    "digits": 28.0,
+    "distances": 36.0,
+    "medium": 90.0,
+    "paper": 900.0,
+    "pathfinder": 900.0,
+    "tiny": 0.1,
+}
 
 
 def run(settings: Settings) -> xr.Dataset:
@@ -164,13 +171,12 @@ def run(settings: Settings) -> xr.Dataset:
     shape = tuple(map(len, dims.values()))
     found = {name: np.full(shape, np.nan) for name in NUMBERS}
     curves = {f"{name}_curve": np.full((*shape, settings.epochs), np.nan) for name in ("test", "train", "loss")}
-    places = list(np.ndindex(shape))
     points = itertools.product(*dims.values())
     with reporter(None) as report:
         calls = (delayed(trained)(settings, *point) for point in points)
         runs = Parallel(n_jobs=settings.jobs, return_as="generator", inner_max_num_threads=1)
-        for at, (seen, numbers) in zip(places, runs(calls), strict=True):
-            report(f"trained {places.index(at) + 1} of {len(places)}")
+        for n, (at, (seen, numbers)) in enumerate(zip(np.ndindex(shape), runs(calls), strict=True)):
+            report(f"trained {n + 1} of {math.prod(shape)}")
             for name, number in numbers.items():
                 found[name][at] = number
             curves["test_curve"][at][np.array(seen.epochs) - 1] = seen.test
@@ -273,9 +279,9 @@ def coupling(
 ) -> dict[str, float]:
     """How strongly the trained network couples the two images, or patches of Pathfinder a third of the side apart."""
     x = asked.pictures(torch.arange(min(PROFILED, len(asked))))
+    fresh = network(settings, asked, seed)
     if callable(patches):
         side = settings.canvas[0]
-        fresh = network(settings, asked, seed)
         profile = layers.locality_profile(
             model, x, size=side // 8, distances=[side // 3], seed=seed, control=fresh, batch_size=64
         )
@@ -283,7 +289,6 @@ def coupling(
         values = {name: float(at[name]) for name in ("share", "interaction", "effective_rank")}
         return {**values, "random_share": float(random.share)}
     found = layers.separation_rank(model, x, patches[0], against=patches[1], batch_size=64)
-    fresh = network(settings, asked, seed)
     untrained = layers.separation_rank(fresh, x, patches[0], against=patches[1], batch_size=64)
     spread = float(long_training.outputs(model, asked).std())
     return {

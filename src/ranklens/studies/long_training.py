@@ -20,6 +20,7 @@ from torch import Tensor, distributed, nn
 from ranklens import files, seeds
 from ranklens.nn.locality_penalty import LocalityPenalty
 from ranklens.nn.regions import Pair, Sampler
+from ranklens.record import numpy
 
 MOMENTUM = 0.9
 ASKED = 500  # pictures that are asked together
@@ -176,8 +177,7 @@ def _launched(fabric: Any, arguments: tuple[Any, ...]) -> tuple[dict[str, NDArra
     model, curves = _train(fabric, copy.deepcopy(arguments[0]), *arguments[1:])
     if distributed.is_initialized():
         distributed.destroy_process_group()  # or a thread of it may outlive its process, and abort it
-    state = model.state_dict()  # in a type that numpy has, of which the values are a part
-    return {name: (v.float() if v.dtype == torch.bfloat16 else v).numpy() for name, v in state.items()}, curves
+    return {name: numpy(value) for name, value in model.state_dict().items()}, curves
 
 
 def _train(
