@@ -19,9 +19,9 @@ def rank_cutoff(dtype: torch.dtype, shape: Sequence[int]) -> float:
     """The one rank cut-off: singular values below this times the largest count as zero, max(rows, columns) eps.
 
     Rounding alone perturbs the singular values of a matrix by about that much, so nothing smaller can be told from
-    zero.
+    zero. Of large matrices in half precision, for which this says nothing, it is one half.
     """
-    return max(shape[-2:]) * torch.finfo(dtype).eps
+    return min(max(shape[-2:]) * torch.finfo(dtype).eps, 0.5)
 
 
 def singular_values(W: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch size"]:

@@ -75,7 +75,7 @@ def _columns(rows: list[tuple[Tensor, Tensor, Tensor]], energy: float) -> dict[s
         "columns": [weight.shape[1] for weight, _, _ in rows],
         "effective_rank": [float(measures.effective_rank_of(s)) for _, s, _ in rows],
         "stable_rank": [float(measures.stable_rank_of(s)) for _, s, _ in rows],
-        "numerical_rank": [_numerical_rank(weight, s) for weight, s, _ in rows],
+        "numerical_rank": [int((s > measures.rank_cutoff(w.dtype, w.shape) * s[0]).sum()) for w, s, _ in rows],
         "rank_kept": kept,
         "parameters": dense,
         "parameters_kept": [min(d, k * sum(w.shape)) for d, k, (w, _, _) in zip(dense, kept, rows, strict=True)],
@@ -83,12 +83,6 @@ def _columns(rows: list[tuple[Tensor, Tensor, Tensor]], energy: float) -> dict[s
         "random_stable_rank": [float(measures.stable_rank_of(c)) for _, _, c in rows],
         "random_rank_kept": [least_rank(c, energy) for _, _, c in rows],
     }
-
-
-def _numerical_rank(weight: Tensor, spectrum: Tensor) -> int:
-    """By the precision in which the weight is kept: of half precision rounding alone may be all that is left."""
-    cutoff = min(measures.rank_cutoff(weight.dtype, weight.shape), 0.5)
-    return int((spectrum > cutoff * spectrum[0]).sum())
 
 
 def least_rank(spectrum: Tensor, energy: float) -> int:
