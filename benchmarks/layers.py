@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import ranklens as rl
 from ranklens.nn import composed
-from ranklens.studies import expandnets, networks
+from ranklens.studies.layers import expandnets
+from ranklens.training import networks
 
 OUT = Path(__file__).parent / "LAYERS.md"
 

@@ -16,8 +16,8 @@ from layers import timed
 from torch import Tensor, nn
 
 import ranklens as rl
-from ranklens.studies import countering_locality
-from ranklens.studies.long_training import Examples
+from ranklens.studies.layers import countering_locality
+from ranklens.training.resumable import Examples
 
 OUT = Path(__file__).parent / "LOCALITY.md"
 WEIGHT = 1.0

@@ -12,8 +12,9 @@ import baselines
 import torch
 
 import ranklens as rl
-from ranklens import contract
-from ranklens.record import versions
+from ranklens.dynamics.record import versions
+from ranklens.tensors import contract
+from ranklens.threads import threads
 
 SEED = 0
 CLOSE = 1e-4  # relative, in float32: two rows that differ by more do not compute the same
@@ -68,7 +69,7 @@ def as_descent_runs(net: rl.TensorNetwork, take: Callable[[], None]) -> Callable
     """On as many threads as `gradient_descent` chooses."""
 
     def run() -> None:
-        with contract.threads(net.layout.work):
+        with threads(contract.work(net.layout)):
             take()
 
     return run

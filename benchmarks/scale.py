@@ -20,10 +20,11 @@ import scipy.sparse as sp
 import torch
 
 import ranklens as rl
-from ranklens import drawing, init
+from ranklens import drawing
 from ranklens.completers.descent import BATCH, descend
 from ranklens.completers.seen import Seen
 from ranklens.completers.start import aligned_
+from ranklens.tensors import init
 
 SHAPES = {"matrix": (100_000, 100_000), "tensor": (10_000, 10_000, 10_000)}
 RANK, WIDTH, NOISE = 5, 16, 0.01

@@ -21,14 +21,14 @@ TOLERANCE = {
 }
 
 
-MADE_ONCE = (
-    "countering_locality",
-    "data_install",
-    "long_range",
-    "pathfinder",
-    "report",
-    "when_the_law_fails",
-)  # test_*.py
+MADE_ONCE = {
+    "tests/studies/layers/test_countering_locality.py",
+    "tests/data/test_install.py",
+    "tests/studies/hierarchies/test_long_range.py",
+    "tests/data/test_pathfinder.py",
+    "tests/test_report.py",
+    "tests/studies/laws/test_when_the_law_fails.py",
+}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -39,7 +39,7 @@ def pytest_xdist_make_scheduler(config, log):
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.split("::", maxsplit=1)[0]
-            return file if file in {f"tests/test_{name}.py" for name in MADE_ONCE} else nodeid
+            return file if file in MADE_ONCE else nodeid
 
     return Scheduling(config, log)
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 import ranklens as rl
 from ranklens import studies
 from ranklens.cli import app
-from ranklens.studies.claim import Claim
+from ranklens.studies.kit.claim import Claim
 
 COMMAND = Path(sys.executable).parent / "ranklens"
 

@@ -7,7 +7,7 @@ import xarray as xr
 
 import ranklens as rl
 from ranklens import report, studies
-from ranklens.studies.claim import Claim
+from ranklens.studies.kit.claim import Claim
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The house: imports go one way, only contract.py contracts families, and the front door is lazy and complete."""
+"""The layout of the package: imports go one way, there are few parts, and the front door is lazy and complete."""
 
 import ast
 import re
@@ -11,51 +11,96 @@ import pytest
 import ranklens as rl
 
 SOURCE = Path(rl.__file__).parent
-ROOMS = [
-    {"seeds", "trees", "log_product"},
-    {"contract", "measures"},
-    {"network", "losses"},
-    {"families"},
-    {"init", "problems", "targets", "truncation"},
-    {"progress", "record", "optim", "files", "drawing"},
-    {"solver", "convex"},
-    {"flow", "descent", "theory", "end_matrix"},
-    {"nn", "completers", "data"},
+# Top-level folders and files, lowest first. A part may import parts of the lines above its own, and of its own line
+# only itself.
+ORDER = [
+    {"seeds", "threads", "progress", "drawing"},
+    {"tensors"},
+    {"problems"},
+    {"files"},
+    {"dynamics"},
+    {"theory"},
+    {"data", "nn", "completers"},
+    {"training"},
     {"studies"},
     {"report"},
     {"cli"},
 ]
-FLOOR = {name: level for level, names in enumerate(ROOMS) for name in names}
+LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
+MOST_PARTS, MOST_ARROWS = 19, 60
+STUDIES_MAY_BE_IMPORTED_BY = {"report", "cli", "studies"}
+# Chapters of studies, and within each folder the files that nothing in the folder may import.
+LEAVES = re.compile(r"ranklens\.studies\.(laws|matrices|cp|hierarchies|layers)\.")
 
 
 def modules():
     return sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py" or path.parent != SOURCE)
 
 
-def imports(path):
-    """Rooms of the package that a file imports, wherever in the file."""
+def imported(path):
+    """Full names of the modules of the package that a file imports, wherever in the file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ranklens":
-            parts = node.module.split(".")
-            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                assert not alias.name.startswith("ranklens."), "write: from ranklens import room"
+                assert not alias.name.startswith("ranklens."), "write: from ranklens.part import module"
+
+
+def part_of(path):
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def arrows():
+    """Pairs (part, part that it imports)."""
+    return {(part_of(path), name.split(".")[1]) for path in modules() for name in imported(path)}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_imports_go_one_way(path):
-    parts = path.relative_to(SOURCE).parts
-    room = parts[0].removesuffix(".py")
-    for other in imports(path):
-        if other in FLOOR and other != room:
-            assert FLOOR[other] <= FLOOR[room], f"{room} imports {other}, which stands above it"
-    assert room in FLOOR
+    part = part_of(path)
+    assert part in LEVEL, f"{part} has no place in ORDER"
+    for name in imported(path):
+        other = name.split(".")[1]
+        if other in LEVEL and other != part:
+            assert LEVEL[other] < LEVEL[part], f"{part} imports {other}, which does not stand below it"
 
 
-def test_only_contract_contracts():
-    for name in ("families", "network", "trees", "init"):
-        assert "einsum(" not in (SOURCE / f"{name}.py").read_text()
+def test_there_are_few_parts_and_few_arrows():
+    parts = {part_of(path) for path in modules()} | {"__init__"}
+    between = {(a, b) for a, b in arrows() if a != b and b in LEVEL}
+    assert len(parts) <= MOST_PARTS
+    assert len(between) <= MOST_ARROWS, sorted(between)
+
+
+def test_no_module_takes_part_in_a_cycle():
+    names = {".".join(("ranklens", *path.relative_to(SOURCE).with_suffix("").parts)): path for path in modules()}
+    known = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    ahead = {
+        name: {full if full in known else full.rpartition(".")[0] for full in imported(path)} & set(known) - {name}
+        for name, path in known.items()
+    }
+    # importing `ranklens.nn.x` runs `ranklens/nn/__init__.py` first, which is not an import that anybody wrote
+    done, open_ = set(), []
+
+    def visit(name):
+        if name in done:
+            return
+        assert name not in open_, " -> ".join([*open_[open_.index(name) :], name])
+        open_.append(name)
+        for other in sorted(ahead[name]):
+            visit(other)
+        open_.pop()
+        done.add(name)
+
+    for name in sorted(known):
+        visit(name)
+
+
+def test_einsum_is_called_by_the_contraction_only():
+    for name in ("families", "network", "trees", "init", "layout"):
+        assert "einsum(" not in (SOURCE / "tensors" / f"{name}.py").read_text()
 
 
 def test_front_door():

@@ -7,19 +7,19 @@ from typing import Any
 # names are looked up on first use (PEP 562), so that `ranklens --help` need not import torch
 _HOMES = {
     # networks
-    "network": ["TensorNetwork"],
-    "families": ["deep_matrix", "cp", "hierarchical", "tensor_train", "tensor_ring", "tucker"],
-    "trees": ["ModeTree"],
-    "truncation": ["truncate"],
+    "tensors.network": ["TensorNetwork"],
+    "tensors.families": ["deep_matrix", "cp", "hierarchical", "tensor_train", "tensor_ring", "tucker"],
+    "tensors.trees": ["ModeTree"],
+    "tensors.truncation": ["truncate"],
     # problems
     "problems": ["Completion", "Sensing", "DenseSensing"],
     # dynamics
-    "flow": ["gradient_flow"],
-    "end_matrix": ["end_matrix_flow"],
-    "descent": ["gradient_descent"],
-    "convex": ["nuclear_norm_completion", "nuclear_norm_psd"],
+    "dynamics.flow": ["gradient_flow"],
+    "dynamics.end_matrix": ["end_matrix_flow"],
+    "dynamics.descent": ["gradient_descent"],
+    "theory.convex": ["nuclear_norm_completion", "nuclear_norm_psd"],
     # measures
-    "measures": [
+    "tensors.measures": [
         "singular_values",
         "effective_rank",
         "stable_rank",
@@ -38,7 +38,17 @@ _HOMES = {
     "files": ["save", "load"],
     "drawing": ["plot"],
 }
-_ROOMS = ["data", "init", "losses", "nn", "optim", "targets", "theory"]
+# modules that are spoken of whole: rl.init.normal_, rl.nn.compress
+_ROOMS = {
+    "data": "data",
+    "init": "tensors.init",
+    "losses": "problems.losses",
+    "nn": "nn",
+    "optim": "dynamics.optim",
+    "problems": "problems",
+    "targets": "problems.targets",
+    "theory": "theory",
+}
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [*_HOME, *_ROOMS, "__version__"]  # noqa: PLE0604  (all are strings)
@@ -48,7 +58,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(import_module(f"ranklens.{_HOME[name]}"), name)
     elif name in _ROOMS:
-        value = import_module(f"ranklens.{name}")
+        value = import_module(f"ranklens.{_ROOMS[name]}")
     elif name == "__version__":
         value = version("ranklens")
     else:

@@ -12,7 +12,7 @@ import xarray as xr
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ranklens.network import TensorNetwork
+from ranklens.tensors.network import TensorNetwork
 
 FORMAT = "ranklens network 1"
 

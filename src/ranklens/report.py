@@ -16,7 +16,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ranklens import drawing, files, studies
-from ranklens.studies.claim import Claim
+from ranklens.studies.kit.claim import Claim
 
 
 @dataclass(frozen=True)

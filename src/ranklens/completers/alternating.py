@@ -9,9 +9,10 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from ranklens import contract
 from ranklens.completers.seen import Seen
-from ranklens.network import TensorNetwork
+from ranklens.tensors import contract
+from ranklens.tensors.network import TensorNetwork
+from ranklens.tensors.paths import find_path
 
 GRAMS = 2**22  # numbers in what is worked on at a time
 JITTER = 1e-10  # of the mean diagonal of a Gram matrix: what too few entries see is left small, not infinite
@@ -174,11 +175,11 @@ def contract_at(net: TensorNetwork, use: Sequence[int], out: tuple[Hashable, ...
         gathered.append(node[tuple(indices[:, n] for n in layout.modes[k])] if axes else node)
         labels.append((contract.BATCH, *rest) if axes else rest)
     key = ("completers", tuple(use), out)
-    if key not in layout.paths:
+    if key not in layout.plans:
         sizes = {**layout.sizes, contract.BATCH: contract.PLANNED_BATCH}
         batched = any(contract.BATCH in x for x in labels)
-        layout.paths[key] = contract.find_path(labels, ((contract.BATCH,) if batched else ()) + out, sizes)
-    found = layout.paths[key](gathered)
+        layout.plans[key] = find_path(labels, ((contract.BATCH,) if batched else ()) + out, sizes)
+    found = layout.plans[key](gathered)
     return found.expand(len(indices), *found.shape[-len(out) :]) if out else found.expand(len(indices))
 
 

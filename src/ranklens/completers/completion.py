@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import xarray as xr
 
-from ranklens import contract
 from ranklens.completers.descent import descend
 from ranklens.completers.entries import predict
 from ranklens.completers.polish import Polish, fit, make_ladder, noise_level, widths
 from ranklens.completers.seen import Biases, Seen, fit_biases, no_biases
-from ranklens.init import is_chain
-from ranklens.network import TensorNetwork
+from ranklens.tensors.init import is_chain
+from ranklens.tensors.network import TensorNetwork
+from ranklens.threads import threads
 
 DAMPINGS = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0)
 DOUBTS = 1.0  # standard errors by which components must predict held-out entries better than biases do
@@ -68,7 +68,7 @@ class Fitted:
 
 def complete(seen: Seen, start: Start, settings: Settings) -> Fitted:
     """Run the pipeline; `start` makes the network at its small start from the entries that are fitted."""
-    with contract.threads(float(len(seen)) * 64):
+    with threads(float(len(seen)) * 64):
         top = float(seen.values.abs().max())
         if top == 0 or SMALL < top < 1 / SMALL:
             return _complete(seen.to(settings.device), start, settings)

@@ -10,13 +10,14 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ranklens import contract, measures
 from ranklens.completers.entries import copied, entries, predict, spectra
 from ranklens.completers.seen import Seen
-from ranklens.network import TensorNetwork
-from ranklens.optim import GroupRMSprop
+from ranklens.dynamics.optim import GroupRMSprop
 from ranklens.progress import reporter
 from ranklens.seeds import stream
+from ranklens.tensors import measures
+from ranklens.tensors.network import TensorNetwork
+from ranklens.threads import threads
 
 WHOLE = 2**20  # up to so many entries a step takes them all
 BATCH = 2**18  # beyond, so many
@@ -88,7 +89,7 @@ def descend(
     best_step, last_gain, gained = 0, 0, math.inf
     started = clock.perf_counter()
     work = size * sum(math.prod(shape) / max(shape) for shape in net.layout.shapes)
-    with contract.threads(work), reporter(None) as report, torch.enable_grad():
+    with threads(work), reporter(None) as report, torch.enable_grad():
         for step in range(steps + 1):
             batch = next(batches)
             loss = (entries(net, batch.indices) - batch.values.to(net.dtype)).square().mean()

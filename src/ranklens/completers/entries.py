@@ -8,9 +8,9 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from ranklens import contract
-from ranklens.init import is_chain
-from ranklens.network import TensorNetwork
+from ranklens.tensors import contract
+from ranklens.tensors.init import is_chain
+from ranklens.tensors.network import TensorNetwork
 
 CHUNK = 2**18  # entries at a time, where no gradient is needed
 ROWS = 4096  # looked up at a time: what stays in the cache is fast

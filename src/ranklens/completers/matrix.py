@@ -18,8 +18,8 @@ from ranklens.completers.completion import Settings, complete
 from ranklens.completers.entries import CHUNK, outer_factors, product_svd
 from ranklens.completers.seen import Seen
 from ranklens.completers.start import aligned_
-from ranklens.families import deep_matrix
-from ranklens.network import TensorNetwork
+from ranklens.tensors.families import deep_matrix
+from ranklens.tensors.network import TensorNetwork
 
 WIDEST = 128  # the width's default is at most this: a cap on the rank that is stated
 FILLED = 2**28  # entries of a filled matrix beyond which `predict` is the way to ask

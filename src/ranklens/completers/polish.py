@@ -14,8 +14,8 @@ from torch import Tensor
 from ranklens.completers.alternating import AlternatingLeastSquares, component_entries
 from ranklens.completers.entries import CHUNK, as_network, copied, outer_factors, predict, product_svd
 from ranklens.completers.seen import Biases, Seen
-from ranklens.init import is_chain
-from ranklens.network import TensorNetwork, slices
+from ranklens.tensors.init import is_chain
+from ranklens.tensors.network import TensorNetwork, slices
 
 STANDS = 0.01  # of the largest component: what is smaller has not left the start
 MOST = 16  # components of a bond, but for singular values

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ranklens.completers.seen import Seen
-from ranklens.network import TensorNetwork
 from ranklens.seeds import normals
+from ranklens.tensors.network import TensorNetwork
 
 DENSE = 2**20  # entries of a matrix up to which its singular vectors are those of a dense one
 POWER = 4  # iterations beyond

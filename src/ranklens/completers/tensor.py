@@ -11,13 +11,13 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
-from ranklens import families, init
 from ranklens.completers.check import check_arguments, check_pairs
 from ranklens.completers.completion import Settings, complete
 from ranklens.completers.entries import copied, predict
 from ranklens.completers.polish import widths
 from ranklens.completers.seen import Biases, Seen
-from ranklens.network import TensorNetwork
+from ranklens.tensors import families, init
+from ranklens.tensors.network import TensorNetwork
 
 WIDTHS = {"cp": 128, "hierarchical": 64, "tensor_train": 16, "tucker": 8}  # at most so wide by default: caps, stated
 CENTRED = 0.2  # of the root mean square: the mean of data that count as centred

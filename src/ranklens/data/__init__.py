@@ -5,8 +5,8 @@ from ranklens.data.entanglement import canonical_entanglement, data_tensor, enta
 from ranklens.data.install import fetch, folder
 from ranklens.data.pathfinder import Pathfinder, Strokes, pathfinder
 from ranklens.data.pictures import Images, Labelled, images
+from ranklens.data.ratings import Ratings, ratings
 from ranklens.data.same_class import SameClass, same_class
-from ranklens.data.scores import Ratings, ratings
 from ranklens.data.shapes import Shapes, shapes
 from ranklens.data.tracing import trace
 

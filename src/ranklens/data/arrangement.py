@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from ranklens.trees import ModeTree, Node
+from ranklens.tensors.trees import ModeTree, Node
 
 GAIN = 1e-12  # of all weights: a swap that lowers the cut by less is none
 

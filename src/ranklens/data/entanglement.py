@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ranklens import measures
-from ranklens.trees import ModeTree, Node
+from ranklens.tensors import measures
+from ranklens.tensors.trees import ModeTree, Node
 
 LARGEST = 2**26  # entries of a data tensor that is written out
 

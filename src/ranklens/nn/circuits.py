@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ranklens.contract import Label, Layout
-from ranklens.network import TensorNetwork, check_vectors
+from ranklens.tensors import contract
+from ranklens.tensors.layout import Label, Layout
+from ranklens.tensors.network import TensorNetwork, check_vectors
 
 OUTPUT = -1  # stands above the leaves of a CP network, which has no node of output weights
 
@@ -251,7 +252,7 @@ def _read_tree(layout: Layout) -> _Tree | None:
     """The network as a tree of matrices that end in modes, under a vector of output weights (a CP network has none)."""
     outputs = [k for k, labels in enumerate(layout.nodes) if len(labels) == 1]
     bonds = {layout.nodes[k][0] for k in outputs} or set(layout.bonds)
-    if layout.sweep is None or len(outputs) > 1 or len(bonds) != 1 or any(len(x) > 2 for x in layout.nodes):
+    if contract.sweep(layout) is None or len(outputs) > 1 or len(bonds) != 1 or any(len(x) > 2 for x in layout.nodes):
         return None
     output, top = (outputs[0] if outputs else OUTPUT), bonds.pop()
     if top in layout.out:

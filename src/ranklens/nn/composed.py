@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from ranklens.init import is_chain
-from ranklens.network import TensorNetwork
 from ranklens.nn.kernel_chain import KernelChain
+from ranklens.tensors.init import is_chain
+from ranklens.tensors.network import TensorNetwork
 
 _steps = [0]  # of any optimizer; fused ones change factors and leave their version counters as they were
 

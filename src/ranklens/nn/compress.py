@@ -12,13 +12,13 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from ranklens.init import is_chain
-from ranklens.network import TensorNetwork
 from ranklens.nn.composed import Composition, check_values
 from ranklens.nn.overparameterize import collapse
 from ranklens.nn.rank_profile import least_rank, least_without
+from ranklens.tensors.init import is_chain
+from ranklens.tensors.network import TensorNetwork
+from ranklens.tensors.truncation import truncate
 from ranklens.theory.rank_bounds import pruning_bound
-from ranklens.truncation import truncate
 
 M = TypeVar("M", bound=nn.Module)
 LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

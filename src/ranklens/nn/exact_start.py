@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ranklens import init
-from ranklens.measures import rank_cutoff
-from ranklens.network import TensorNetwork
+from ranklens.tensors import init
+from ranklens.tensors.measures import rank_cutoff
+from ranklens.tensors.network import TensorNetwork
 
 ROUGHLY = 1e-6  # imbalance, over the largest squared norm of a node, that a start may have
 

@@ -11,8 +11,8 @@ from torch.compiler import set_stance
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ranklens import seeds
+from ranklens.nn.logits import scores
 from ranklens.nn.regions import Pair, Sampler, masks
-from ranklens.nn.scores import scores
 
 EPS = 1e-8  # input gradients of a patch below this norm count as none
 

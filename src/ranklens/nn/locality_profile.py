@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ranklens import seeds
+from ranklens.nn.logits import scores
 from ranklens.nn.regions import PatchPairs
-from ranklens.nn.scores import scores
 from ranklens.nn.separation_rank import evaluating, separation_rank
 
 MEASURES = ("interaction", "share", "effective_rank", "entanglement")

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ranklens import families
-from ranklens import init as inits
-from ranklens.network import TensorNetwork
 from ranklens.nn.composed import COMPOSED, PLAIN, ComposedMultiheadAttention, Composition, check_values
 from ranklens.nn.exact_start import hold_
 from ranklens.nn.kernel_chain import KernelChain, expanded
+from ranklens.tensors import families
+from ranklens.tensors import init as inits
+from ranklens.tensors.network import TensorNetwork
 
 M = TypeVar("M", bound=nn.Module)
 Where = Callable[[str, nn.Module], bool] | Sequence[str] | None

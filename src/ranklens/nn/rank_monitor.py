@@ -9,10 +9,10 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from ranklens import measures
-from ranklens.network import TensorNetwork
 from ranklens.nn.composed import Composition
 from ranklens.nn.rank_profile import weight_matrices
+from ranklens.tensors import measures
+from ranklens.tensors.network import TensorNetwork
 
 CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)  # of what has three axes
 MOST_ROWS = 2048  # of an activation, whose ranks come from so many samples or places at the most

@@ -10,8 +10,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ranklens import drawing, files, measures, seeds
+from ranklens import drawing, files, seeds
 from ranklens.nn.composed import COMPOSED, PLAIN, ComposedMultiheadAttention, Composition
+from ranklens.tensors import measures
 
 ENERGY = 0.99  # of the squared norm, for the rank that a weight could be compressed to
 

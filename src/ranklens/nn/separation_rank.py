@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ranklens import measures
 from ranklens.nn import regions
+from ranklens.nn.logits import scores
 from ranklens.nn.regions import Region
-from ranklens.nn.scores import scores
+from ranklens.tensors import measures
 
 
 @dataclass(frozen=True)

@@ -15,32 +15,33 @@ from typing import Any
 import xarray as xr
 from joblib import Parallel, delayed
 
-from ranklens.record import versions
-from ranklens.studies.claim import Claim
+from ranklens.dynamics.record import versions
+from ranklens.studies.kit.claim import Claim
 
-STUDIES = (
-    "linear_regression",
-    "norms_to_infinity",
-    "perturbed_norms",
-    "when_the_law_fails",
-    "nuclear_norm",
-    "matrix_dynamics",
-    "depth",
-    "tensor_dynamics",
-    "rank_one",
-    "tensor_completion",
-    "hierarchical_dynamics",
-    "long_range",
-    "analogy",
-    "optimizers",
-    "natural_images",
-    "data_entanglement",
-    "autoencoder",
-    "simplicity_bias",
-    "expandnets",
-    "compressible_layers",
-    "countering_locality",
-)
+CHAPTER = {  # in the talk's order: the folder of every study
+    "linear_regression": "laws",
+    "norms_to_infinity": "matrices",
+    "perturbed_norms": "matrices",
+    "when_the_law_fails": "laws",
+    "nuclear_norm": "matrices",
+    "matrix_dynamics": "matrices",
+    "depth": "matrices",
+    "tensor_dynamics": "cp",
+    "rank_one": "cp",
+    "tensor_completion": "cp",
+    "hierarchical_dynamics": "hierarchies",
+    "long_range": "hierarchies",
+    "analogy": "laws",
+    "optimizers": "laws",
+    "natural_images": "cp",
+    "data_entanglement": "hierarchies",
+    "autoencoder": "layers",
+    "simplicity_bias": "layers",
+    "expandnets": "layers",
+    "compressible_layers": "layers",
+    "countering_locality": "layers",
+}
+STUDIES = tuple(CHAPTER)
 
 
 def load(name: str) -> Any:
@@ -51,7 +52,7 @@ def load(name: str) -> Any:
     """
     if name not in STUDIES:
         raise ValueError(f"there is no study {name!r}; choose one of {', '.join(STUDIES)}")
-    return import_module(f"ranklens.studies.{name}")
+    return import_module(f"ranklens.studies.{CHAPTER[name]}.{name}")
 
 
 def preset(name: str, called: str) -> Any:
@@ -72,7 +73,7 @@ def override(settings: Any, changes: list[str]) -> Any:
     Raises:
         ValueError: for a field that does not exist, or a value of another type than the field's.
 
-    >>> from ranklens.studies import matrix_dynamics
+    >>> from ranklens.studies.matrices import matrix_dynamics
     >>> override(matrix_dynamics.PRESETS["laptop"], ["size=32", "seeds=[3]"]).seeds
     (3,)
     """

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ranklens.measures import rank_cutoff
 from ranklens.problems import Completion
+from ranklens.tensors.measures import rank_cutoff
 
 
 @dataclass(frozen=True)

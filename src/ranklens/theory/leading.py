@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ranklens.network import TensorNetwork
 from ranklens.problems import Completion
+from ranklens.tensors.network import TensorNetwork
 
 
 @torch.enable_grad()

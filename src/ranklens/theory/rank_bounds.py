@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ranklens.contract import Layout
-from ranklens.measures import matricize, numerical_rank
-from ranklens.network import TensorNetwork
-from ranklens.truncation import check_finite, kept, log_norms
+from ranklens.tensors.layout import Layout
+from ranklens.tensors.measures import matricize, numerical_rank
+from ranklens.tensors.network import TensorNetwork
+from ranklens.tensors.truncation import check_finite, kept, log_norms
 
 Vertex = Hashable
 Residual = dict[Vertex, dict[Vertex, int]]

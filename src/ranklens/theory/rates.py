@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ranklens import contract, init
-from ranklens.network import TensorNetwork, differences, slices
+from ranklens.tensors import contract, init
+from ranklens.tensors.network import TensorNetwork, differences, slices
 
 DIFFERENCE = 1e-5  # of the parameters' size: rounding and truncation of order 4 both stay below 1e-9
 

@@ -11,8 +11,8 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from ranklens.init import check_chain
-from ranklens.network import TensorNetwork
+from ranklens.tensors.init import check_chain
+from ranklens.tensors.network import TensorNetwork
 from ranklens.theory.rates import alignment, component_rate
 
 

@@ -1,0 +1,1 @@
+"""Gradient flow and gradient descent of networks, and the records that they return."""

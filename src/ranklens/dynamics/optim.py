@@ -1,0 +1,240 @@
+"""GroupRMSprop, the optimizer of the talk's experiments, and others that an audit of the rank bias needs."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ranklens.tensors.measures import rank_cutoff
+
+
+class GroupRMSprop(torch.optim.Optimizer):
+    r"""Gradient descent whose one step size is divided by a running norm of the whole gradient.
+
+        v <- beta v + (1 - beta) sum_p |g_p|^2,   theta <- theta - lr g / (sqrt(v / (1 - beta^t)) + eps).
+
+    The scalar v is shared by all parameters of all groups, so that the direction is the gradient's: a trajectory is
+    gradient flow's, run through with a time that adapts (`effective_lr` per step). Parameters move by about lr a
+    step, so the loss cannot settle below a floor of order lr^2.
+
+    Args:
+        params: parameters or parameter groups; groups may differ in lr only.
+        lr: about the distance moved per step.
+        beta: memory of the running squared norm.
+        eps: keeps the step finite where the gradient vanishes.
+
+    Raises:
+        ValueError: for numbers out of range.
+
+    Source: Arora, Cohen, Hu, Luo (NeurIPS 2019), appendix on experiments.
+
+    >>> import torch, ranklens as rl
+    >>> x = torch.tensor([3.0, 4.0], requires_grad=True)
+    >>> optimizer = rl.optim.GroupRMSprop([x], lr=0.5)
+    >>> (x.square().sum() / 2).backward(); optimizer.step()
+    >>> [round(v, 3) for v in x.tolist()]  # moved by 0.5 towards zero
+    [2.7, 3.6]
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1e-2,
+        *,
+        beta: float = 0.99,
+        eps: float = 1e-6,
+    ) -> None:
+        _check_lr(lr)
+        if not 0 <= beta < 1:
+            raise ValueError(f"beta is {beta}; it must be at least 0 and below 1")
+        if not (math.isfinite(eps) and eps >= 0):
+            raise ValueError(f"eps is {eps}; it must be zero or more, and finite")
+        super().__init__(params, {"lr": lr, "beta": beta, "eps": eps})
+        for name, value in {"beta": beta, "eps": eps}.items():
+            for group in self.param_groups:
+                if group[name] != value:
+                    raise ValueError(
+                        f"a group has {name} {group[name]}, the others {value}; groups may differ in lr only"
+                    )
+
+    @property
+    def _first(self) -> Tensor:
+        return self.param_groups[0]["params"][0]
+
+    @property
+    def effective_lr(self) -> float:
+        """Step over gradient in the first group at the last step: how much gradient-flow time that step took."""
+        state = self.state[self._first]
+        group = self.param_groups[0]
+        return 0.0 if not state else float(group["lr"] / _scale(state, group["beta"], group["eps"]))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+        """Take one step."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        used = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        gradients = [p.grad for group in used for p in group]
+        if not gradients:
+            return loss
+        lead = self.param_groups[0]
+        # the state hangs on the first parameter only, because torch saves state per parameter
+        state = self.state[self._first]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float64)
+            state["square"] = torch.zeros((), dtype=gradients[0].dtype, device=gradients[0].device)
+        state["step"] += 1
+        squared = torch.stack([g.to(state["square"].device) for g in torch._foreach_norm(gradients)]).square().sum()
+        state["square"].mul_(lead["beta"]).add_(squared, alpha=1 - lead["beta"])
+        for group, params in zip(self.param_groups, used, strict=True):
+            scale = group["lr"] / _scale(state, lead["beta"], lead["eps"])
+            torch._foreach_sub_(params, torch._foreach_mul([p.grad for p in params], scale.to(params[0])))
+        return loss
+
+
+def _scale(state: dict[str, Tensor], beta: float, eps: float) -> Tensor:
+    return (state["square"] / (1 - beta ** float(state["step"]))).sqrt() + eps
+
+
+class SharedAdam(torch.optim.Optimizer):
+    r"""Adam with one second moment for all parameters: momentum in the direction of gradients, steps of even length.
+
+        m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) sum_p |g_p|^2,   theta <- theta - lr m^ / sqrt(v^)
+
+    with both moments corrected for their start. Adam's own second moment is one per entry, which turns the direction
+    away from the gradient; here all entries share one, so that what differs from descent is time and momentum.
+
+    Args:
+        params: parameters.
+        lr: about the distance moved per step.
+        betas: memories of the gradient and of its squared norm.
+        eps: keeps the step finite where the gradient vanishes.
+
+    Raises:
+        ValueError: for numbers out of range.
+
+    Source: Kingma and Ba (ICLR 2015), with a shared second moment.
+
+    >>> import torch, ranklens as rl
+    >>> x = torch.tensor([3.0, 4.0], requires_grad=True)
+    >>> optimizer = rl.optim.SharedAdam([x], lr=0.5)
+    >>> (x.square().sum() / 2).backward(); optimizer.step()
+    >>> [round(v, 3) for v in x.tolist()]  # towards zero, where Adam would take 0.5 off both
+    [2.7, 3.6]
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-2,
+        *,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+    ) -> None:
+        _check_lr(lr)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas are {betas}; both must be at least 0 and below 1")
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take one step."""
+        moved = [(p, p.grad, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not moved:
+            return
+        squared = torch.stack([gradient.norm() for _, gradient, _ in moved]).square().sum()
+        for p, gradient, group in moved:
+            state, (first, second) = self.state[p], group["betas"]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float64)
+                state["mean"], state["square"] = torch.zeros_like(p), torch.zeros_like(squared)
+            state["step"] += 1
+            t = float(state["step"])
+            state["mean"].lerp_(gradient, 1 - first)
+            state["square"].lerp_(squared, 1 - second)
+            size = (state["square"] / (1 - second**t)).sqrt() + group["eps"]
+            p.sub_(group["lr"] / (1 - first**t) * state["mean"] / size)
+
+
+class SignDescent(torch.optim.Optimizer):
+    """theta <- theta - lr sign(g): every entry moves by lr, whatever its gradient.
+
+    Steepest descent in the largest entry, so it follows neither gradient flow nor any time change of it.
+
+    Args:
+        params: parameters.
+        lr: how far every entry moves per step.
+
+    Raises:
+        ValueError: for an lr that is not positive.
+
+    >>> import torch, ranklens as rl
+    >>> x = torch.tensor([3.0, -0.1], requires_grad=True)
+    >>> optimizer = rl.optim.SignDescent([x], lr=0.5)
+    >>> x.square().sum().backward(); optimizer.step()
+    >>> [round(v, 3) for v in x.tolist()]
+    [2.5, 0.4]
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 1e-3) -> None:
+        _check_lr(lr)
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take one step."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.sub_(group["lr"] * p.grad.sign())
+
+
+class Spectral(torch.optim.Optimizer):
+    r"""theta <- theta - lr U V^T with the gradient G = U S V^T of every matrix: all its singular values count alike.
+
+    Steepest descent in the spectral norm, what Muon approaches by iteration. Singular values of the factors all grow
+    at the rate lr, so that in a deep matrix small ones arrive before large ones.
+
+    Args:
+        params: matrices, or batches of them.
+        lr: the spectral norm of a step.
+
+    Raises:
+        ValueError: for an lr that is not positive, or a parameter of fewer than two dimensions.
+
+    Source: Carlson, Cevher, Carin (AISTATS 2015); Jordan et al. (Muon, 2024).
+
+    >>> import torch, ranklens as rl
+    >>> W = torch.diag(torch.tensor([3.0, 0.2])).requires_grad_()
+    >>> optimizer = rl.optim.Spectral([W], lr=0.1)
+    >>> W.square().sum().backward(); optimizer.step()
+    >>> [round(v, 3) for v in W.diagonal().tolist()]  # both by 0.1
+    [2.9, 0.1]
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 1e-3) -> None:
+        _check_lr(lr)
+        super().__init__(params, {"lr": lr})
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.ndim < 2:
+                    raise ValueError(f"a parameter has shape {tuple(p.shape)}; spectral steps are those of matrices")
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take one step."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    U, s, Vh = torch.linalg.svd(p.grad, full_matrices=False)
+                    counts = s > rank_cutoff(s.dtype, p.shape) * s[..., :1]
+                    p.sub_(group["lr"] * ((U * counts[..., None, :]) @ Vh))
+
+
+def _check_lr(lr: float) -> None:
+    if not (math.isfinite(lr) and lr > 0):
+        raise ValueError(f"lr is {lr}; it must be positive and finite")

@@ -1,0 +1,1 @@
+"""Studies of tensor factorization (CP)."""

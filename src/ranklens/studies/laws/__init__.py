@@ -1,0 +1,1 @@
+"""Studies of the laws: where gradient descent goes, one law for three factorizations, and where it fails."""

@@ -1,0 +1,1 @@
+"""Studies of layers of neural networks."""

@@ -1,0 +1,102 @@
+"""Labels and sizes of a tensor network, without its numbers: all that the plan of a contraction depends on."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+Label = Hashable
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Labels and sizes of a network: all that a plan depends on.
+
+    Attributes:
+        nodes: the labels of every node.
+        shapes: the shape of every node.
+        out: the labels of the end tensor.
+        frozen: positions of the nodes that are not trained (they never share a stack with others).
+        plans: cache of the plans that `contract` has made for this layout, by kind.
+    """
+
+    nodes: tuple[tuple[Label, ...], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    out: tuple[Label, ...]
+    frozen: frozenset[int] = frozenset()
+    plans: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a network, with the reason."""
+        if len(self.nodes) != len(self.shapes):
+            raise ValueError(f"the equation has {len(self.nodes)} nodes, but {len(self.shapes)} tensors were given")
+        for k, (labels, shape) in enumerate(zip(self.nodes, self.shapes, strict=True)):
+            if len(labels) != len(shape):
+                raise ValueError(f"node {k} has indices {labels}, but shape {shape}; give one index per axis")
+            if len(set(labels)) < len(labels):
+                twice = next(x for x in labels if labels.count(x) > 1)
+                raise ValueError(f"index {twice!r} appears twice in node {k}; a trace is not a network of free nodes")
+            if 0 in shape:
+                raise ValueError(f"node {k} has shape {shape}; every size must be at least 1")
+        if len(set(self.out)) < len(self.out):
+            raise ValueError(f"the end tensor's indices {self.out} repeat one; every mode stands on the right once")
+        for label, meets in self.incidence.items():
+            sizes = {self.shapes[k][axis] for k, axis in meets}
+            if len(sizes) > 1:
+                raise ValueError(f"index {label!r} has sizes {sorted(sizes)} in different nodes; make them equal")
+            if label in self.mode_labels and len(meets) > 1:
+                raise ValueError(
+                    f"mode {label!r} is in nodes {[k for k, _ in meets]}; a mode may be in one node only: "
+                    f"join the others to it through a bond"
+                )
+            if label not in self.mode_labels and len(meets) < 2:
+                raise ValueError(f"bond {label!r} meets only node {meets[0][0]}; a summed index must join nodes")
+        for label in self.out:
+            if label not in self.incidence:
+                raise ValueError(f"index {label!r} on the right is in no node")
+
+    def freeze(self, nodes: Sequence[int]) -> "Layout":
+        """The same network with more nodes frozen."""
+        return Layout(self.nodes, self.shapes, self.out, self.frozen | set(nodes))
+
+    @cached_property
+    def incidence(self) -> dict[Label, tuple[tuple[int, int], ...]]:
+        """Where every label is: (node, axis) pairs, in the order of the nodes."""
+        found = defaultdict(list)
+        for k, labels in enumerate(self.nodes):
+            for axis, label in enumerate(labels):
+                found[label].append((k, axis))
+        return {label: tuple(meets) for label, meets in found.items()}
+
+    @cached_property
+    def sizes(self) -> dict[Label, int]:
+        """The size of every label."""
+        return {label: self.shapes[meets[0][0]][meets[0][1]] for label, meets in self.incidence.items()}
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The end tensor's shape."""
+        return tuple(self.sizes[label] for label in self.out)
+
+    @cached_property
+    def mode_labels(self) -> frozenset[Label]:
+        """The labels of the end tensor, to ask for one of them."""
+        return frozenset(self.out)
+
+    @cached_property
+    def bonds(self) -> tuple[Label, ...]:
+        """Labels of the summed indices."""
+        return tuple(label for label in self.incidence if label not in self.mode_labels)
+
+    def meets(self, bond: Label) -> tuple[tuple[int, int], ...]:
+        """(node, axis) of every node at a bond."""
+        if bond not in self.sizes or bond in self.out:
+            raise ValueError(f"{bond!r} is not a bond of this network; its bonds are {self.bonds}")
+        return self.incidence[bond]
+
+    @cached_property
+    def modes(self) -> tuple[tuple[int, ...], ...]:
+        """Positions (in the end tensor) of the modes of every node, in the order of the node's axes."""
+        place = {label: n for n, label in enumerate(self.out)}
+        return tuple(tuple(place[x] for x in labels if x in place) for labels in self.nodes)

@@ -1,0 +1,199 @@
+"""Every study's smallest preset is run once; its numbers are checked against what is known, not against snapshots."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import ranklens as rl
+from ranklens import studies, theory
+from ranklens.data import pixels
+from ranklens.studies.cp import natural_images
+from ranklens.studies.kit import onsets, records
+from ranklens.studies.kit.claim import Claim
+from ranklens.studies.laws import analogy
+from ranklens.studies.matrices import norms_to_infinity
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_every_study(name, tmp_path):
+    """All that is asked of its record in one test, so that no other worker runs the study again."""
+    record = studies.perform(name, studies.preset(name, "tiny"))
+    for check in (theorems_hold, spoilt_records_fail, figures_are_labelled, seeds_are_listed):
+        check(record)
+    records_last(record, tmp_path)
+
+
+def test_every_study_says_what_it_is():
+    for name in studies.STUDIES:
+        study = studies.load(name)
+        assert study.TITLE
+        assert study.SOURCE
+        assert 1 <= study.EXPLANATION.count(". ") <= 2
+        assert {"laptop", "paper", "tiny"} <= set(study.PRESETS)
+        assert set(study.MINUTES) == set(study.PRESETS)
+        assert dataclasses.is_dataclass(study.Settings)
+        assert study.Settings.__dataclass_params__.frozen
+    of_one_core = sum(studies.load(name).MINUTES["laptop"] for name in studies.STUDIES)
+    assert of_one_core / 2 <= 6  # `talk` runs two at a time on two cores
+
+
+def theorems_hold(record):
+    claims = studies.judge(record)
+    assert all(claim.holds for claim in claims if claim.kind == "theorem")
+    assert any(claim.kind == "finding" for claim in claims) or record.attrs["study"] == "analogy"
+
+
+def records_last(record, tmp_path):
+    again = rl.load(rl.save(record, tmp_path / "record.nc"))
+    xr.testing.assert_identical(again, record)
+    assert studies.judge(again) == studies.judge(record)
+    assert studies.load(record.attrs["study"]).alt(again)
+
+
+def spoilt_records_fail(record):
+    """Spoil what was measured, up or down, and every theorem's claim must notice one or the other."""
+    survived = set.intersection(*({c.statement for c in _theorems(spoil(record)) if c.holds} for spoil in (_up, _down)))
+    assert not survived
+
+
+def _up(record):
+    return _spoilt(record, lambda x: 1.5 * x + 3.0)
+
+
+def _down(record):
+    return _spoilt(record, lambda x: 0.01 * x)
+
+
+def _spoilt(record, how):
+    """Every measured number but what it is drawn against, and every sign turned."""
+    spoilt = record.copy(deep=True)
+    for name, values in record.data_vars.items():
+        if values.dtype.kind == "f" and name not in ("loss", "time", "step"):
+            spoilt[name] = -values if name == "sign" else how(values)
+    return spoilt
+
+
+def _theorems(record):
+    return [claim for claim in studies.judge(record) if claim.kind == "theorem"]
+
+
+@pytest.mark.parametrize("name", ["matrix_dynamics", "tensor_dynamics", "hierarchical_dynamics"])
+@pytest.mark.parametrize("factor", [1.001, math.nan])
+def test_a_law_that_is_off_by_a_thousandth_or_not_a_number_fails(name, factor, monkeypatch):
+    for law in ("alignment", "singular_value_rate"):
+        true = getattr(theory, law)
+        monkeypatch.setattr(theory, law, lambda *args, true=true, **how: factor * true(*args, **how))
+    record = studies.perform(name, studies.preset(name, "tiny"))
+    theorems = [claim for claim in studies.judge(record) if claim.kind == "theorem"]
+    assert not theorems[0].holds
+
+
+def figures_are_labelled(record):
+    made = studies.load(record.attrs["study"]).draw(record)
+    for axes in made.axes:
+        assert axes.get_title(loc="left")
+        assert axes.get_xlabel()
+        assert axes.lines
+
+
+def seeds_are_listed(record):
+    settings = studies.preset(record.attrs["study"], "tiny")
+    assert records.settings_of(record, type(settings)) == settings
+    assert settings.seeds == (0,)
+
+
+def test_the_hole_is_that_of_the_theorem():
+    record = studies.perform("norms_to_infinity", studies.preset("norms_to_infinity", "tiny"))
+    run = records.rows(record.sel(depth=3), 0)
+    assert float(run.loss[-1]) == pytest.approx(1e-4, rel=1e-5)
+    assert float(run.hole[-1]) == pytest.approx(70.7, rel=2e-3)
+
+
+def test_starts_of_the_counterexample_are_balanced_with_positive_determinant():
+    for seed in range(10):
+        net = norms_to_infinity.start(3, 1e-3, seed)
+        assert float(torch.linalg.det(net.tensor().detach())) > 0
+        assert float(net.imbalance()) < 1e-14
+
+
+def test_fitted_exponents_are_those_of_a_power_law():
+    size = np.geomspace(1e-6, 1, 50)
+    slope, factor = analogy.exponent(size, 3 * size**1.4)
+    assert slope == pytest.approx(1.4)
+    assert factor == pytest.approx(3.0)
+
+
+def sixes(control):
+    """The digits of the laptop's preset, sixes against all others, in float64."""
+    drawn = pixels.draw(pixels.Source("digits", levels=2, side=0, train=1200), control, 0)
+    return pixels.against(drawn, 6, 1.0, torch.float64)
+
+
+def test_random_controls_keep_what_they_should():
+    true, noise, labels = (sixes(control) for control in natural_images.DATA)
+    assert len(true.train.labels) == 1200
+    assert len(true.test.labels) == 597
+    assert torch.equal(true.train.labels, noise.train.labels)
+    assert not torch.equal(true.train.images, noise.train.images)
+    assert torch.equal(true.train.images, labels.train.images)
+    assert not torch.equal(true.train.labels, labels.train.labels)
+    assert float(true.train.labels.sum()) == float(labels.train.labels.sum())
+    assert float(true.train.labels.var(correction=0)) == pytest.approx(0.09, abs=0.01)
+
+
+@pytest.mark.parametrize("family", ["CP", "hierarchical"])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_predictors_start_as_a_constant(family, rank):
+    settings = natural_images.PRESETS["laptop"]
+    net = natural_images.network(family, rank, settings, 0)
+    found = net.entries(sixes("random images").train.images[:50].long()).detach()
+    assert float((found / settings.start - 1).abs().max()) < 0.1
+
+
+def test_increments_by_hand():
+    time = np.arange(6.0)
+    waits = np.array([[0, 0], [1, 0], [10, 0], [10, 0.5], [10, 4], [10, 5.0]])
+    assert onsets.increments(time, waits, 2) == 1
+    on, nearly = onsets.onsets(time, waits, 2)
+    assert on.tolist() == [1, 3]
+    assert nearly.tolist() == [2, 5]
+    together = np.stack([waits[:, 0], waits[:, 0]], axis=1)
+    assert onsets.increments(time, together, 2) == 0
+    assert onsets.gap(np.array([[3.0, 0.3, 6.0]]), 2) == pytest.approx(0.1)
+
+
+def test_claims_compute_their_verdict():
+    assert Claim("theorem", "", 1.0, "<=", 1.0).holds
+    assert not Claim("theorem", "", 1.1, "<=", 1.0).holds
+    assert Claim("finding", "", 0.5, "within", (0.0, 1.0)).holds
+    assert not Claim("finding", "", -0.5, "within", (0.0, 1.0)).holds
+    assert not Claim("finding", "", math.inf, ">=", 1.0).holds
+    assert not Claim("finding", "", math.nan, "within", (0.0, 1.0)).holds
+    with pytest.raises(ValueError, match="does not go with the bound"):
+        Claim("finding", "", 1.0, "within", 1.0)
+
+
+def test_unknown_names_and_settings_are_named():
+    with pytest.raises(ValueError, match="there is no study 'nothing'; choose one of"):
+        studies.load("nothing")
+    with pytest.raises(ValueError, match="no preset 'huge'; choose one of laptop"):
+        studies.preset("analogy", "huge")
+    settings = studies.preset("analogy", "tiny")
+    with pytest.raises(ValueError, match="there is no setting 'deep=3'; write name=value with one of depth"):
+        studies.override(settings, ["deep=3"])
+    with pytest.raises(ValueError, match="there is no setting 'depth'"):
+        studies.override(settings, ["depth"])
+    with pytest.raises(ValueError, match="setting depth is 'three'; it must be like 4"):
+        studies.override(settings, ["depth=three"])
+    assert studies.override(settings, ["rtol=1", "seeds=3"]).rtol == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_laptop_presets_hold_every_theorem(name):
+    claims = studies.judge(studies.perform(name, studies.preset(name, "laptop")))
+    assert all(claim.holds for claim in claims if claim.kind == "theorem")

@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+import ranklens as rl
+from ranklens.tensors import contract
+from ranklens.threads import threads
+
+
+def test_log_domain_is_used_for_high_orders_and_agrees(tolerance):
+    net = rl.init.normal_(rl.cp((2,) * 64, rank=3), std=0.1, mean=1.0)
+    rows = torch.randint(2, (10, 64), generator=torch.Generator().manual_seed(0))
+    found = net.entries(rows)
+    picked = torch.stack([node[rows[:, n]] for n, node in enumerate(net.nodes)])
+    torch.testing.assert_close(found, picked.prod(dim=0).sum(dim=1), rtol=1e-11, atol=0.0)
+    wanted = net.gradients(picked.prod(dim=0).sum())
+    for a, b in zip(net.gradients(found.sum()), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_order_784_neither_under_nor_overflows():
+    net = rl.cp((2,) * 784, rank=2, std=0.0)
+    rows = torch.zeros(2, 784, dtype=torch.long)
+    rows[1] = 1
+    with torch.no_grad():
+        for n, node in enumerate(net.nodes):  # products whose parts leave the range of float64, yet equal one
+            node[0] = 1e-3 if n < 392 else 1e3
+            node[1] = 10.0 if n % 2 else 0.1
+    torch.testing.assert_close(net.entries(rows).detach(), torch.full((2,), 2.0).double(), rtol=1e-11, atol=0.0)
+
+
+def test_half_precision_counts_signs():
+    net = rl.cp((2,) * 784, 1, std=1.0)
+    with torch.no_grad():
+        for stack in net.stacks:
+            stack.copy_(stack.sign())
+    rows = torch.randint(2, (50, 784), generator=torch.Generator().manual_seed(0))
+    expected = net.entries(rows)
+    for dtype in (torch.bfloat16, torch.float16):
+        torch.testing.assert_close(net.to(dtype).entries(rows).double(), expected)
+
+
+def test_threads_follow_the_work_and_are_restored():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with threads(10):
+            assert torch.get_num_threads() == 1
+        with threads(1e9):
+            assert torch.get_num_threads() == 2
+        with pytest.raises(RuntimeError, match="inside"), threads(10):
+            raise RuntimeError("inside")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_cost_decides_between_the_whole_tensor_and_rows():
+    net = rl.hierarchical((8, 8, 8, 8), width=512)
+    assert contract.reads_whole(net.layout, 2048)
+    assert not contract.reads_whole(net.layout, 4)
+    assert contract.work(net.layout) == pytest.approx(36e6, rel=0.1)  # multiply-adds; 2,100e6 entry by entry
+    assert not contract.reads_whole(rl.cp((2,) * 64, rank=2).layout, 10**6)
+
+
+def test_equal_nodes_share_one_parameter():
+    assert [tuple(s.shape) for s in rl.cp((2,) * 784, rank=3).stacks] == [(784, 2, 3)]
+    shapes = {tuple(s.shape) for s in rl.hierarchical((2,) * 16, width=3).stacks}
+    assert (16, 2, 3) in shapes
+    assert len(rl.hierarchical((2,) * 16, width=3).stacks) <= 6
+
+
+def test_float32_is_close_to_float64(tolerance):
+    net = rl.cp((2,) * 100, rank=3, std=0.0)
+    rl.init.normal_(net, std=0.1, mean=1.0)
+    low = rl.cp((2,) * 100, rank=3, std=0.0, dtype=torch.float32)
+    rl.init.normal_(low, std=0.1, mean=1.0)
+    rows = torch.randint(2, (10, 100), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(low.entries(rows).double(), net.entries(rows), rtol=tolerance["float32"], atol=1e-6)

@@ -1,0 +1,145 @@
+import math
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ranklens as rl
+
+MATRICES = st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**20)).map(
+    lambda x: torch.randn(x[0], x[1], generator=torch.Generator().manual_seed(x[2]), dtype=torch.float64)
+)
+
+
+@given(W=MATRICES)
+def test_effective_rank_by_the_literal_formula_and_its_bounds(W):
+    found = float(rl.effective_rank(W))
+    assert found == pytest.approx(oracles.effective_rank(W.numpy()), rel=1e-11)
+    assert 1 - 1e-12 <= found <= min(W.shape) + 1e-12
+    assert float(rl.effective_rank(1e-200 * W)) == pytest.approx(found, rel=1e-9)
+    assert 1 - 1e-12 <= float(rl.stable_rank(W)) <= min(W.shape) + 1e-12
+
+
+@given(W=MATRICES)
+def test_norms_and_distances(W):
+    s = np.linalg.svd(W.numpy(), compute_uv=False)
+    assert float(rl.nuclear_norm(W)) == pytest.approx(s.sum())
+    assert float(rl.schatten_norm(W, 2)) == pytest.approx(np.linalg.norm(W.numpy()))
+    assert float(rl.schatten_norm(W, math.inf)) == pytest.approx(s.max())
+    assert float(rl.schatten_norm(W, 0.5)) == pytest.approx((s**0.5).sum() ** 2)
+    assert float(rl.stable_rank(W)) == pytest.approx((s**2).sum() / s.max() ** 2)
+    for r in range(len(s) + 1):
+        assert float(rl.distance_to_rank(W, r)) == pytest.approx(np.linalg.norm(s[r:]), abs=1e-12)
+
+
+def test_zero_matrix_is_of_rank_zero_in_every_sense():
+    Z = torch.zeros(3, 4)
+    for measure in (rl.effective_rank, rl.stable_rank, rl.numerical_rank, rl.nuclear_norm):
+        assert float(measure(Z)) == 0
+    assert float(rl.schatten_norm(Z, 0.5)) == 0
+    assert float(rl.entanglement_entropy(Z, [0])) == 0
+    assert rl.cp_rank_estimate(Z).rank == 0
+
+
+def test_measures_are_scale_free():
+    eye = torch.eye(3, dtype=torch.float64)
+    for scale in (1e-200, 1e200):
+        assert float(rl.distance_to_rank(scale * eye, 1)) == pytest.approx(scale * 2**0.5)
+        assert rl.cp_rank_estimate(scale * rl.targets.cp((3, 3, 3), 2)).rank == 2
+
+
+def test_effective_rank_has_a_gradient_where_the_rank_is_deficient():
+    W = torch.diag(torch.tensor([2.0, 1.0, 0.0]).double()).requires_grad_()
+    for measure in (rl.effective_rank, lambda W: rl.entanglement_entropy(W, [0])):
+        (gradient,) = torch.autograd.grad(measure(W), W)
+        step = torch.zeros(3, 3).double()
+        step[1, 1] = 1e-6
+        slope = (measure((W + step).detach()) - measure((W - step).detach())) / 2e-6
+        assert float(gradient[1, 1]) == pytest.approx(float(slope), rel=1e-6)
+
+
+def test_batches_are_loops():
+    W = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    W[1, 2] = 0
+    for measure in (rl.effective_rank, rl.stable_rank, rl.numerical_rank, rl.nuclear_norm, rl.singular_values):
+        found = measure(W)
+        for i in range(2):
+            for j in range(3):
+                torch.testing.assert_close(found[i, j], measure(W[i, j]))
+
+
+def test_the_one_cut_off():
+    from ranklens.tensors.measures import rank_cutoff
+
+    assert rank_cutoff(torch.float64, (3, 100, 50)) == 100 * np.finfo(np.float64).eps
+    W = rl.targets.low_rank_matrix((50, 30), rank=4)
+    assert int(rl.numerical_rank(W)) == 4
+    assert int(rl.numerical_rank(W.float())) == 4
+    s = torch.diag(torch.tensor([1.0, 1e-3, 1e-7]).double())
+    assert [int(rl.numerical_rank(s, rtol)) for rtol in (None, 1e-5, 1e-2)] == [3, 2, 1]
+    with pytest.raises(ValueError, match=r"rtol is 1\.0"):
+        rl.numerical_rank(s, 1.0)
+
+
+@given(st.sets(st.integers(0, 3)), st.integers(0, 100))
+def test_matricize_is_the_literal_index_map(modes, seed):
+    T = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    np.testing.assert_array_equal(rl.matricize(T, list(modes)), oracles.matricize(T.numpy(), modes))
+    batch = torch.stack([T, 2 * T])
+    torch.testing.assert_close(rl.matricize(batch, list(modes), order=4)[1], 2 * rl.matricize(T, list(modes)))
+
+
+def test_hierarchical_rank_is_bounded_by_the_widths_and_sees_the_tree():
+    near, far = rl.ModeTree.adjacent(4), rl.ModeTree.distant(4)
+    target = rl.targets.hierarchical((4, 4, 4, 4), rank=2, tree=near)
+    assert {k: int(v) for k, v in rl.hierarchical_rank(target, near).items() if len(k) > 1} == {(0, 1): 2, (2, 3): 2}
+    assert {k: int(v) for k, v in rl.hierarchical_rank(target, far).items() if len(k) > 1} == {(0, 2): 4, (1, 3): 4}
+    with pytest.raises(ValueError, match="fewer than the tree's 5 modes"):
+        rl.hierarchical_rank(target, rl.ModeTree.adjacent(5))
+
+
+def test_entropy_uses_squares_and_effective_rank_does_not():
+    W = torch.diag(torch.tensor([2.0, 1.0]).double())
+    q = np.array([0.8, 0.2])
+    assert float(rl.entanglement_entropy(W, [0])) == pytest.approx(-(q * np.log(q)).sum())
+    p = np.array([2 / 3, 1 / 3])
+    assert float(rl.effective_rank(W)) == pytest.approx(np.exp(-(p * np.log(p)).sum()))
+
+
+def test_cp_rank_estimate_is_scale_free_and_says_when_nothing_fits():
+    T = rl.targets.cp((4, 5, 6), rank=2)
+    for scale in (1e-8, 1.0, 1e8):
+        assert rl.cp_rank_estimate(scale * T).rank == 2
+    full = torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = rl.cp_rank_estimate(full, rtol=1e-6, largest=2, starts=2, sweeps=50)
+    assert found.rank is None
+    assert found.error == found.errors[2] > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: rl.effective_rank(torch.tensor([[math.nan]])), r"entry \(0, 0\) is nan"),
+        (lambda: rl.effective_rank(torch.tensor([[math.inf]])), "is inf"),
+        (lambda: rl.effective_rank(torch.zeros(0, 2)), "at least one of each"),
+        (lambda: rl.schatten_norm(torch.ones(2, 2), 0.0), "p"),
+        (lambda: rl.distance_to_rank(torch.ones(2, 2), -1), "rank"),
+        (lambda: rl.matricize(torch.ones(2, 2), [2]), "mode"),
+        (lambda: rl.matricize(torch.ones(2, 2), [0, 0]), "repeat"),
+        (lambda: rl.cp_rank_estimate(torch.ones(2, 2), rtol=0.0), "rtol is 0.0"),
+        (lambda: rl.cp_rank_estimate(torch.ones(2)), "two or more modes"),
+        (lambda: rl.cp_rank_estimate(torch.ones(2, 2), largest=0), "largest is 0"),
+        (lambda: rl.cp_rank_estimate(torch.ones(2, 2), starts=0), "starts is 0"),
+        (lambda: rl.cp_rank_estimate(torch.ones(2, 2), sweeps=0), "sweeps is 0"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_values_near_the_largest_float_have_a_rank():
+    assert float(rl.effective_rank(3e38 * torch.eye(3))) == pytest.approx(3, rel=1e-5)
