@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,12 +13,77 @@ from ranklens.seeds import stream
 from ranklens.tensors.network import TensorNetwork
 
 
+@runtime_checkable
+class Problem(Protocol):
+    """Anything with a loss of a network: the least that flow, descent and the theory need.
+
+    A class of your own is a problem when it has this one method; it need not inherit from anything.
+
+    >>> import torch, ranklens as rl
+    >>> class Trace:
+    ...     def loss(self, net):
+    ...         return (net.tensor().trace() - 1.0) ** 2
+    >>> isinstance(Trace(), rl.problems.Problem)
+    True
+    """
+
+    def loss(self, tensor: TensorNetwork, /) -> Tensor:
+        """Return the loss of a network: a scalar, differentiable in the network's nodes."""
+
+
+@runtime_checkable
+class TensorProblem(Protocol):
+    """A problem whose loss also takes the end tensor itself, which laws of the end tensor and its flow need."""
+
+    def loss(self, tensor: TensorNetwork | Tensor, /) -> Tensor:
+        """Return the loss of a network or of a tensor of its shape: a scalar, differentiable in either."""
+
+
+@runtime_checkable
+class BatchedProblem(Protocol):
+    """A problem made of observations, which descent can take in mini-batches."""
+
+    def loss(self, tensor: TensorNetwork, /) -> Tensor:
+        """Return the loss over all observations of this problem."""
+
+    def __len__(self) -> int:
+        """Return the number of observations."""
+
+    def subset(self, rows: Tensor, /) -> Self:
+        """Return the problem made of some of the observations, by row."""
+
+
+def loss_name(task: Problem) -> str:
+    """Return the name of a problem's loss, or of its class where it does not say."""
+    objective = getattr(task, "objective", None)
+    return objective.name if isinstance(objective, Loss) else type(task).__name__
+
+
+def check_smooth(task: Problem) -> None:
+    """Refuse a problem whose loss has a discontinuous gradient, along which there is no gradient flow.
+
+    Raises:
+        ValueError: for such a loss.
+    """
+    objective = getattr(task, "objective", None)
+    if isinstance(objective, Loss) and not objective.smooth:
+        raise ValueError(
+            f"the loss {objective.name!r} has a discontinuous gradient, so it has no gradient flow; use "
+            f"loss=rl.losses.huber(delta) with a small delta, or rl.gradient_descent"
+        )
+
+
 @dataclass(frozen=True)
 class Split:
-    """Two problems made of one: what is fitted, and what is held out."""
+    """Two problems made of one.
 
-    train: Any
-    held_out: Any
+    Attributes:
+        train: the observations to fit.
+        held_out: the observations to test on.
+    """
+
+    train: "Observations"
+    held_out: "Observations"
 
 
 class Observations:
@@ -82,8 +147,8 @@ class Observations:
                 self._moved[key] = own.to(dtype=dtype, device=other.device)
         return self._moved[key]
 
-    def subset(self, rows: Tensor) -> Any:
-        """The problem made of some of the observations."""
+    def subset(self, rows: Tensor) -> Self:
+        """Return the problem made of some of the observations, by row."""
         raise AssertionError("every problem says what a part of it is")
 
     def split(self, fraction: float = 0.1, *, seed: int = 0) -> Split:

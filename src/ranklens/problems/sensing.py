@@ -1,6 +1,7 @@
 """Sensing: inner products of a tensor with given ones are observed."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -52,10 +53,10 @@ class Sensing(Observations):
             result = torch.einsum("zi...,zi->z...", result.expand(len(part), *result.shape[1:]), part)
         return result
 
-    def subset(self, rows: Tensor) -> "Sensing":
+    def subset(self, rows: Tensor) -> Self:
         """The problem made of some of the observations, by row."""
         vectors = [part[rows] for part in self.vectors]
-        return Sensing(vectors, self.values[rows], target=self.target, loss=self.objective)
+        return type(self)(vectors, self.values[rows], target=self.target, loss=self.objective)
 
 
 class DenseSensing(Observations):
@@ -86,7 +87,7 @@ class DenseSensing(Observations):
         whole = tensor.tensor() if isinstance(tensor, TensorNetwork) else tensor
         return self._like("operators", whole) @ whole.reshape(-1)
 
-    def subset(self, rows: Tensor) -> "DenseSensing":
+    def subset(self, rows: Tensor) -> Self:
         """The problem made of some of the observations, by row."""
         operators = self.operators[rows].reshape(-1, *self.shape)
-        return DenseSensing(operators, self.values[rows], target=self.target, loss=self.objective)
+        return type(self)(operators, self.values[rows], target=self.target, loss=self.objective)

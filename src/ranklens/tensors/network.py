@@ -217,6 +217,25 @@ class TensorNetwork(nn.Module):
         spread = torch.cat([torch.zeros_like(found[:1]), found])
         return (spread.amax(dim=0) - spread.amin(dim=0)).max() if len(spread) else found.new_zeros(())
 
+    def with_nodes(self, nodes: Sequence[Tensor]) -> "TensorNetwork":
+        """Return a new network of the same equation and the same frozen nodes, with other values.
+
+        Args:
+            nodes: one tensor per node, in the order of `net.nodes`. They are copied. Sizes may differ from this
+                network's, as long as they fit together, and so may the dtype.
+
+        Raises:
+            ValueError: for nodes that do not fit the equation.
+            TypeError: for nodes that are not floating-point tensors of one dtype.
+
+        >>> import ranklens as rl
+        >>> net = rl.cp((2, 3, 4), rank=5).freeze(0)
+        >>> double = net.with_nodes([2 * node for node in net.nodes])
+        >>> double.frozen, bool((double.tensor() == 8 * net.tensor()).all())
+        ((0,), True)
+        """
+        return TensorNetwork((self._layout.nodes, self._layout.out), nodes).freeze(*self.frozen)
+
     def freeze(self, *nodes: int) -> "TensorNetwork":
         """Stop training some nodes, by position; returns the network. Freeze before you make an optimizer.
 
@@ -225,6 +244,8 @@ class TensorNetwork(nn.Module):
         for k in nodes:
             if not 0 <= k < len(self._layout.nodes):
                 raise ValueError(f"node {k} does not exist; the network has nodes 0 to {len(self._layout.nodes) - 1}")
+        if not nodes:
+            return self
         values = [node.detach().clone() for node in self.nodes]
         self._layout = self._layout.freeze(nodes)
         self._store(values)

@@ -41,3 +41,49 @@ class Claim:
         """Refuse a bound that does not fit the relation."""
         if isinstance(self.bound, tuple) != (self.relation == "within"):
             raise ValueError(f"relation {self.relation!r} does not go with the bound {self.bound}")
+
+
+def theorem(statement: str, measured: float, **bound: float | tuple[float, float]) -> Claim:
+    """Return a claim that must hold: a proved law, inequality or identity, held against what was measured.
+
+    Args:
+        statement: a whole sentence that names the quantity, how it is reduced to one number, and over what.
+        measured: that number.
+        bound: exactly one of `at_most`, `at_least` (a number) or `within` (the two ends).
+
+    Raises:
+        TypeError: for no bound, or more than one.
+
+    >>> theorem("The largest error over all steps is small.", 0.5, at_most=1.0).holds
+    True
+    """
+    return Claim("theorem", statement, float(measured), *_relation(bound))
+
+
+def finding(statement: str, measured: float, **bound: float | tuple[float, float]) -> Claim:
+    """Return a claim that is reported whether it holds or not: what an experiment of this size was expected to show.
+
+    Args:
+        statement: a whole sentence that names the quantity, how it is reduced to one number, and over what.
+        measured: that number.
+        bound: exactly one of `at_most`, `at_least` (a number) or `within` (the two ends).
+
+    Raises:
+        TypeError: for no bound, or more than one.
+
+    >>> finding("Depth 3 recovers the matrix: relative error, median of 5 seeds.", 0.02, within=(0.0, 0.03)).holds
+    True
+    """
+    return Claim("finding", statement, float(measured), *_relation(bound))
+
+
+_RELATIONS: dict[str, Literal["<=", ">=", "within"]] = {"at_most": "<=", "at_least": ">=", "within": "within"}
+
+
+def _relation(
+    bound: dict[str, float | tuple[float, float]],
+) -> tuple[Literal["<=", ">=", "within"], float | tuple[float, float]]:
+    if len(bound) != 1 or not bound.keys() <= _RELATIONS.keys():
+        raise TypeError(f"a claim takes exactly one of {', '.join(_RELATIONS)}; it was given {sorted(bound) or 'none'}")
+    [(name, value)] = bound.items()
+    return _RELATIONS[name], value
