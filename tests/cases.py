@@ -53,6 +53,18 @@ def einsums(draw):
     return ",".join("".join(names) for names in labels) + "->" + out, nodes
 
 
+@st.composite
+def truncations(draw):
+    """A random einsum, and widths for some of its bonds."""
+    equation, nodes = draw(einsums())
+    left, out = equation.split("->")
+    sizes = {
+        x: d for names, node in zip(left.split(","), nodes, strict=True) for x, d in zip(names, node.shape, strict=True)
+    }
+    named = [x for x in sizes if x not in out and draw(st.booleans())]
+    return equation, nodes, {bond: draw(st.integers(1, sizes[bond])) for bond in named}
+
+
 def problem(net, seed=0):
     """A completion of about half the entries of a random tensor."""
     made = torch.Generator().manual_seed(seed + 100)

@@ -43,6 +43,7 @@ _ROOMS = {
     "data": "data",
     "init": "tensors.init",
     "losses": "problems.losses",
+    "measures": "tensors.measures",
     "nn": "nn",
     "optim": "dynamics.optim",
     "problems": "problems",

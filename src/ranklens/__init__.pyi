@@ -37,6 +37,7 @@ from ranklens.tensors.measures import stable_rank as stable_rank
 from ranklens.tensors.network import TensorNetwork as TensorNetwork
 from ranklens.tensors.trees import ModeTree as ModeTree
 from ranklens.tensors.truncation import truncate as truncate
+from ranklens.tensors import measures as measures
 from ranklens.theory.convex import nuclear_norm_completion as nuclear_norm_completion
 from ranklens.theory.convex import nuclear_norm_psd as nuclear_norm_psd
 

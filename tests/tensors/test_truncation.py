@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 
 import ranklens as rl
 from ranklens.tensors import truncation
@@ -27,19 +26,7 @@ def literal(equation, nodes, widths):
     return arrays, np.einsum(equation, *arrays)
 
 
-@st.composite
-def plans(draw):
-    """A random einsum, and widths for some of its bonds."""
-    equation, nodes = draw(cases.einsums())
-    left, out = equation.split("->")
-    sizes = {
-        x: d for names, node in zip(left.split(","), nodes, strict=True) for x, d in zip(names, node.shape, strict=True)
-    }
-    named = [x for x in sizes if x not in out and draw(st.booleans())]
-    return equation, nodes, {bond: draw(st.integers(1, sizes[bond])) for bond in named}
-
-
-@given(plan=plans())
+@given(plan=cases.truncations())
 def test_it_is_what_the_definition_says(plan, tolerance):
     equation, nodes, widths = plan
     small = rl.truncate(rl.TensorNetwork(equation, nodes), widths)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_truncation import plans
 
 import ranklens as rl
 from ranklens.theory import rank_bounds
@@ -49,7 +48,7 @@ def moved(net, widths):
 # pruning
 
 
-@given(plan=plans())
+@given(plan=cases.truncations())
 def test_truncation_moves_random_einsums_by_at_most_the_bound(plan, tolerance):
     equation, nodes, widths = plan
     net = rl.TensorNetwork(equation, nodes)
@@ -108,7 +107,7 @@ def test_the_bound_is_attained(order, tolerance):
     assert moved(chain, {1: 1}) == pytest.approx(bound, rel=tolerance["rounding"])
 
 
-@given(plan=plans(), seed=st.integers(0, 10**6))
+@given(plan=cases.truncations(), seed=st.integers(0, 10**6))
 def test_the_bound_scales_with_every_node(plan, seed, tolerance):
     equation, nodes, widths = plan
     factors = 1 + 3 * torch.rand(len(nodes), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
