@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -83,9 +83,9 @@ class Completion(Observations):
             return tensor.tensor().reshape(-1)[self._like("flat", tensor.stacks[0])]
         return contract.entries(tensor.layout, tensor.stacks, self._like("indices", tensor.stacks[0]))
 
-    def subset(self, rows: Tensor) -> Self:
+    def subset(self, rows: Tensor) -> "Completion":
         """The problem made of some of the observations, by row."""
-        return type(self)(
+        return Completion(
             self.indices[rows],
             self.values[rows],
             self.shape,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class BatchedProblem(Protocol):
     def __len__(self) -> int:
         """Return the number of observations."""
 
-    def subset(self, rows: Tensor, /) -> Self:
+    def subset(self, rows: Tensor, /) -> "BatchedProblem":
         """Return the problem made of some of the observations, by row."""
 
 
@@ -147,7 +147,7 @@ class Observations:
                 self._moved[key] = own.to(dtype=dtype, device=other.device)
         return self._moved[key]
 
-    def subset(self, rows: Tensor) -> Self:
+    def subset(self, rows: Tensor) -> "Observations":
         """Return the problem made of some of the observations, by row."""
         raise AssertionError("every problem says what a part of it is")
 

@@ -1,7 +1,6 @@
 """Sensing: inner products of a tensor with given ones are observed."""
 
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -53,10 +52,10 @@ class Sensing(Observations):
             result = torch.einsum("zi...,zi->z...", result.expand(len(part), *result.shape[1:]), part)
         return result
 
-    def subset(self, rows: Tensor) -> Self:
+    def subset(self, rows: Tensor) -> "Sensing":
         """The problem made of some of the observations, by row."""
         vectors = [part[rows] for part in self.vectors]
-        return type(self)(vectors, self.values[rows], target=self.target, loss=self.objective)
+        return Sensing(vectors, self.values[rows], target=self.target, loss=self.objective)
 
 
 class DenseSensing(Observations):
@@ -87,7 +86,7 @@ class DenseSensing(Observations):
         whole = tensor.tensor() if isinstance(tensor, TensorNetwork) else tensor
         return self._like("operators", whole) @ whole.reshape(-1)
 
-    def subset(self, rows: Tensor) -> Self:
+    def subset(self, rows: Tensor) -> "DenseSensing":
         """The problem made of some of the observations, by row."""
         operators = self.operators[rows].reshape(-1, *self.shape)
-        return type(self)(operators, self.values[rows], target=self.target, loss=self.objective)
+        return DenseSensing(operators, self.values[rows], target=self.target, loss=self.objective)
