@@ -11,13 +11,14 @@ import scipy.sparse as sp
 import torch
 
 import ranklens as rl
-from ranklens.completers.alternating import AlternatingLeastSquares, component_entries, environment
+from ranklens.completers.alternating import AlternatingLeastSquares
 from ranklens.completers.descent import EVERY, descend
-from ranklens.completers.entries import entries, product_svd
+from ranklens.completers.entries import entries
 from ranklens.completers.polish import thinned
 from ranklens.completers.seen import Seen, fit_biases
 from ranklens.completers.start import aligned_, leading
 from ranklens.completers.tensor import leaning_
+from ranklens.tensors.products import product_svd
 
 FAMILIES = {
     "matrix": lambda: rl.deep_matrix((4, 5), 2, 2, std=1.0),
@@ -55,17 +56,6 @@ def off(found, target):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_an_environment_is_the_derivative(name, tolerance):
-    net = FAMILIES[name]()
-    indices, _ = everything(net.tensor().detach())
-    for k in range(len(net.nodes)):
-        found = environment(net, k, indices[:7])
-        for row in range(7):
-            gradient = net.gradients(net.entries(indices[row : row + 1]).sum())[k]
-            assert float(gradient.norm()) == pytest.approx(float(found[row].detach().norm()), rel=tolerance["rounding"])
-
-
-@pytest.mark.parametrize("name", FAMILIES)
 def test_a_sweep_ends_where_no_node_can_gain(name):
     """After solving for node k, the gradient of the penalised loss by node k vanishes."""
     net, ridge = FAMILIES[name](), 0.3
@@ -81,14 +71,6 @@ def test_a_sweep_ends_where_no_node_can_gain(name):
         loss = residual.square().sum() / 2 + ridge / 2 * sum(node.square().sum() for node in net.nodes)
         gradient = net.gradients(loss)[k]
         assert float(gradient.abs().max()) < 1e-8 * float(seen.values.norm())
-
-
-def test_components_add_up(tolerance):
-    net = FAMILIES["hierarchical"]()
-    indices, values = everything(net.tensor().detach())
-    for bond in net.bonds:
-        total = component_entries(net, bond, indices).sum(dim=1)
-        assert torch.allclose(total, values, rtol=tolerance["rounding"], atol=1e-12)
 
 
 def test_a_component_that_is_there_twice_leaves_for_nothing():

@@ -1,7 +1,7 @@
 """Ridge least squares for one node of a network at a time: entries are linear in each node, for it is used once."""
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ranklens.completers.seen import Seen
 from ranklens.tensors import contract
+from ranklens.tensors.environment import environment
 from ranklens.tensors.network import TensorNetwork
-from ranklens.tensors.paths import find_path
 
 GRAMS = 2**22  # numbers in what is worked on at a time
 JITTER = 1e-10  # of the mean diagonal of a Gram matrix: what too few entries see is left small, not infinite
@@ -149,38 +149,6 @@ def ridge_solve(gram: Tensor, moment: Tensor, ridge: float) -> Tensor:
     lift = ridge + JITTER * scale.where(scale > 0, 1.0)
     lifted = gram + lift * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     return torch.linalg.solve(lifted, moment.unsqueeze(-1)).squeeze(-1)
-
-
-def environment(net: TensorNetwork, k: int, indices: Tensor) -> Tensor:
-    """(m, bond sizes of node k): the derivative of entries with respect to a node's slice at their modes."""
-    layout, modes = net.layout, set(net.layout.out)
-    bonds = tuple(x for x in layout.nodes[k] if x not in modes)
-    others = [j for j in range(len(layout.nodes)) if j != k]
-    return contract_at(net, others, bonds, indices)
-
-
-def component_entries(net: TensorNetwork, bond: Hashable, indices: Tensor) -> Tensor:
-    """(m, R): the entries of every component of a bond; they sum up to those of the network."""
-    return contract_at(net, range(len(net.layout.nodes)), (bond,), indices)
-
-
-def contract_at(net: TensorNetwork, use: Sequence[int], out: tuple[Hashable, ...], indices: Tensor) -> Tensor:
-    """Contract some nodes, looked up at entries, leaving some bonds open."""
-    layout, modes, nodes = net.layout, set(net.layout.out), net.nodes
-    gathered, labels = [], []
-    for k in use:
-        axes = [axis for axis, label in enumerate(layout.nodes[k]) if label in modes]
-        rest = tuple(x for x in layout.nodes[k] if x not in modes)
-        node = nodes[k].movedim(axes, tuple(range(len(axes))))
-        gathered.append(node[tuple(indices[:, n] for n in layout.modes[k])] if axes else node)
-        labels.append((contract.BATCH, *rest) if axes else rest)
-    key = ("completers", tuple(use), out)
-    if key not in layout.plans:
-        sizes = {**layout.sizes, contract.BATCH: contract.PLANNED_BATCH}
-        batched = any(contract.BATCH in x for x in labels)
-        layout.plans[key] = find_path(labels, ((contract.BATCH,) if batched else ()) + out, sizes)
-    found = layout.plans[key](gathered)
-    return found.expand(len(indices), *found.shape[-len(out) :]) if out else found.expand(len(indices))
 
 
 def _blocks(starts: Tensor, size: int) -> Iterator[tuple[int, int]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ranklens.tensors import contract
 from ranklens.tensors.init import is_chain
 from ranklens.tensors.network import TensorNetwork
+from ranklens.tensors.products import product_svd
 
 CHUNK = 2**18  # entries at a time, where no gradient is needed
 ROWS = 4096  # looked up at a time: what stays in the cache is fast
@@ -76,17 +77,8 @@ def spectra(net: TensorNetwork) -> list[Tensor]:
     """What stands in a network, largest first: singular values of a chain, else component norms of every bond."""
     if is_chain(net):
         left, right = outer_factors(net)
-        return [product_svd(left, right.T)[1]]
+        return [product_svd(left.double(), right.T.double())[1]]
     return [net.component_norms(bond).sort(descending=True).values for bond in net.bonds]
-
-
-@torch.no_grad()
-def product_svd(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U (rows, k), s (k,), V (columns, k) of left right^T, never formed: thin QR of both sides first."""
-    Qa, Ra = torch.linalg.qr(left.double())
-    Qb, Rb = torch.linalg.qr(right.double())
-    U, s, Vh = torch.linalg.svd(Ra @ Rb.T, full_matrices=False)
-    return Qa @ U, s, Qb @ Vh.T
 
 
 def as_network(equation: str, nodes: Sequence[Tensor]) -> TensorNetwork:

@@ -15,11 +15,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ranklens.completers.alternating import ridge_solve
 from ranklens.completers.check import check_arguments, check_pairs
 from ranklens.completers.completion import Settings, complete
-from ranklens.completers.entries import CHUNK, outer_factors, product_svd
+from ranklens.completers.entries import CHUNK, outer_factors
 from ranklens.completers.seen import Seen
 from ranklens.completers.start import aligned_
 from ranklens.tensors.families import deep_matrix
 from ranklens.tensors.network import TensorNetwork
+from ranklens.tensors.products import product_svd
 
 WIDEST = 128  # the width's default is at most this: a cap on the rank that is stated
 FILLED = 2**28  # entries of a filled matrix beyond which `predict` is the way to ask
@@ -128,7 +129,7 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
             self.singular_values_, self.rank_ = np.zeros(0), 0
             return
         left, right = outer_factors(net)
-        _, s, V = (part.detach().cpu() for part in product_svd(left.detach(), right.detach().T))
+        _, s, V = (part.detach().cpu() for part in product_svd(left.detach().double(), right.detach().T.double()))
         self.right_ = (V * (scale * s).sqrt()).numpy()
         self._ridge *= scale
         self.left_, biases = self._rows(seen)

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ranklens.completers.alternating import AlternatingLeastSquares, component_entries
-from ranklens.completers.entries import CHUNK, as_network, copied, outer_factors, predict, product_svd
+from ranklens.completers.alternating import AlternatingLeastSquares
+from ranklens.completers.entries import CHUNK, as_network, copied, outer_factors, predict
 from ranklens.completers.seen import Biases, Seen
+from ranklens.tensors.environment import component_entries
 from ranklens.tensors.init import is_chain
 from ranklens.tensors.network import TensorNetwork, slices
+from ranklens.tensors.products import product_svd
 
 STANDS = 0.01  # of the largest component: what is smaller has not left the start
 MOST = 16  # components of a bond, but for singular values
@@ -140,7 +142,7 @@ def noise_level(train: Seen, sigma: float, nodes: int) -> float:
 def matrix_ladder(net: TensorNetwork) -> Ladder:
     """Balanced pairs of factors of the truncated product; begin at the widest gap between singular values."""
     left, right = outer_factors(net)
-    U, s, V = product_svd(left.detach(), right.detach().T)
+    U, s, V = product_svd(left.detach().double(), right.detach().T.double())
     standing = max(int((s > STANDS * s[0]).sum()), 1)
     ranks = range(min(standing, 2 * MOST), 0, -1)
     root = s.sqrt()

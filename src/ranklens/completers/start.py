@@ -9,6 +9,7 @@ from torch import Tensor
 from ranklens.completers.seen import Seen
 from ranklens.seeds import normals
 from ranklens.tensors.network import TensorNetwork
+from ranklens.tensors.products import set_balanced_
 
 DENSE = 2**20  # entries of a matrix up to which its singular vectors are those of a dense one
 POWER = 4  # iterations beyond
@@ -35,12 +36,7 @@ def aligned_(net: TensorNetwork, seen: Seen, scale: float, *, seed: int = 0) -> 
     U, s, V = leading(seen, width, seed=seed)
     top = float(s[0])
     size = scale * float(np.sqrt(seen.shape[0] * seen.shape[1]))
-    root = (s * (size / top if top > 0 else 0.0)) ** (1 / len(net.nodes))
-    for k, node in enumerate(net.nodes):
-        node.zero_()
-        last = len(net.nodes) - 1
-        value = U * root if k == 0 else (V * root).T if k == last else root.diag()
-        node[: value.shape[0], : value.shape[1]].copy_(value)
+    set_balanced_(net.nodes, U, s * (size / top if top > 0 else 0.0), V)
     return net
 
 

@@ -11,6 +11,7 @@ from ranklens import seeds
 from ranklens.tensors import contract
 from ranklens.tensors.measures import rank_cutoff
 from ranklens.tensors.network import TensorNetwork, slices
+from ranklens.tensors.products import product_svd, set_balanced_
 
 SWEEPS = 2000  # of `balance_`; a sweep shrinks the violation by a constant factor
 
@@ -101,20 +102,15 @@ def product_(net: TensorNetwork, W0: Float[Tensor, "rows columns"]) -> TensorNet
             f"W0 has shape {tuple(W0.shape)}, or entries that are not finite; expected {net.shape}, finite"
         )
     U, S, Vh = torch.linalg.svd(W0.to(dtype=net.dtype, device=net.device), full_matrices=False)
-    nodes, depth = net.nodes, len(net.nodes)
+    nodes = net.nodes
     width = min([*(node.shape[0] for node in nodes[1:]), len(S)])
     rank = int((rank_cutoff(net.dtype, net.shape) * S[0] < S).sum())
     if rank > width:
         raise ValueError(f"a width of {width} is less than the rank of W0, {rank}; make the network wider")
-    U, S, Vh = U[:, :width], S[:width], Vh[:width]
-    if depth == 1:
+    if len(nodes) == 1:
         nodes[0].copy_(W0)
         return net
-    root = S ** (1 / depth)
-    for k, node in enumerate(nodes):
-        factor = U * root if k == 0 else root[:, None] * Vh if k == depth - 1 else root.diag()
-        node.zero_()
-        node[: factor.shape[0], : factor.shape[1]] = factor
+    set_balanced_(nodes, U[:, :width], S[:width], Vh[:width].T)
     return net
 
 
@@ -175,13 +171,11 @@ def _balance_bond(net: TensorNetwork, bond: object) -> None:
 
 
 def _balance_pair(first: Tensor, second: Tensor) -> None:
-    """Balance A^T B over the leading axis of both: with A^T = Qa Ra, B^T = Qb Rb and Ra Rb^T = U S V^T."""
+    """Balance A^T B over the leading axis of both: A = S^(1/2) U^T and B = S^(1/2) V^T, with A^T B = U S V^T."""
     A, B = slices(first, 0), slices(second, 0)
-    Qa, Ra = torch.linalg.qr(A.T)
-    Qb, Rb = torch.linalg.qr(B.T)
-    U, S, Vh = torch.linalg.svd(Ra @ Rb.T, full_matrices=False)
-    root = S.sqrt()
-    new_a, new_b = (Qa @ (U * root)).T, (Qb @ (Vh.T * root)).T
+    U, s, V = product_svd(A.T, B.T)
+    root = s.sqrt()
+    new_a, new_b = (U * root).T, (V * root).T
     P, _, Qh = torch.linalg.svd(new_a @ A.T + new_b @ B.T, full_matrices=False)
     turn = (P @ Qh).T
     first.copy_((turn @ new_a).reshape(first.shape))

@@ -1,12 +1,13 @@
 """Labels and sizes of a tensor network, without its numbers: all that the plan of a contraction depends on."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 Label = Hashable
+Plan = TypeVar("Plan")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,18 @@ class Layout:
     def freeze(self, nodes: Sequence[int]) -> "Layout":
         """The same network with more nodes frozen."""
         return Layout(self.nodes, self.shapes, self.out, self.frozen | set(nodes))
+
+    def plan(self, kind: Hashable, make: Callable[[], Plan]) -> Plan:
+        """Return the plan of a kind from `plans`; on the first call, make and store it.
+
+        Args:
+            kind: the key of the plan in `plans`.
+            make: makes the plan. What it returns may depend only on this layout and on `kind`.
+        """
+        if kind not in self.plans:
+            self.plans[kind] = make()
+        found: Plan = self.plans[kind]
+        return found
 
     @cached_property
     def incidence(self) -> dict[Label, tuple[tuple[int, int], ...]]:

@@ -1,0 +1,103 @@
+"""Partial contractions of a network at given entries, with some bonds left open."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ranklens.tensors.contract import BATCH, PLANNED_BATCH
+from ranklens.tensors.layout import Label
+from ranklens.tensors.network import TensorNetwork
+from ranklens.tensors.paths import Path, find_path
+
+
+def environment(net: TensorNetwork, node: int, indices: Int[Tensor, "batch order"]) -> Float[Tensor, "batch *bonds"]:
+    """Return the environment of a node at every entry: the contraction of all other nodes.
+
+    An entry is linear in each node, because a node is used once. It equals the inner product of the environment with
+    the slice of the node at the entry's mode indices, so the environment is also the derivative of the entry with
+    respect to that slice.
+
+    Args:
+        net: the network.
+        node: position of the node in `net.nodes`.
+        indices: mode indices, one row per entry. They are not checked.
+
+    Returns:
+        One tensor per entry, whose axes are the bonds of the node in the order of the node's axes.
+
+    >>> import torch, ranklens as rl
+    >>> from ranklens.tensors.environment import environment
+    >>> net = rl.cp((3, 4, 5), rank=2, std=1.0)
+    >>> around = environment(net, 0, torch.tensor([[2, 3, 4]]))
+    >>> bool(torch.allclose(around[0] @ net.nodes[0][2], net.tensor()[2, 3, 4]))
+    True
+    """
+    layout = net.layout
+    bonds = [label for label in layout.nodes[node] if label not in layout.mode_labels]
+    others = [k for k in range(len(layout.nodes)) if k != node]
+    return open_entries(net, others, bonds, indices)
+
+
+def component_entries(
+    net: TensorNetwork, bond: Label, indices: Int[Tensor, "batch order"]
+) -> Float[Tensor, "batch size"]:
+    """Return the entries of every component of a bond. Their sum over the components is the entry of the network.
+
+    Args:
+        net: the network.
+        bond: label of the bond.
+        indices: mode indices, one row per entry. They are not checked.
+
+    Returns:
+        One row per entry and one column per value of the bond.
+
+    >>> import torch, ranklens as rl
+    >>> from ranklens.tensors.environment import component_entries
+    >>> net, indices = rl.cp((3, 4, 5), rank=2, std=1.0), torch.tensor([[2, 3, 4], [0, 0, 0]])
+    >>> bool(torch.allclose(component_entries(net, "r", indices).sum(dim=1), net.entries(indices)))
+    True
+    """
+    return open_entries(net, range(len(net.layout.nodes)), [bond], indices)
+
+
+def open_entries(
+    net: TensorNetwork, nodes: Sequence[int], bonds: Sequence[Label], indices: Int[Tensor, "batch order"]
+) -> Float[Tensor, "batch *bonds"]:
+    """Contract some nodes of a network at every entry, and leave some bonds open.
+
+    Args:
+        net: the network.
+        nodes: positions of the nodes that take part.
+        bonds: labels of the bonds that are not summed. All other bonds of the chosen nodes are.
+        indices: mode indices, one row per entry. They are not checked.
+
+    Returns:
+        One tensor per entry, whose axes are `bonds` in their order.
+    """
+    layout = net.layout
+    looked_up = [_look_up(net, k, indices) for k in nodes]
+
+    def plan() -> Path:
+        labels = [_open_labels(net, k) for k in nodes]
+        batch = (BATCH,) if any(BATCH in x for x in labels) else ()
+        return find_path(labels, (*batch, *bonds), {**layout.sizes, BATCH: PLANNED_BATCH})
+
+    found = layout.plan(("open", tuple(nodes), tuple(bonds)), plan)(looked_up)
+    return found.expand(len(indices), *[layout.sizes[bond] for bond in bonds])
+
+
+def _look_up(net: TensorNetwork, node: int, indices: Tensor) -> Tensor:
+    """Return the slice of a node at the mode indices of every entry, or the whole node if it has no modes."""
+    layout, value = net.layout, net.nodes[node]
+    axes = [axis for axis, label in enumerate(layout.nodes[node]) if label in layout.mode_labels]
+    if not axes:
+        return value
+    return value.movedim(axes, tuple(range(len(axes))))[tuple(indices[:, n] for n in layout.modes[node])]
+
+
+def _open_labels(net: TensorNetwork, node: int) -> tuple[Label, ...]:
+    """Return the labels of a node after `_look_up`: one batch axis in place of its modes, then its bonds."""
+    labels = net.layout.nodes[node]
+    bonds = tuple(label for label in labels if label not in net.layout.mode_labels)
+    return bonds if len(bonds) == len(labels) else (BATCH, *bonds)
