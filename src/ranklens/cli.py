@@ -1,11 +1,14 @@
-"""The command `ranklens`: what needs torch is imported by the commands that run something."""
+"""The command `ranklens`.
+
+torch, xarray and matplotlib are imported inside the commands that need them, so that help and lists appear at once.
+"""
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,20 +16,49 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from ranklens.report import Entry
+    from ranklens.studies import Settings
 
 app = typer.Typer(
     name="ranklens",
-    help="Implicit rank lowering in deep learning: every figure of the talk, every claim checked.",
+    help="Implicit rank lowering in deep learning: reproduce every figure of the talk and check every claim.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 data = typer.Typer(
-    name="data", help="Data sets: which there are, and fetching them into the data folder.", no_args_is_help=True
+    name="data", help="List the data sets that studies use, and download them to the data folder.", no_args_is_help=True
 )
 app.add_typer(data)
-Out = Annotated[Path, typer.Option("--out", help="Folder for the report, figures and records.")]
-Preset = Annotated[str, typer.Option("--preset", help="laptop (minutes on two cores), paper (the published size), ...")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write the report, figures and records to.")]
+Preset = Annotated[
+    str,
+    typer.Option("--preset", help="Size of the runs: laptop (minutes on two cores), paper (the published size), ..."),
+]
+
+
+def _show_version(wanted: bool) -> bool:
+    """Return the value of the option --version if it was not given; else print the version and end the command.
+
+    Raises:
+        Exit: with code 0, after the version was printed.
+    """
+    if wanted:
+        import ranklens
+
+        typer.echo(f"ranklens {ranklens.__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Accept the options that come before the name of a command."""
 
 
 @app.command()
@@ -34,12 +66,12 @@ def talk(
     *,
     out: Out = Path("report"),
     preset: Preset = "laptop",
-    only: Annotated[list[str] | None, typer.Option("--only", help="Only this study; may be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Run only this study. May be repeated.")] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Studies at a time; one per core if left out.")
+        int | None, typer.Option("--jobs", min=1, help="Number of studies to run at a time; by default one per core.")
     ] = None,
 ) -> None:
-    """Run all studies and write figures, verdicts and report/index.html; exit code 1 if a theorem failed."""
+    """Run all studies and write their figures, records and a report, index.html; exit code 1 if a theorem failed."""
     from ranklens import report, studies
 
     with _usage():
@@ -47,8 +79,10 @@ def talk(
         settings = {name: studies.preset(name, preset) for name in [*names, *(only or [])]}
         _check_folder(out)
     report.clear(out, names)
+    chosen = {name: settings[name] for name in names}
+    jobs = min(jobs or cores(), len(chosen))
     entries = []
-    for record in _performed({name: settings[name] for name in names}, preset, jobs or cores()):
+    for record in _one_by_one(chosen) if jobs == 1 else _side_by_side(chosen, preset, jobs):
         made = report.entry(record, preset)
         report.keep(made, record, out)
         entries.append(made)
@@ -56,18 +90,20 @@ def talk(
     entries.sort(key=lambda made: names.index(made.name))
     page = report.write(entries, out, preset)
     typer.echo(f"\nreport: {page.resolve()}")
-    raise typer.Exit(0 if all(made.sound for made in entries) else 1)
+    _finish(all(made.sound for made in entries))
 
 
 @app.command()
 def run(
-    study: Annotated[str, typer.Argument(help="A study from `ranklens list`.")],
+    study: Annotated[str, typer.Argument(help="Name of a study; `ranklens list` shows them.")],
     *,
     preset: Preset = "laptop",
-    change: Annotated[list[str] | None, typer.Option("--set", help="name=value; may be repeated.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a setting: name=value. May be repeated.")
+    ] = None,
     out: Out = Path("report"),
 ) -> None:
-    """Run one study and write its figure and record; exit code 1 if a theorem failed."""
+    """Run one study and write its figure and its record; exit code 1 if a theorem failed."""
     from ranklens import report, studies
 
     with _usage():
@@ -77,37 +113,42 @@ def run(
         made = report.entry(record, preset)
     report.keep(made, record, out)
     _tell(made)
-    typer.echo(f"\nfigure: {(out / study).resolve()}.png, record: {study}.nc beside it")
-    raise typer.Exit(0 if made.sound else 1)
+    typer.echo(f"\nfigure: {(out / study).resolve()}.png; record: {study}.nc in the same folder")
+    _finish(made.sound)
 
 
 @app.command(name="list")
 def show() -> None:
-    """The studies: what they claim, how long their presets take on one core, and their settings."""
-    import dataclasses
-
+    """List the studies: what each shows, how long its presets take on one core, and its settings."""
     from ranklens import studies
+    from ranklens.studies.outline import outline
 
     for name in studies.STUDIES:
-        study = studies.load(name)
-        minutes = ", ".join(f"{preset} {study.MINUTES[preset]:g} min" for preset in study.PRESETS)
-        typer.echo(f"{name}\n  {study.TITLE}\n  {study.EXPLANATION}\n  presets: {minutes}")
-        fields = dataclasses.asdict(study.PRESETS["laptop"])
-        typer.echo("  settings: " + ", ".join(f"{key}={value}" for key, value in fields.items()) + "\n")
+        study = outline(name)
+        minutes = ", ".join(f"{preset} {duration:g} min" for preset, duration in study.minutes.items())
+        settings = ", ".join(f"{key}={value}" for key, value in study.settings.items())
+        typer.echo(f"{name}\n  {study.title}\n  {study.explanation}\n  presets: {minutes}\n  settings: {settings}\n")
 
 
 @app.command()
 def rank(
     checkpoint: Annotated[
-        Path, typer.Argument(help=".safetensors, a state dict of torch.save, an index of shards, or their folder.")
+        Path,
+        typer.Argument(
+            help="A .safetensors file, a state dict written by torch.save, an index of shards, or the shards' folder."
+        ),
     ],
     *,
-    energy: Annotated[float, typer.Option("--energy", help="Share of the squared norm that is to be kept.")] = 0.99,
+    energy: Annotated[float, typer.Option("--energy", help="Share of the squared norm that the rank keeps.")] = 0.99,
     out: Annotated[
-        Path | None, typer.Option("--out", help="A .csv or .json file, a .nc record, or a picture, .png or .svg.")
+        Path | None,
+        typer.Option("--out", help="File to write: a table (.csv, .json), a record (.nc) or a figure (.png, .svg)."),
     ] = None,
 ) -> None:
-    """The rank of every weight in a checkpoint, beside that of a random matrix; exit code 2 if it cannot be read."""
+    """Print the rank of every weight matrix in a checkpoint, next to the rank of a random matrix of its shape.
+
+    Exit code 2 if the checkpoint cannot be read.
+    """
     from ranklens.nn.checkpoint import load_weights
     from ranklens.nn.rank_profile import rank_profile, text, write
 
@@ -120,11 +161,16 @@ def rank(
 
 @data.command()
 def fetch(
-    name: Annotated[list[str], typer.Argument(help="mnist, fashion-mnist, cifar10 or ml-100k; several, if you like.")],
+    name: Annotated[list[str], typer.Argument(help="One or more of mnist, fashion-mnist, cifar10 and ml-100k.")],
     *,
-    home: Annotated[str | None, typer.Option("--from", help="Address of a folder with the published files.")] = None,
+    home: Annotated[
+        str | None, typer.Option("--from", help="Address of a folder that has the published files.")
+    ] = None,
 ) -> None:
-    """Fetch what the data folder lacks of data sets, checked by content; exit code 2 if it cannot be had."""
+    """Download the files of data sets that are missing from the data folder, and check their content.
+
+    Exit code 2 if a file cannot be downloaded.
+    """
     from rich.console import Console
 
     from ranklens import progress
@@ -139,29 +185,47 @@ def fetch(
 
 @data.command(name="list")
 def sets() -> None:
-    """The data sets, and whether they lie in the data folder, whole."""
+    """List the data sets, and whether the data folder holds all their files."""
     from ranklens.data import catalogue, install
 
-    typer.echo(f"data folder: {install.folder()} (RANKLENS_DATA names another)\n")
+    typer.echo(f"data folder: {install.folder()} (set RANKLENS_DATA to use another)\n")
     for name, source in catalogue.SOURCES.items():
         typer.echo(f"{name}\n  {source.title}\n  {install.state(name)}")
 
 
 def cores() -> int:
-    """How many processors this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _performed(settings: dict[str, Any], preset: str, jobs: int) -> "Iterator[xr.Dataset]":
-    """The records of studies: in turn, or as they finish, several at a time and the longest first."""
+def _one_by_one(settings: "Mapping[str, Settings]") -> "Iterator[xr.Dataset]":
+    """Run studies in the given order and yield their records.
+
+    Args:
+        settings: settings by the name of the study.
+
+    Yields:
+        One record per study.
+    """
+    for k, (name, how) in enumerate(settings.items(), start=1):
+        yield _perform(name, how, f"{k}/{len(settings)} {name}")
+
+
+def _side_by_side(settings: "Mapping[str, Settings]", preset: str, jobs: int) -> "Iterator[xr.Dataset]":
+    """Run several studies at a time, those that take longest first, and yield their records as they finish.
+
+    Args:
+        settings: settings by the name of the study.
+        preset: the preset that the settings come from; its MINUTES say which studies take longest.
+        jobs: number of studies that run at a time.
+
+    Yields:
+        One record per study.
+    """
     from rich.console import Console
 
     from ranklens import studies
 
-    if min(jobs, len(settings)) == 1:
-        for k, (name, how) in enumerate(settings.items(), start=1):
-            yield _perform(name, how, f"{k}/{len(settings)} {name}")
-        return
     console = Console(stderr=True)
     longest = sorted(settings, key=lambda name: -studies.load(name).MINUTES[preset])
     waiting = list(longest)
@@ -177,8 +241,8 @@ def _performed(settings: dict[str, Any], preset: str, jobs: int) -> "Iterator[xr
             yield record
 
 
-def _perform(name: str, settings: object, title: str) -> "xr.Dataset":
-    """Run a study under a line that says what is being waited for."""
+def _perform(name: str, settings: "Settings", title: str) -> "xr.Dataset":
+    """Return the record of a study; while it runs, a line on the terminal says which study it is and how far it is."""
     from rich.console import Console
 
     from ranklens import progress, studies
@@ -192,12 +256,17 @@ def _perform(name: str, settings: object, title: str) -> "xr.Dataset":
 
 
 def _check_folder(out: Path) -> None:
-    """Say at once what would only show after minutes of work."""
+    """Refuse a file as the output folder now, not after minutes of work.
+
+    Raises:
+        ValueError: if `out` is an existing file.
+    """
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
 
 
 def _tell(made: "Entry") -> None:
+    """Print the verdicts of a study."""
     from ranklens import report
 
     typer.echo(f"\n{made.title} ({made.seconds:.0f} s)")
@@ -208,9 +277,22 @@ def _tell(made: "Entry") -> None:
         )
 
 
+def _finish(sound: bool) -> None:
+    """End the command with the exit code that says whether every theorem held.
+
+    Raises:
+        Exit: with code 0 if every theorem held, else 1.
+    """
+    raise typer.Exit(0 if sound else 1)
+
+
 @contextmanager
 def _usage() -> Iterator[None]:
-    """Turn a wrong name or value into a message and exit code 2."""
+    """Turn an error raised inside the block into a message and exit code 2.
+
+    Raises:
+        Exit: with code 2, for a wrong name, type or value and for a file that cannot be read or written.
+    """
     try:
         yield
     except (ValueError, TypeError, ArithmeticError, LookupError, OSError) as error:
@@ -219,5 +301,5 @@ def _usage() -> Iterator[None]:
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command; this is the entry point of the installed script."""
     sys.exit(app())

@@ -1,24 +1,20 @@
-"""The figures of the talk, one file each, in the talk's order. Nothing imports them but the surface.
-
-A study is a module with TITLE, EXPLANATION (two sentences), SOURCE, a frozen dataclass Settings, PRESETS (name ->
-Settings), MINUTES (preset -> about how long on one core), `run(settings) -> record`, `claims(record)`,
-`draw(record)` and `alt(record)`, what the picture shows, in words.
-"""
+"""The studies: one experiment of the talk per file, found by name, run, and judged by the claims they make."""
 
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
-import xarray as xr
-from joblib import Parallel, delayed
-
-from ranklens.dynamics.record import versions
 from ranklens.studies.kit.claim import Claim
 
-CHAPTER = {  # in the talk's order: the folder of every study
+if TYPE_CHECKING:  # studies are listed without torch, xarray and matplotlib, whose imports take seconds
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+# The folder of every study, in the order of the talk.
+CHAPTER = {
     "linear_regression": "laws",
     "norms_to_infinity": "matrices",
     "perturbed_norms": "matrices",
@@ -44,22 +40,80 @@ CHAPTER = {  # in the talk's order: the folder of every study
 STUDIES = tuple(CHAPTER)
 
 
-def load(name: str) -> Any:
-    """The module of a study.
+@runtime_checkable
+class Settings(Protocol):
+    """The settings of a study: a frozen dataclass, each study with fields of its own, all with a tuple of seeds."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the runs: one run, or one group of runs, per seed."""
+
+
+S = TypeVar("S", bound=Settings)
+
+
+@runtime_checkable
+class Study(Protocol):
+    """A study: a module with these names.
+
+    Attributes:
+        TITLE: the main statement, in one line.
+        EXPLANATION: two or three sentences on what is done, what is seen, and why. A string literal.
+        SOURCE: the paper and the figure or theorem that the study reproduces.
+        PRESETS: settings by the name of the preset; all studies have "laptop", "paper" and "tiny".
+        MINUTES: about how many minutes each preset takes on one core. A literal, with the keys of `PRESETS`.
+    """
+
+    TITLE: str
+    EXPLANATION: str
+    SOURCE: str
+    PRESETS: Mapping[str, Settings]
+    MINUTES: Mapping[str, float]
+
+    def run(self, settings: Settings, /) -> "xr.Dataset":
+        """Run the experiment and return its record."""
+
+    def claims(self, record: "xr.Dataset", /) -> list[Claim]:
+        """Return the study's claims, checked on a record."""
+
+    def draw(self, record: "xr.Dataset", /) -> "Figure":
+        """Return the figure of a record."""
+
+    def alt(self, record: "xr.Dataset", /) -> str:
+        """Return a description of the figure in words, for readers who cannot see it."""
+
+
+def check_name(name: str) -> str:
+    """Return the name of a study, after checking that there is such a study.
 
     Raises:
-        ValueError: for a name that is no study.
+        ValueError: for a name that is not in `STUDIES`.
     """
     if name not in STUDIES:
         raise ValueError(f"there is no study {name!r}; choose one of {', '.join(STUDIES)}")
-    return import_module(f"ranklens.studies.{CHAPTER[name]}.{name}")
+    return name
 
 
-def preset(name: str, called: str) -> Any:
-    """The settings of a study's preset.
+def load(name: str) -> Study:
+    """Return the module of a study, which is imported; a name that is not in `STUDIES` is a ValueError.
+
+    >>> load("matrix_dynamics").TITLE
+    'Matrix factorization learns singular values one at a time'
+    """
+    return cast(Study, import_module(f"ranklens.studies.{CHAPTER[check_name(name)]}.{name}"))
+
+
+def preset(name: str, called: str) -> Settings:
+    """Return the settings of a study's preset.
+
+    Args:
+        name: the name of the study.
+        called: the name of the preset, such as "laptop".
 
     Raises:
-        ValueError: for an unknown study or preset.
+        ValueError: for a study or a preset that does not exist.
     """
     study = load(name)
     if called not in study.PRESETS:
@@ -67,8 +121,13 @@ def preset(name: str, called: str) -> Any:
     return study.PRESETS[called]
 
 
-def override(settings: Any, changes: list[str]) -> Any:
-    """Settings with some fields replaced, each given as ``name=value`` with the value in JSON (or a bare word).
+def override(settings: S, changes: Sequence[str]) -> S:
+    """Return settings with some fields replaced.
+
+    Args:
+        settings: the settings to begin with; they are not changed.
+        changes: one ``name=value`` per field to replace. The value is JSON, or a bare word, which counts as a string.
+            A single value for a field that holds a tuple makes a tuple of length one.
 
     Raises:
         ValueError: for a field that does not exist, or a value of another type than the field's.
@@ -87,10 +146,17 @@ def override(settings: Any, changes: list[str]) -> Any:
     return dataclasses.replace(settings, **found)
 
 
-def perform(name: str, settings: Any) -> xr.Dataset:
-    """Run a study; its record also says which study, which settings (as JSON) and how many seconds."""
+def perform(name: str, settings: Settings) -> "xr.Dataset":
+    """Run a study and return its record.
+
+    Returns:
+        The record that the study's `run` returned. The attributes `study`, `settings` (as JSON), `seconds` (wall-clock
+        time of the run) and `versions` (of the libraries) are added to those it has.
+    """
+    from ranklens.dynamics.record import versions
+
     started = time.perf_counter()
-    record: xr.Dataset = load(name).run(settings)
+    record = load(name).run(settings)
     record.attrs |= {
         "study": name,
         "settings": json.dumps(dataclasses.asdict(settings)),
@@ -100,19 +166,42 @@ def perform(name: str, settings: Any) -> xr.Dataset:
     return record
 
 
-def perform_all(settings: Mapping[str, Any], jobs: int) -> Iterator[xr.Dataset]:
-    """Run studies, each in one of `jobs` processes with one thread, and give their records as they finish."""
+def perform_all(settings: Mapping[str, Settings], jobs: int) -> "Iterator[xr.Dataset]":
+    """Run several studies side by side and yield their records in the order in which they finish.
+
+    Args:
+        settings: settings by the name of the study; studies are started in this order.
+        jobs: number of processes. Each runs one study at a time, with one thread.
+
+    Yields:
+        One record per study, as `perform` returns it.
+    """
+    from joblib import Parallel, delayed
+
     calls = (delayed(perform)(name, how) for name, how in settings.items())
     yield from Parallel(n_jobs=jobs, return_as="generator_unordered", inner_max_num_threads=1)(calls)
 
 
-def judge(record: xr.Dataset) -> list[Claim]:
-    """The claims of a study, checked on its record."""
-    found: list[Claim] = load(record.attrs["study"]).claims(record)
-    return found
+def judge(record: "xr.Dataset") -> list[Claim]:
+    """Return the claims of a study, checked on its record.
+
+    Args:
+        record: what `perform` returned; its attribute `study` says which study made it.
+    """
+    return load(record.attrs["study"]).claims(record)
 
 
-def _read(name: str, text: str, present: Any) -> Any:
+def _read(name: str, text: str, present: object) -> object:
+    """Return the value that a text gives to a setting.
+
+    Args:
+        name: the setting.
+        text: the value as JSON, or a bare word.
+        present: the present value; the new one must be of its type.
+
+    Raises:
+        ValueError: for a value of another type, or an empty tuple.
+    """
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
