@@ -98,6 +98,20 @@ def test_no_module_takes_part_in_a_cycle():
         visit(name)
 
 
+def test_only_the_surface_imports_studies():
+    outside = [*modules(), *(SOURCE.parents[1] / "benchmarks").glob("*.py")]
+    for path in outside:
+        part = part_of(path) if path.is_relative_to(SOURCE) else "benchmarks"
+        if part not in STUDIES_MAY_BE_IMPORTED_BY:
+            assert not [name for name in imported(path) if name.startswith("ranklens.studies")], path
+
+
+def test_studies_do_not_import_each_other():
+    """What two studies need is in studies/kit, or in the library."""
+    for path in (SOURCE / "studies").rglob("*.py"):
+        assert not [name for name in imported(path) if LEAVES.match(name)], path
+
+
 def test_einsum_is_called_by_the_contraction_only():
     for name in ("families", "network", "trees", "init", "layout"):
         assert "einsum(" not in (SOURCE / "tensors" / f"{name}.py").read_text()

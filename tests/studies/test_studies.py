@@ -12,10 +12,8 @@ import ranklens as rl
 from ranklens import studies, theory
 from ranklens.data import pixels
 from ranklens.studies.cp import natural_images
-from ranklens.studies.kit import onsets, records
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit import records
 from ranklens.studies.laws import analogy
-from ranklens.studies.matrices import norms_to_infinity
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)
@@ -113,13 +111,6 @@ def test_the_hole_is_that_of_the_theorem():
     assert float(run.hole[-1]) == pytest.approx(70.7, rel=2e-3)
 
 
-def test_starts_of_the_counterexample_are_balanced_with_positive_determinant():
-    for seed in range(10):
-        net = norms_to_infinity.start(3, 1e-3, seed)
-        assert float(torch.linalg.det(net.tensor().detach())) > 0
-        assert float(net.imbalance()) < 1e-14
-
-
 def test_fitted_exponents_are_those_of_a_power_law():
     size = np.geomspace(1e-6, 1, 50)
     slope, factor = analogy.exponent(size, 3 * size**1.4)
@@ -143,38 +134,6 @@ def test_random_controls_keep_what_they_should():
     assert not torch.equal(true.train.labels, labels.train.labels)
     assert float(true.train.labels.sum()) == float(labels.train.labels.sum())
     assert float(true.train.labels.var(correction=0)) == pytest.approx(0.09, abs=0.01)
-
-
-@pytest.mark.parametrize("family", ["CP", "hierarchical"])
-@pytest.mark.parametrize("rank", [1, 3])
-def test_predictors_start_as_a_constant(family, rank):
-    settings = natural_images.PRESETS["laptop"]
-    net = natural_images.network(family, rank, settings, 0)
-    found = net.entries(sixes("random images").train.images[:50].long()).detach()
-    assert float((found / settings.start - 1).abs().max()) < 0.1
-
-
-def test_increments_by_hand():
-    time = np.arange(6.0)
-    waits = np.array([[0, 0], [1, 0], [10, 0], [10, 0.5], [10, 4], [10, 5.0]])
-    assert onsets.increments(time, waits, 2) == 1
-    on, nearly = onsets.onsets(time, waits, 2)
-    assert on.tolist() == [1, 3]
-    assert nearly.tolist() == [2, 5]
-    together = np.stack([waits[:, 0], waits[:, 0]], axis=1)
-    assert onsets.increments(time, together, 2) == 0
-    assert onsets.gap(np.array([[3.0, 0.3, 6.0]]), 2) == pytest.approx(0.1)
-
-
-def test_claims_compute_their_verdict():
-    assert Claim("theorem", "", 1.0, "<=", 1.0).holds
-    assert not Claim("theorem", "", 1.1, "<=", 1.0).holds
-    assert Claim("finding", "", 0.5, "within", (0.0, 1.0)).holds
-    assert not Claim("finding", "", -0.5, "within", (0.0, 1.0)).holds
-    assert not Claim("finding", "", math.inf, ">=", 1.0).holds
-    assert not Claim("finding", "", math.nan, "within", (0.0, 1.0)).holds
-    with pytest.raises(ValueError, match="does not go with the bound"):
-        Claim("finding", "", 1.0, "within", 1.0)
 
 
 def test_unknown_names_and_settings_are_named():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import ranklens as rl
+from ranklens.studies.kit import starts
 from ranklens.studies.matrices import perturbed_norms
 
 EYE = torch.eye(2, dtype=torch.float64)
@@ -69,7 +70,7 @@ def test_the_wrong_branch_never_fits():
     settings = perturbed_norms.PRESETS["tiny"]
     cases = {case["group"]: 0 for case, _ in perturbed_norms._cases(settings)}
     assert {"perturbed", "random start", "larger", "recipe", "depth 2, logarithms"} <= set(cases)
-    start = perturbed_norms.norms_to_infinity.start(3, 1e-3, 5).tensor().detach()
+    start = starts.positive_determinant(3, 1e-3, 5).tensor().detach()
     task = rl.Completion.counterexample(eps=0.1)
     run = rl.end_matrix_flow(start, task, depth=3, logarithmic=True, until_loss=1e-8, until_time=1e4)
     assert float(run.matrix[0, 0]) < -100

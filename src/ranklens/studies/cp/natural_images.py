@@ -10,15 +10,12 @@ import torch
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from ranklens import drawing
 from ranklens.data import pixels
-from ranklens.dynamics import descent
-from ranklens.studies.kit import records
+from ranklens.studies.kit import predictors, records
 from ranklens.studies.kit.claim import Claim
-from ranklens.tensors import families, init, trees
-from ranklens.tensors.network import TensorNetwork
+from ranklens.studies.kit.predictors import CP, HIERARCHICAL, LARGEST_ERROR, SIDES
 
 TITLE = "Natural images are fitted by predictors of low tensor rank; noise is not"
 EXPLANATION = (
@@ -30,8 +27,6 @@ EXPLANATION = (
 SOURCE = "Razin, Maman, Cohen (ICML 2021), figure on natural data; the hierarchical version is the talk's"
 
 DATA = pixels.CONTROLS
-CP, HIERARCHICAL = "CP", "hierarchical"
-SIDES = {"digits": 8, "mnist": 28, "fashion-mnist": 28}
 RANKS = (1, 5, 10, 15)
 # mean square over 4, read off the published figure, at the ranks above: {images: {labelled as: (train, test)}}
 PUBLISHED: dict[str, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
@@ -96,8 +91,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what the images do not have."""
-        if self.images not in SIDES:
-            raise ValueError(f"images is {self.images!r}; choose one of {', '.join(SIDES)}")
+        predictors.check_images(self.images, self.train)
         if not 0 <= self.side <= SIDES[self.images]:
             raise ValueError(f"side is {self.side}; the {self.images} have {SIDES[self.images]}, 0 leaves them so")
         if not 2 <= self.levels <= 256:
@@ -105,11 +99,6 @@ class Settings:
         for label in self.classes:
             if label not in range(10):
                 raise ValueError(f"a class is {label}; they are 0 to 9")
-        most = 1796 if self.images == "digits" else 60_000
-        if not 0 <= self.train <= most:
-            raise ValueError(
-                f"train is {self.train}; of the {self.images}, 1 to {most} can be learnt from, 0 takes all"
-            )
         if self.steps < 1 or self.every < 1 or self.steps % self.every:
             raise ValueError(f"steps is {self.steps}; it must be a multiple of every, which is {self.every}")
         if self.precision not in ("float32", "float64"):
@@ -123,7 +112,24 @@ class Settings:
     @property
     def padded(self) -> int:
         """The side of the images that hierarchical predictors get: the next power of two."""
-        return 1 << (self.shown - 1).bit_length()
+        return predictors.power_of_two(self.shown)
+
+    def recipe(self, family: str) -> predictors.Recipe:
+        """Return how the predictors of a family are built and trained."""
+        return predictors.Recipe(
+            family=family,
+            side=self.shown if family == CP else self.padded,
+            levels=self.levels,
+            steps=self.steps,
+            lr=self.lr if family == CP else self.hierarchical_lr,
+            std=self.std if family == CP else self.hierarchical_std,
+            start=self.start,
+            label=self.label,
+            batch_size=self.batch_size,
+            decay=self.decay,
+            every=self.every,
+            precision=self.precision,
+        )
 
 
 LARGE = Settings(
@@ -190,31 +196,6 @@ MINUTES = {
     "recipe": 75.0,
     "tiny": 0.1,
 }
-LARGEST_ERROR = 1.0  # of one test image, with labels 0 and 1
-
-
-def network(family: str, rank: int, settings: Settings, seed: int) -> TensorNetwork:
-    """A predictor that starts as about a constant: products of hundreds of factors need factors next to one.
-
-    The constant is about the mean of the labels. From one, the first steps would take all products to zero, where
-    they stay long. Components that start equal stay equal long, so that those of CP differ from the start.
-    """
-    start = settings.start or float(rank)
-    dtype = getattr(torch, settings.precision)
-    if family == CP:
-        shape = (settings.levels,) * settings.shown**2
-        each = (start / rank) ** (1 / len(shape))
-        return init.normal_(families.cp(shape, rank, dtype=dtype), settings.std, mean=each, seed=seed)
-    shape = (settings.levels,) * settings.padded**2
-    tree = trees.ModeTree.square(settings.padded, 2)
-    net = families.hierarchical(shape, rank, tree, std=settings.hierarchical_std, seed=seed, dtype=dtype)
-    with torch.no_grad():
-        for k, node in enumerate(net.nodes):
-            if k < len(shape):
-                node.add_(1.0)
-            else:
-                node.add_(start / rank if node.ndim == 1 else torch.eye(rank, dtype=dtype))
-    return net
 
 
 def run(settings: Settings) -> xr.Dataset:
@@ -245,7 +226,8 @@ def run(settings: Settings) -> xr.Dataset:
                     if rank in ranks[family]:
                         place = (i, j, k, m, n)
                         began = time.perf_counter()
-                        train[place], test[place] = fit(family, rank, fitted, settings, seed)
+                        errors = predictors.fit(settings.recipe(family), rank, fitted, seed)
+                        train[place], test[place] = errors.train, errors.test
                         seconds[place] = time.perf_counter() - began
     dims = tuple(coords)
     return xr.Dataset(
@@ -259,34 +241,6 @@ def run(settings: Settings) -> xr.Dataset:
         coords=coords,
         attrs={"solver": f"Adam, lr={settings.lr:g}{', falling linearly to 0' if settings.decay else ''}"},
     )
-
-
-def fit(
-    family: str, rank: int, found: pixels.Images, settings: Settings, seed: int
-) -> tuple[NDArray[np.float64], float]:
-    """The errors of training, and the test error at its end; as if labels were 0 and 1."""
-    net = network(family, rank, settings, seed)
-    lr = settings.lr if family == CP else settings.hierarchical_lr
-    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
-    if settings.decay:
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / settings.steps))
-        optimizer.register_step_post_hook(lambda *_: schedule.step())
-    record = descent.gradient_descent(
-        net,
-        found.train,
-        optimizer,
-        steps=settings.steps,
-        until_loss=0.0,
-        every=settings.every,
-        batch_size=settings.batch_size or None,
-        seed=seed,
-    )
-    scale = settings.label**2
-    train = np.full(settings.steps // settings.every + 1, np.nan)
-    train[: record.sizes["step"]] = record.loss.values / scale
-    with torch.no_grad():
-        test = (found.test.errors(net) / scale).nan_to_num(LARGEST_ERROR).clamp_max(LARGEST_ERROR).mean()
-    return train, float(test)
 
 
 NOISE = list(DATA[1:])

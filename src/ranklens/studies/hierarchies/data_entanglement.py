@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ranklens import data, drawing, seeds
 from ranklens.data import pixels
-from ranklens.studies.cp import natural_images
-from ranklens.studies.kit import records
+from ranklens.studies.kit import predictors, records
 from ranklens.studies.kit.claim import Claim
 from ranklens.tensors import measures
 from ranklens.tensors.trees import ModeTree
@@ -64,22 +63,24 @@ class Settings:
     std: float = 1e-3
     seeds: tuple[int, ...] = (0,)
 
+    def __post_init__(self) -> None:
+        """Refuse images that do not exist."""
+        predictors.check_images(self.images, self.train)
+
     @property
-    def fit(self) -> natural_images.Settings:
-        """How the factorization is trained."""
-        return natural_images.Settings(
-            images=self.images,
-            train=self.train,
-            ranks=(),
-            widths=(self.width,),
+    def recipe(self) -> predictors.Recipe:
+        """How the hierarchical factorization is built and trained."""
+        return predictors.Recipe(
+            family=predictors.HIERARCHICAL,
+            side=predictors.power_of_two(predictors.SIDES[self.images]),
+            levels=2,
             steps=self.steps,
+            lr=self.lr,
+            std=self.std,
             batch_size=self.batch_size,
-            hierarchical_lr=self.lr,
-            hierarchical_std=self.std,
             decay=self.batch_size > 0,
-            precision="float32" if self.batch_size else "float64",
             every=self.steps,
-            seeds=self.seeds,
+            precision="float32" if self.batch_size else "float64",
         )
 
 
@@ -94,8 +95,8 @@ MINUTES = {"laptop": 0.2, "paper": 8.0, "mnist": 12.0, "tiny": 0.1}
 
 def run(settings: Settings) -> xr.Dataset:
     """Entropies by size of patch, what widths cannot reach, and errors of training, for every order."""
-    fit = settings.fit
-    tree = ModeTree.square(fit.padded, 2)
+    recipe = settings.recipe
+    tree = ModeTree.square(recipe.side, 2)
     patches = sorted({len(node) for node in tree.nodes if 1 < len(node) < tree.order})
     shape = (len(ORDERS), len(settings.seeds))
     entropy = np.zeros((*shape, len(patches)))
@@ -104,7 +105,7 @@ def run(settings: Settings) -> xr.Dataset:
     excess, oracle = np.zeros(shape), np.zeros(shape)
     variance = np.zeros((shape[1], len(settings.classes)))
     for n, seed in enumerate(settings.seeds):
-        drawn = pixels.draw(pixels.Source(settings.images, fit.levels, 0, settings.train), "true", seed)
+        drawn = pixels.draw(pixels.Source(settings.images, recipe.levels, 0, settings.train), "true", seed)
         grey = _grey(settings, seed)
         angles = math.pi / 2 * grey[torch.randperm(len(grey), generator=seeds.stream(seed, "rows"))[: settings.rows]]
         for i, order in enumerate(_orders(grey, tree, seed)):
@@ -117,7 +118,7 @@ def run(settings: Settings) -> xr.Dataset:
             oracle[i, n] = _against_oracle(features[:, :: len(order) // ORACLE][:, :ORACLE])
             beyond[i, n] = [float(data.unreachable(features, tree, width)) for width in settings.widths]
             for m, label in enumerate(settings.classes):
-                whole = pixels.pad(pixels.against(drawn, label, 1.0, getattr(torch, fit.precision)), fit.padded)
+                whole = pixels.pad(pixels.against(drawn, label, 1.0, recipe.dtype), recipe.side)
                 variance[n, m] = whole.train.labels.double().var(correction=0)
                 train[i, n, m], test[i, n, m] = _fit(whole, order, settings, seed)
     dims = ("order", "seed")
@@ -144,7 +145,7 @@ def run(settings: Settings) -> xr.Dataset:
 def _grey(settings: Settings, seed: int) -> Tensor:
     """The images learnt from, padded, with grey values from 0 to 1."""
     drawn = pixels.draw(pixels.Source(settings.images, 256, 0, settings.train), "true", seed)
-    return pixels.pad(pixels.against(drawn, 0, 1.0, torch.float64), settings.fit.padded).train.images.double() / 255
+    return pixels.pad(pixels.against(drawn, 0, 1.0, torch.float64), settings.recipe.side).train.images.double() / 255
 
 
 def _orders(images: Tensor, tree: ModeTree, seed: int) -> list[Tensor]:
@@ -165,10 +166,8 @@ def _against_oracle(features: Tensor) -> float:
 def _fit(images: pixels.Images, order: Tensor, settings: Settings, seed: int) -> tuple[float, float]:
     """Train and test error after the same steps."""
     train, test = (pixels.Labelled(part.images[:, order], part.labels) for part in (images.train, images.test))
-    errors = natural_images.fit(
-        natural_images.HIERARCHICAL, settings.width, pixels.Images(train, test), settings.fit, seed
-    )
-    return float(errors[0][-1]), errors[1]
+    errors = predictors.fit(settings.recipe, settings.width, pixels.Images(train, test), seed)
+    return float(errors.train[-1]), errors.test
 
 
 def claims(record: xr.Dataset) -> list[Claim]:

@@ -13,6 +13,7 @@ from ranklens import drawing, problems
 from ranklens.dynamics import descent, optim
 from ranklens.problems import targets
 from ranklens.studies.kit import onsets, records
+from ranklens.studies.kit.agreement import agreement
 from ranklens.studies.kit.claim import Claim
 from ranklens.tensors import families, measures, trees, truncation
 from ranklens.tensors.network import TensorNetwork
@@ -81,13 +82,6 @@ def run(settings: Settings) -> xr.Dataset:
     record = xr.concat(parts, dim="case", join="outer").assign_coords(case=[*AGREE, DRAWN])
     record.attrs = attrs
     return record
-
-
-def agreement(size: int, modes: tuple[int, int]) -> torch.Tensor:
-    """1 where two of four indices agree and 0 elsewhere, less the mean."""
-    at = torch.meshgrid(*[torch.arange(size)] * 4, indexing="ij")
-    agree = (at[modes[0]] == at[modes[1]]).double()
-    return agree - agree.mean()
 
 
 def _one(settings: Settings, case: str, seed: int) -> tuple[xr.Dataset, xr.Dataset]:

@@ -20,8 +20,8 @@ from ranklens import nn as layers
 from ranklens.dynamics import optim
 from ranklens.nn.regions import Pair, Sampler
 from ranklens.progress import reporter
-from ranklens.studies.hierarchies import long_range
 from ranklens.studies.kit import records
+from ranklens.studies.kit.agreement import agreement
 from ranklens.studies.kit.claim import Claim
 from ranklens.tensors import families, measures, trees
 from ranklens.training import resumable as long_training
@@ -342,7 +342,7 @@ def exact() -> list[float]:
 def trapped(settings: Settings) -> xr.Dataset:
     """The loss of a hierarchical factorization along descent, with the penalty between both halves of its modes."""
     shape = (TRAP_SIZE,) * 4
-    task = problems.Completion.sample(long_range.agreement(TRAP_SIZE, (0, 1)), TRAP_SEEN, seed=0)
+    task = problems.Completion.sample(agreement(TRAP_SIZE, (0, 1)), TRAP_SEEN, seed=0)
     x = nn.functional.one_hot(task.indices, TRAP_SIZE).double()
     half = torch.zeros(4, TRAP_SIZE, dtype=torch.bool)
     half[:2] = True

@@ -9,12 +9,11 @@ import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ranklens import drawing, problems, seeds, theory
+from ranklens import drawing, problems, theory
 from ranklens.dynamics import flow
-from ranklens.studies.kit import records
+from ranklens.studies.kit import records, starts
 from ranklens.studies.kit.claim import Claim
-from ranklens.tensors import families, init, measures
-from ranklens.tensors.network import TensorNetwork
+from ranklens.tensors import measures
 
 TITLE = "Rank, not norms: all norms grow to infinity while the rank is minimized"
 EXPLANATION = (
@@ -65,16 +64,9 @@ def run(settings: Settings) -> xr.Dataset:
     return record
 
 
-def start(depth: int, std: float, seed: int) -> TensorNetwork:
-    """A balanced deep matrix whose product is Gaussian, with its rows swapped if its determinant is negative."""
-    [W] = seeds.normals([(2, 2)], seed, "start of the counterexample")
-    W = W if float(torch.linalg.det(W)) > 0 else W.flip(0)
-    return init.product_(families.deep_matrix((2, 2), depth), std * W)
-
-
 def _one(settings: Settings, depth: int, seed: int) -> xr.Dataset:
     return flow.gradient_flow(
-        start(depth, settings.std, seed),
+        starts.positive_determinant(depth, settings.std, seed),
         problems.Completion.counterexample(),
         until_loss=settings.until_loss_depth_2 if depth == 2 else settings.until_loss,
         rtol=settings.rtol_depth_2 if depth == 2 else settings.rtol,

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from ranklens import drawing, problems, seeds, theory
 from ranklens.dynamics import end_matrix
-from ranklens.studies.kit import records
+from ranklens.studies.kit import records, starts
 from ranklens.studies.kit.claim import Claim
-from ranklens.studies.matrices import norms_to_infinity
 from ranklens.tensors import measures
 
 TITLE = "Norms to infinity: what happens near the example, in larger matrices, and from other starts"
@@ -95,7 +94,7 @@ def _cases(settings: Settings) -> list[tuple[Case, Callable[[], xr.Dataset]]]:
             add("perturbed", task, _start(2, settings.scale, 1), depth=depth, eps=eps, until_loss=settings.until_loss)
     task = problems.Completion.counterexample(eps=settings.branch_eps)
     for seed in settings.seeds:
-        start = norms_to_infinity.start(3, settings.std, seed).tensor().detach()
+        start = starts.positive_determinant(3, settings.std, seed).tensor().detach()
         how = {"until_loss": 1e-8, "until_time": settings.until_time, "logarithmic": True}
         add("random start", task, start, depth=3, eps=settings.branch_eps, **how)
     for size in settings.sizes:
