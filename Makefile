@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: talk test test-all lint bench clean
+.PHONY: talk test test-all test-oldest lint docs gallery bench clean
 
 talk: .stamp-install
 	$(BIN)/ranklens talk --out report
@@ -20,11 +20,21 @@ lint: .stamp-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .stamp-docs  # strict: a warning, a dead link or an unknown reference fails the build
+	$(BIN)/python -m sphinx -W --keep-going -q -E -b html docs docs/_build/html
+	@echo "documentation: docs/_build/html/index.html"
+
+gallery: .stamp-install  # draws the gallery's images from the records of the last report
+	$(BIN)/python docs/draw_gallery.py report
+
+test-oldest:  # builds an environment of the oldest versions that pyproject.toml declares, and tests in it
+	$(PYTHON) tests/oldest.py
+
 bench: .stamp-install
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf .venv .stamp-* report
+	rm -rf .venv .venv-oldest .stamp-* report docs/_build
 
 .stamp-install: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'ranklens needs Python 3.11 or newer: make PYTHON=...')"
@@ -34,4 +44,8 @@ clean:
 
 .stamp-test: .stamp-install
 	$(PIP) install --quiet -c constraints.txt -e ".[test]"
+	touch $@
+
+.stamp-docs: .stamp-install
+	$(PIP) install --quiet -c constraints.txt -e ".[docs]"
 	touch $@

@@ -1,0 +1,46 @@
+"""Build .venv-oldest from the oldest versions that pyproject.toml declares, and run the tests of the library in it.
+
+`make test-oldest` runs this file. It takes some minutes and several GB: the package index has torch for CUDA only.
+"""
+
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / ".venv-oldest"
+# What is imported by the tests that run here. Their versions are free: only what a user installs is held at its floor.
+TOOLS = ("pytest>=8", "hypothesis>=6.100", "beartype>=0.18")
+# Everything but studies, whose full runs are long, and files that need tools of development.
+TESTS = tuple(f"tests/{part}" for part in "tensors problems dynamics theory completers nn data".split())
+    "tests/tensors",
+    "tests/problems",
+    "tests/dynamics",
+    "tests/theory",
+    "tests/completers",
+    "tests/nn",
+    "tests/data",
+)
+
+
+def floors() -> list[str]:
+    """Return each dependency at its declared floor: ``torch>=2.6`` becomes ``torch==2.6.*``."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return [re.sub(r">=(.+)", r"==\1.*", requirement) for requirement in declared]
+
+
+def main() -> int:
+    """Install, then test; return pytest's exit code."""
+    venv.create(FOLDER, with_pip=True)
+    python = FOLDER / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *floors(), *TOOLS], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "-e", ROOT], check=True)
+    chosen = sys.argv[1:] or list(TESTS)
+    return subprocess.run([python, "-m", "pytest", "-q", "-m", "not slow", *chosen], cwd=ROOT, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
