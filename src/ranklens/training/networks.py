@@ -1,20 +1,31 @@
-"""Small networks on labelled images, trained alike: what the studies of layers share."""
+"""Small convolutional networks that classify images, and the training data for them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ranklens import data, seeds
+from ranklens.training import loop
 
+# Output channels of the three convolutions: small enough to train on a laptop in a minute.
 CHANNELS = (16, 32, 64)
+# Momentum of SGD: the usual value.
+MOMENTUM = 0.9
+# Largest Euclidean norm of a gradient; longer gradients are scaled down to it.
+CLIP = 5.0
+# Number of images that are classified together when accuracy is measured: bounds the memory for activations.
+AT_ONCE = 2000
 
 
 @dataclass(frozen=True)
-class Split:
-    """Images of unit scale and their classes: learnt from, watched meanwhile, and asked in the end."""
+class ImageSplit:
+    """Images and their classes, for training, for validation during training, and for the final test.
+
+    Each part is a pair: float32 images of shape (n, channels, height, width), and int64 classes of shape (n,). Pixels
+    are shifted and scaled so that the whole training set, before the selection, has mean 0 and standard deviation 1.
+    """
 
     train: tuple[Tensor, Tensor]
     validation: tuple[Tensor, Tensor]
@@ -23,7 +34,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Schedule:
-    """SGD with momentum, its step size falling to zero along a half cosine."""
+    """How long and how fast to train with SGD and momentum.
+
+    Attributes:
+        steps: number of steps.
+        batch_size: number of images per step.
+        lr: initial learning rate; it falls to zero along half a period of a cosine.
+        every: number of steps between two calls of `watch`.
+    """
 
     steps: int
     batch_size: int
@@ -31,25 +49,40 @@ class Schedule:
     every: int
 
 
-def split(images: str, train: int, validation: int, seed: int) -> Split:
-    """Draw from a data set, as in `rl.data.images`; its test images are asked, all of them."""
-    found = data.images(images)
-    mean, std = found.train.images.float().mean(), found.train.images.float().std()
+def split(images: str, train: int, validation: int, seed: int) -> ImageSplit:
+    """Return random training and validation images of a data set, and all of its test images.
 
-    def taken(part: Any, rows: Any) -> tuple[Tensor, Tensor]:
-        pixels = (part.images[rows].float() - mean) / std
-        return pixels[:, None] if pixels.ndim == 3 else pixels, part.labels[rows].long()
+    Args:
+        images: name of the data set, as in `rl.data.images`.
+        train: number of training images.
+        validation: number of validation images, drawn from the remaining images of the training set.
+        seed: seed of the selection.
+    """
+    loaded = data.images(images)
+    mean, std = loaded.train.images.float().mean(), loaded.train.images.float().std()
 
-    order = torch.randperm(len(found.train.labels), generator=seeds.stream(seed, "images of networks"))
-    return Split(
-        taken(found.train, order[:train]),
-        taken(found.train, order[train : train + validation]),
-        taken(found.test, slice(None)),
+    def part(source: data.Labelled, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        pixels = (source.images[rows].float() - mean) / std
+        return pixels[:, None] if pixels.ndim == 3 else pixels, source.labels[rows].long()
+
+    order = torch.randperm(len(loaded.train.labels), generator=seeds.stream(seed, "images of networks"))
+    return ImageSplit(
+        part(loaded.train, order[:train]),
+        part(loaded.train, order[train : train + validation]),
+        part(loaded.test, slice(None)),
     )
 
 
 def cnn(side: int, colours: int, seed: int) -> nn.Sequential:
-    """Three 3 x 3 convolutions of 16, 32 and 64 channels, pooled as far as there is a side, and a linear layer."""
+    """Return an untrained classifier of ten classes: three 3 x 3 convolutions with ReLU, and one linear layer.
+
+    A 2 x 2 max-pooling follows each convolution, as long as the images are at least 4 pixels wide.
+
+    Args:
+        side: height and width of the images, in pixels.
+        colours: number of channels of the images.
+        seed: seed of the initial values.
+    """
     with seeds.initial_values(seed, "network"):
         layers: list[nn.Module] = []
         for into, out in zip((colours, *CHANNELS[:-1]), CHANNELS, strict=True):
@@ -61,30 +94,41 @@ def cnn(side: int, colours: int, seed: int) -> nn.Sequential:
 
 
 def fit(
-    model: nn.Module, images: Split, schedule: Schedule, seed: int, watch: Callable[[int], None] | None = None
-) -> None:
-    """Train on the cross entropy, calling `watch` with the step before every `every`-th one and after the last."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=schedule.lr, momentum=0.9)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.steps)
-    drawn = seeds.stream(seed, "batches of images")
+    model: nn.Module, images: ImageSplit, schedule: Schedule, seed: int, watch: Callable[[int], None] | None = None
+) -> int:
+    """Train a classifier on the cross entropy of the training images, in place, and return the number of steps taken.
+
+    Args:
+        model: maps images to one logit per class.
+        images: the data; only its training images are used.
+        schedule: how long and how fast to train.
+        seed: seed of the batches.
+        watch: is called with the number of steps taken, as in `training.loop.train`.
+    """
     x, y = images.train
-    for step in range(schedule.steps):
-        if watch is not None and step % schedule.every == 0:
-            watch(step)
-        rows = torch.randint(len(x), (schedule.batch_size,), generator=drawn)
-        loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        falling.step()
-    if watch is not None:
-        watch(schedule.steps)
+    optimizer = torch.optim.SGD(model.parameters(), lr=schedule.lr, momentum=MOMENTUM)
+    return loop.train(
+        lambda rows: nn.functional.cross_entropy(model(x[rows]), y[rows]),
+        optimizer,
+        steps=schedule.steps,
+        batches=loop.random_rows(len(x), schedule.batch_size, seeds.stream(seed, "batches of images")),
+        schedule=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.steps),
+        clip=CLIP,
+        watch=watch,
+        every=schedule.every,
+    )
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, part: tuple[Tensor, Tensor]) -> float:
-    """The share of images whose class is found."""
+    """Return the share of images whose largest logit is that of their class, between 0 and 1.
+
+    The mode of the model is left as it is: call `model.eval()` first if it has dropout or batch-norm.
+
+    Args:
+        model: maps images to one logit per class.
+        part: images and their classes, such as `ImageSplit.test`.
+    """
     x, y = part
-    found = torch.cat([model(rows).argmax(dim=1) for rows in x.split(2000)])
-    return float((found == y).double().mean())
+    predicted = torch.cat([model(rows).argmax(dim=1) for rows in x.split(AT_ONCE)])
+    return float((predicted == y).double().mean())

@@ -16,6 +16,7 @@ from ranklens.nn.overparameterize import collapse, overparameterize
 from ranklens.progress import reporter
 from ranklens.studies.kit import records
 from ranklens.studies.kit.claim import Claim
+from ranklens.training import loop
 
 TITLE = "Linear layers make an autoencoder find how many numbers describe a picture"
 EXPLANATION = (
@@ -152,15 +153,14 @@ def _dense(sizes: tuple[int, ...]) -> nn.Sequential:
 def fit(model: nn.Module, images: Tensor, settings: Settings, seed: int) -> None:
     """Adam on the mean square error."""
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, fused=True)
-    drawn = seeds.stream(seed, "batches of pictures")
-    for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * min(1.0, 2 * (1 - step / settings.steps))
-        batch = images[torch.randint(len(images), (settings.batch_size,), generator=drawn)]
-        loss = (model(batch) - batch).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    batches = loop.random_rows(len(images), settings.batch_size, seeds.stream(seed, "batches of pictures"))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 2 * (1 - step / settings.steps)))
+
+    def loss(rows: loop.Rows) -> Tensor:
+        batch = images[rows]
+        return (model(batch) - batch).square().mean()
+
+    loop.train(loss, optimizer, steps=settings.steps, batches=batches, schedule=schedule)
 
 
 @torch.no_grad()

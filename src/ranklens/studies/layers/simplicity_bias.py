@@ -14,6 +14,7 @@ from ranklens.problems import targets
 from ranklens.studies.kit import records
 from ranklens.studies.kit.claim import Claim
 from ranklens.tensors import measures
+from ranklens.training import loop
 
 TITLE = "Deeper networks compute outputs of lower rank, before training and after"
 EXPLANATION = (
@@ -139,12 +140,7 @@ def _train(model: nn.Module, x: Tensor, y: Tensor, optimizer: str, lr: float, st
         "momentum": lambda p: torch.optim.SGD(p, lr=lr, momentum=0.9),
         "Adam": lambda p: torch.optim.Adam(p, lr=lr),
     }[optimizer](model.parameters())
-    for _ in range(steps):
-        loss = (model(x) - y).square().sum(dim=1).mean() / 2
-        made.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        made.step()
+    loop.train(lambda rows: (model(x[rows]) - y[rows]).square().sum(dim=1).mean() / 2, made, steps=steps, clip=1.0)
 
 
 @torch.no_grad()
