@@ -36,9 +36,63 @@ def test_long_times_get_a_scale_that_shows_them():
     assert rl.plot(record()).axes[0].get_xscale() == "linear"
 
 
-def test_what_is_no_record_is_refused():
+def test_datasets_that_are_no_records_are_refused():
     with pytest.raises(ValueError, match="a record has one of time, step, distance"):
         rl.plot(xr.Dataset({"x": ("y", [1.0])}))
+    with pytest.raises(ValueError, match="the list of records is empty"):
+        rl.plot([])
+    with pytest.raises(ValueError, match="run along step and time"):
+        rl.plot([record(), record().rename(time="step")])
+    with pytest.raises(ValueError, match="no variable along time in common"):
+        rl.plot([record(), record().rename(loss="error")])
+
+
+def test_a_comparison_has_a_line_per_record_for_every_common_quantity():
+    one = record(vector=(("time", "vector_0"), np.full((3, 4), 2.0)), mine=("time", np.ones(3)))
+    other = record(vector=(("time", "vector_0"), np.full((3, 9), 1.0)), size=("time", np.ones(3)))
+    made = rl.plot([one, other.assign_coords(time=[0.0, 5.0, 6.0])])
+    loss, vector = made.axes
+    assert [axes.get_title(loc="left") for axes in made.axes] == ["loss", "vector"]
+    assert loss.get_yscale() == "log"
+    assert [line.get_xdata().tolist() for line in loss.lines] == [[0, 1, 2], [0, 5, 6]]
+    assert [line.get_ydata().tolist() for line in vector.lines] == [[4.0] * 3, [3.0] * 3]  # norms of 4 twos, 9 ones
+    assert vector.get_ylabel() == "norm of vector"
+
+
+def names(figure):
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+def test_the_legend_of_a_comparison_says_how_the_records_differ():
+    shared = {"loss_function": "mse", "versions": "1"}
+    runs = [
+        record().assign_attrs(shared, network=network, seconds=seconds)
+        for network, seconds in [("cp", 1), ("train", 2)]
+    ]
+    assert names(rl.plot(runs)) == ["record 0: cp", "record 1: train"]
+    seeds = [record().assign_coords(seed=seed) for seed in (3, 5)]
+    assert names(rl.plot(seeds)) == ["record 0: seed=3", "record 1: seed=5"]
+    assert names(rl.plot([record(), record()])) == ["record 0", "record 1"]
+
+
+@pytest.mark.parametrize(
+    ("stopped", "until_loss", "early"),
+    [
+        ("loss", 1e-3, False),
+        ("time", 1e-3, False),
+        ("evaluations", 1e-3, True),
+        ("nan", 0.0, True),
+        ("steps", 1e-3, True),
+        ("steps", 0.0, False),
+        ("stationary", 1e-3, True),
+        ("stationary", 0.0, False),
+    ],
+)
+def test_a_run_that_stopped_before_its_goal_is_marked(stopped, until_loss, early):
+    run = record().assign_attrs(stopped=stopped, until_loss=until_loss)
+    title = rl.plot(run).get_suptitle()
+    assert (title == f"The run stopped before its goal: {stopped}") if early else title == ""
+    assert [f"(stopped: {stopped})" in name for name in names(rl.plot([record(), run]))] == [False, early]
 
 
 def test_svg_stands_inside_a_page_and_is_the_same_every_time():

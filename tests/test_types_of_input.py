@@ -1,4 +1,4 @@
-"""What the wrong type gets; the suite's own type checker would answer first, so a Python without it is asked."""
+"""Errors for arguments of a wrong type, in a Python without the suite's type checker, which would raise first."""
 
 import json
 import subprocess
@@ -29,6 +29,8 @@ CALLS = {
     "rl.MatrixCompleter(scale='small').fit([[1.0, 2.0]])": "scale is 'small'; it must be a number",
     "rl.TensorCompleter((2, 2), random_state=None).fit([[0, 1]], [1.0])": "random_state is None",
     "rl.save(3, 'x')": "cannot save a int",
+    "rl.plot(3)": "cannot draw a int; pass a record (xarray.Dataset) or a list of records",
+    "rl.plot([3])": "cannot draw a list of int; pass a record",
 }
 SCRIPT = """
 import json, sys, torch, ranklens as rl

@@ -1,12 +1,12 @@
-"""Pictures: the conventions that all figures share, and `plot`, the first thing typed after a run.
+"""Figures: the conventions that all of them share, and `plot`, which draws the records of runs.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart; line styles repeat what colours say.
-Figures are made without pyplot, so that drawing needs no screen and keeps no global state.
+The colours are those of Okabe and Ito, which colour-blind readers can tell apart; each colour also has a line style of
+its own. Figures are made without pyplot, so that drawing needs no screen and leaves no global state.
 """
 
 import io
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 import matplotlib
 import numpy as np
@@ -14,10 +14,29 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+Dashes = str | tuple[int, tuple[int, ...]]
+
+
+class LineStyle(TypedDict):
+    """Colour and dashes of a line, as matplotlib takes them."""
+
+    color: str
+    linestyle: Dashes
+
+
+class TheoryStyle(LineStyle):
+    """Colour, dashes and width of a line."""
+
+    linewidth: float
+
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
-THEORY: Any = {"color": "#000000", "linestyle": (0, (4, 3)), "linewidth": 1.3}
+STYLES: tuple[Dashes, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+# The style of every line that shows a theoretical value or bound.
+THEORY: TheoryStyle = {"color": "#000000", "linestyle": (0, (4, 3)), "linewidth": 1.3}
+# Settings of matplotlib that hold in every figure. Its own type of them lists all possible keys.
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -34,16 +53,33 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ranklens",
 }
-AXIS_NAMES = {  # along which a record is drawn, and what is written there
+# Coordinates that a record can be drawn along, and the axis label of each.
+AXIS_NAMES = {
     "time": "time of the gradient flow",
     "step": "steps of the optimizer",
-    "distance": "distance of the patches, pixels",
+    "distance": "distance between the patches, in pixels",
 }
-FEW = 7  # that many lines get a colour and a name each; the rest share one
+# Number of lines in a panel that get a colour and a name each. Further lines are grey and share one name.
+FEW = 7
+# Values of the attribute `stopped` of a run that ended before its goal, whatever its goal was.
+FAILURES = ("evaluations", "singular", "nan")
+# Values of `stopped` of a run that ended before its goal if that was a loss above zero, which it has not reached.
+SHORTFALLS = ("steps", "stationary")
+# Attributes that say how a run went. They differ between any two runs, so they do not name a run.
+OUTCOMES = ("stopped", "message", "evaluations", "steps", "seconds", "versions")
+# Characters of a record's name in a legend, at most; longer ones would cover the lines.
+LONGEST_NAME = 60
 
 
 def figure(columns: int = 1, rows: int = 1, *, width: float = 4.2, height: float = 3.3) -> tuple[Figure, list[Axes]]:
-    """A figure of panels and its axes, row by row."""
+    """Return a new figure with a grid of panels, and the panels row by row.
+
+    Args:
+        columns: number of panels per row.
+        rows: number of rows.
+        width: width of a panel in inches.
+        height: height of a panel in inches.
+    """
     with matplotlib.rc_context(STYLE):
         made = Figure(figsize=(width * columns, height * rows), layout="constrained")
         FigureCanvasAgg(made)
@@ -51,95 +87,206 @@ def figure(columns: int = 1, rows: int = 1, *, width: float = 4.2, height: float
     return made, list(axes)
 
 
-def style(k: int) -> Any:
-    """Colour and line style of the k-th of several lines."""
+def style(k: int) -> LineStyle:
+    """Return colour and line style of the k-th of several lines; they repeat after `FEW` lines."""
     return {"color": COLOURS[k % FEW], "linestyle": STYLES[k % FEW]}
 
 
-def lines(axes: Axes, x: Any, values: Any, names: Sequence[str], *, rest: str = "all others") -> None:
-    """Draw the columns of `values` (x, lines) against x: the first few by colour and style, the others in grey."""
-    values = np.asarray(values).reshape(len(x), -1)
-    for k in reversed(range(values.shape[1])):
+def lines(axes: Axes, x: ArrayLike, values: ArrayLike, names: Sequence[str], *, rest: str = "all others") -> None:
+    """Draw several lines into one panel, with a legend if there is more than one.
+
+    Args:
+        axes: the panel.
+        x: (points,) positions that the lines share.
+        values: (points, lines) or (points,) heights.
+        names: names of the first lines. The first `FEW` lines that have a name get a colour and a style each; all
+            other lines are grey.
+        rest: the name that all grey lines share.
+    """
+    at = np.asarray(x)
+    columns = np.asarray(values).reshape(len(at), -1)
+    for k in reversed(range(columns.shape[1])):
         if k < min(len(names), FEW):
-            axes.plot(x, values[:, k], label=names[k], zorder=3, **style(k))
+            axes.plot(at, columns[:, k], label=names[k], zorder=3, **style(k))
         else:
-            last = k == values.shape[1] - 1
-            axes.plot(x, values[:, k], color="#999999", linewidth=0.7, label=rest if last else None)
+            last = k == columns.shape[1] - 1
+            axes.plot(at, columns[:, k], color="#999999", linewidth=0.7, label=rest if last else None)
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
         axes.legend(handles[::-1], labels[::-1], fontsize=8)
 
 
 def label(axes: Axes, title: str, x: str, y: str) -> None:
-    """Title and axes of a panel."""
+    """Write the title of a panel and the names of its two axes."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
 
 
-def plot(run: xr.Dataset) -> Figure:
-    """Draw a record: the loss, and a panel for everything that was tracked (as lines; larger things by norm).
+def plot(run: xr.Dataset | Sequence[xr.Dataset]) -> Figure:
+    """Draw a record, or compare several records of runs.
 
-    A flow is drawn against time where that spans few decades, and against the steps of the solver, which make
-    plateaus short and escapes visible, where it spans many.
+    One record gets a panel for the loss and one for every tracked quantity: a line for a number, several lines for a
+    vector, and a line for the norm of anything larger. Several records get a panel for every quantity that all of them
+    have, with one line per record: the quantity if it is a number, else its norm. The legend names the attributes and
+    scalar coordinates in which the records differ. A run whose attribute `stopped` says that it ended before its goal
+    is marked: in the title of the figure, or in the legend of a comparison.
+
+    Time is drawn on a logarithmic scale where it spans many decades, as the times of a stiff flow do.
 
     Args:
-        run: what `gradient_flow`, `gradient_descent` or `rl.nn.locality_profile` returned.
+        run: what `gradient_flow`, `gradient_descent` or `rl.nn.locality_profile` returned, or a list of such records.
 
     Returns:
-        A matplotlib Figure; notebooks show it, `.savefig(path)` writes it.
+        A matplotlib Figure. Notebooks display it; `.savefig(path)` writes it.
 
     Raises:
-        ValueError: for a Dataset without a coordinate `time`, `step` or `distance`.
+        TypeError: for anything but a Dataset or a sequence of Datasets.
+        ValueError: for a Dataset without a coordinate `time`, `step` or `distance`, for no records, or for records
+            along different coordinates.
 
     >>> import ranklens as rl
     >>> task = rl.Completion.counterexample()
-    >>> net = rl.deep_matrix((2, 2), depth=2, std=0.1)
-    >>> run = rl.gradient_flow(net, task, until_time=5.0, track={"s": lambda net: rl.singular_values(net.tensor())})
-    >>> [axes.get_title(loc="left") for axes in rl.plot(run).axes]
+    >>> nets = [rl.deep_matrix((2, 2), depth, std=0.1) for depth in (2, 3)]
+    >>> track = {"s": lambda net: rl.singular_values(net.tensor())}
+    >>> runs = [rl.gradient_flow(net, task, until_time=5.0, track=track) for net in nets]
+    >>> [axes.get_title(loc="left") for axes in rl.plot(runs[0]).axes]
     ['loss', 's']
+    >>> [len(axes.lines) for axes in rl.plot(runs).axes]
+    [2, 2]
     """
-    axis = next((name for name in AXIS_NAMES if name in run.coords), None)
-    if axis is None:
-        raise ValueError(f"the Dataset has coordinates {list(run.coords)}; a record has one of {', '.join(AXIS_NAMES)}")
-    names = [name for name, variable in run.data_vars.items() if axis in variable.dims]
+    if isinstance(run, xr.Dataset):
+        return _plot_one(run)
+    kind = type(run).__name__
+    if not isinstance(run, Sequence):
+        wrong = [kind]
+    else:
+        wrong = [f"{kind} of {type(each).__name__}" for each in run if not isinstance(each, xr.Dataset)]
+    if wrong:
+        raise TypeError(f"cannot draw a {wrong[0]}; pass a record (xarray.Dataset) or a list of records")
+    if not run:
+        raise ValueError("the list of records is empty; pass at least one record")
+    axes = sorted({_axis(record) for record in run})
+    if len(axes) > 1:
+        raise ValueError(f"the records run along {' and '.join(axes)}; compare records that run along the same one")
+    return _plot_several(run, axes[0])
+
+
+def _plot_one(run: xr.Dataset) -> Figure:
+    """Return the figure of one record."""
+    axis = _axis(run)
+    names = _quantities(run)
     made, panels = figure(len(names))
     for name, axes in zip(names, panels, strict=True):
         values = run[name].values.astype(float)
-        flat = values.reshape(len(values), -1)
-        shown = np.linalg.norm(flat, axis=1) if values.ndim > 2 else flat
-        lines(axes, run[axis].values, shown, _names(run[name]))
-        label(axes, str(name), _axis_name(axis, run), f"norm of {name}" if values.ndim > 2 else str(name))
-        if name == "loss" and (values > 0).all():
-            axes.set_yscale("log")
-        _scale_time(axes, run[axis].values)
+        large = values.ndim > 2
+        lines(axes, run[axis].values, _norms(values) if large else values, _line_names(run[name]))
+        label(axes, name, _axis_name(axis, run), f"norm of {name}" if large else name)
+        _scale(axes, name, [run[axis].values], [values])
+    if _is_early(run):
+        made.suptitle(f"The run stopped before its goal: {run.attrs['stopped']}")
     return made
 
 
-def _scale_time(axes: Axes, at: Any) -> None:
-    positive = at[at > 0]
+def _plot_several(runs: Sequence[xr.Dataset], axis: str) -> Figure:
+    """Return the figure that compares several records along one coordinate.
+
+    Raises:
+        ValueError: if no quantity is in all of them.
+    """
+    names = [name for name in _quantities(runs[0]) if all(name in _quantities(run) for run in runs)]
+    if not names:
+        raise ValueError(f"the records have no variable along {axis} in common; compare records of like runs")
+    made, panels = figure(len(names))
+    titles = _record_names(runs)
+    times = [run[axis].values for run in runs]
+    for name, axes in zip(names, panels, strict=True):
+        values = [run[name].values.astype(float) for run in runs]
+        numbers = all(heights.size == len(heights) for heights in values)
+        for k, (at, heights) in enumerate(zip(times, values, strict=True)):
+            axes.plot(at, heights.reshape(-1) if numbers else _norms(heights), label=titles[k], **style(k))
+        label(axes, name, _axis_name(axis, runs[0]), name if numbers else f"norm of {name}")
+        _scale(axes, name, times, values)
+        axes.legend(fontsize=8)
+    return made
+
+
+def _axis(run: xr.Dataset) -> str:
+    """Return the coordinate that a record is drawn along.
+
+    Raises:
+        ValueError: if it has none of `AXIS_NAMES`.
+    """
+    for name in AXIS_NAMES:
+        if name in run.coords:
+            return name
+    raise ValueError(f"the Dataset has coordinates {list(run.coords)}; a record has one of {', '.join(AXIS_NAMES)}")
+
+
+def _quantities(run: xr.Dataset) -> list[str]:
+    """Return the names of the variables that depend on the coordinate that a record is drawn along."""
+    return [str(name) for name, variable in run.data_vars.items() if _axis(run) in variable.dims]
+
+
+def _norms(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the norm of every row of (rows, ...)."""
+    return np.linalg.norm(values.reshape(len(values), -1), axis=1)
+
+
+def _scale(axes: Axes, name: str, times: Sequence[ArrayLike], values: Sequence[ArrayLike]) -> None:
+    """Choose the scales of a panel: logarithmic for a positive loss, and for times that span many decades."""
+    if name == "loss" and all((np.asarray(heights) > 0).all() for heights in values):
+        axes.set_yscale("log")
+    at = np.concatenate([np.asarray(each) for each in times])
+    positive = np.sort(at[at > 0])
     if len(positive) > 2 and positive[-1] > 1e4 * np.median(positive):
         axes.set_xscale("symlog", linthresh=max(float(np.median(positive)), 1e-300))
 
 
 def _axis_name(axis: str, run: xr.Dataset) -> str:
+    """Return the label of the horizontal axis."""
     if axis == "step" and "solver" in run.attrs:
         return f"steps of {str(run.attrs['solver']).split(' ', maxsplit=1)[0]}"
     return AXIS_NAMES[axis]
 
 
-def _names(values: xr.DataArray) -> list[str]:
-    """Of the lines of a variable: by the labels of its one other dimension if these are words, else by number."""
-    if values.size == len(values):  # one line
+def _line_names(values: xr.DataArray) -> list[str]:
+    """Return the names of a variable's lines: the labels of its other dimension if these are words, else numbers."""
+    if values.size == len(values):
         return [str(values.name)]
     labels = values.coords.get(values.dims[1])
     if values.ndim == 2 and labels is not None and labels.dtype.kind in "UO":
-        return [str(label) for label in labels.values]
+        return [str(name) for name in labels.values]
     return [f"{values.name}[{k}]" for k in range(FEW)]
 
 
+def _record_names(runs: Sequence[xr.Dataset]) -> list[str]:
+    """Return a name for every record: its number, and the settings in which it differs from the others."""
+    settings = [_settings(run) for run in runs]
+    keys = [key for key in settings[0] if all(key in each for each in settings)]
+    different = [key for key in keys if len({each[key] for each in settings}) > 1]
+    found = []
+    for k, (run, each) in enumerate(zip(runs, settings, strict=True)):
+        name = ": ".join([f"record {k}", *([", ".join(each[key] for key in different)] if different else [])])
+        name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
+        found.append(f"{name} (stopped: {run.attrs['stopped']})" if _is_early(run) else name)
+    return found
+
+
+def _settings(run: xr.Dataset) -> Mapping[str, str]:
+    """Return what identifies a record: its scalar coordinates as "name=value", and its attributes as they are."""
+    coordinates = {str(name): f"{name}={value.values}" for name, value in run.coords.items() if not value.dims}
+    return coordinates | {str(name): str(value) for name, value in run.attrs.items() if name not in OUTCOMES}
+
+
+def _is_early(run: xr.Dataset) -> bool:
+    """Return whether the record's attributes say that the run stopped before its goal."""
+    stopped, until_loss = run.attrs.get("stopped"), run.attrs.get("until_loss", 0.0)
+    return stopped in FAILURES or (stopped in SHORTFALLS and until_loss > 0)
+
+
 def svg(made: Figure) -> str:
-    """A figure as an SVG element, without the XML header, to stand inside a page."""
+    """Return a figure as the text of an SVG element, without the XML header, to be put into an HTML page."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         made.savefig(buffer, format="svg", metadata={"Date": None})
