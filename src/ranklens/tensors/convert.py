@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-ArrayLike: TypeAlias = NDArray[np.generic] | Sequence[object]
+ArrayLike: TypeAlias = NDArray[np.generic] | Sequence[object] | float
 TensorLike: TypeAlias = Tensor | ArrayLike
 
 
@@ -70,7 +70,12 @@ def as_floating(name: str, value: TensorLike) -> Tensor:
 
 
 def _from_numbers(name: str, value: ArrayLike) -> Tensor:
-    """Return the tensor of a numpy array, of a number, or of nested lists, which may hold tensors."""
+    """Return the tensor of a numpy array, of a number, or of nested lists, which may hold tensors.
+
+    Raises:
+        TypeError: if the value is none of these.
+        ValueError: if nested lists have unequal lengths.
+    """
     if isinstance(value, str | bytes) or not (isinstance(value, Sequence | Real) or hasattr(value, "__array__")):
         given = "None" if value is None else f"of type {type(value).__name__}"
         raise TypeError(f"{name} is {given}; pass a tensor, a numpy array or nested lists of numbers")
@@ -87,7 +92,11 @@ def _from_numbers(name: str, value: ArrayLike) -> Tensor:
 
 
 def _in_a_dtype_of_torch(name: str, array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Return an array that torch can share memory with: copied where its dtype, strides or read-only memory need it."""
+    """Return an array that torch can share memory with: copied where its dtype, strides or read-only memory need it.
+
+    Raises:
+        TypeError: if the entries are not numbers.
+    """
     if array.dtype.kind not in "biufc":
         raise TypeError(f"{name} has entries of dtype {array.dtype}; pass real numbers only")
     if array.dtype.kind in "iu":
