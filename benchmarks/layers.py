@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import ranklens as rl
 from ranklens.nn import composed
-from ranklens.studies.layers import expandnets
 from ranklens.training import networks
+from ranklens.training.layer_by_layer import LayerByLayer, layer_by_layer
 
 OUT = Path(__file__).parent / "LAYERS.md"
 
@@ -63,7 +63,7 @@ def small_cnn(rounds: int) -> list[str]:
     plain = networks.cnn(32, 3, seed=0)
     kernels = lambda name, layer: isinstance(layer, nn.Conv2d)  # noqa: E731
     deep = rl.nn.overparameterize(plain, kind="expanded", where=kernels)
-    one_by_one = expandnets.one_by_one(deep)
+    one_by_one = layer_by_layer(deep)
     assert torch.allclose(one_by_one(x), deep(x), atol=1e-4)
     last = torch.channels_last
     variants = {
@@ -116,7 +116,7 @@ def conv(rounds: int) -> list[str]:
             deep = rl.nn.overparameterize(plain, **options)
             variants[name] = _forward_and_backward(deep, x)
             if name == "expanded":
-                variants["expanded, layer by layer"] = _forward_and_backward(expandnets.LayerByLayer(deep), x)
+                variants["expanded, layer by layer"] = _forward_and_backward(LayerByLayer(deep), x)
         variants["collapsed"] = _forward_and_backward(rl.nn.collapse(deep), x)
         for name, layer in _tltorch(plain).items():
             variants[name] = _forward_and_backward(layer, x)

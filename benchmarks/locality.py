@@ -16,18 +16,11 @@ from layers import timed
 from torch import Tensor, nn
 
 import ranklens as rl
-from ranklens.studies.layers import countering_locality
-from ranklens.training.resumable import Examples
+from ranklens.training import long_range, networks
 
 OUT = Path(__file__).parent / "LOCALITY.md"
 WEIGHT = 1.0
 Term = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
-
-
-def cnn(channels: int) -> nn.Module:
-    """The six layers of the study, for pictures of 32 x 32."""
-    example = Examples(lambda rows: torch.zeros(len(rows), channels, 32, 32), torch.zeros(1))
-    return countering_locality.network(countering_locality.PRESETS["digits"], example, 0)
 
 
 def step(model: nn.Module, x: Tensor, y: Tensor, term: Term | None, due: Callable[[], bool]) -> Callable[[], None]:
@@ -81,9 +74,8 @@ def costs(name: str, make: Callable[[], nn.Module], side: int, batch: int, round
 
 def biases(batches: int) -> list[str]:
     """Mean value, and angle of the mean gradient, of cheaper forms over the same batches, against the full form."""
-    settings = countering_locality.PRESETS["digits"]
-    learnt, _, boxes = countering_locality.examples(settings, settings.ranges[-1], 0)
-    model = countering_locality.network(settings, learnt, 0)
+    task = long_range.same_class("digits", 48, train=2000, test=10, canvas=(8, 64), seed=0)
+    model = networks.strided_cnn(1, seed=0)
     names = [p for p in model.parameters() if p.requires_grad]
     forms: dict[str, dict[str, object]] = {
         "whole batch": {},
@@ -93,10 +85,10 @@ def biases(batches: int) -> list[str]:
     values = dict.fromkeys(forms, 0.0)
     gradients = {form: [torch.zeros_like(p) for p in names] for form in forms}
     for k in range(batches):
-        rows = torch.randperm(len(learnt), generator=torch.Generator().manual_seed(k))[:64]
-        x = learnt.pictures(rows)
+        rows = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(k))[:64]
+        x = task.train.pictures(rows)
         for form, how in forms.items():
-            found = rl.nn.locality_penalty(model, x, patches=boxes, **how)  # type: ignore[arg-type]
+            found = rl.nn.locality_penalty(model, x, patches=task.patches, **how)  # type: ignore[arg-type]
             values[form] += float(found.detach()) / batches
             parts = torch.autograd.grad(found, names, allow_unused=True, materialize_grads=True)
             gradients[form] = [total + part for total, part in zip(gradients[form], parts, strict=True)]
@@ -140,7 +132,7 @@ def main() -> None:
         "",
         "| network | step | ms | ratio |",
         "|---|---|---:|---:|",
-        *costs("CNN of six layers, 32 x 32, batch 64", lambda: cnn(3), 32, 64, options.rounds),
+        *costs("CNN of six layers, 32 x 32, batch 64", lambda: networks.strided_cnn(3, seed=0), 32, 64, options.rounds),
         *costs("ResNet-18, 64 x 64, batch 32", lambda: rl.nn.resnet(18), 64, 32, options.rounds),
         "",
         "Cheaper forms over the same 50 batches of pairs, at the start of training, batch-norm in training mode: mean "

@@ -11,6 +11,8 @@ from ranklens.training import loop
 
 # Output channels of the three convolutions: small enough to train on a laptop in a minute.
 CHANNELS = (16, 32, 64)
+# Output channels and stride of the six convolutions of `strided_cnn`.
+STRIDED = ((16, 2), (32, 2), (64, 2), (64, 1), (64, 1), (64, 1))
 # Momentum of SGD: the usual value.
 MOMENTUM = 0.9
 # Largest Euclidean norm of a gradient; longer gradients are scaled down to it.
@@ -91,6 +93,28 @@ def cnn(side: int, colours: int, seed: int) -> nn.Sequential:
                 layers.append(nn.MaxPool2d(2))
                 side //= 2
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(CHANNELS[-1] * side**2, 10))
+
+
+def strided_cnn(channels: int, seed: int) -> nn.Sequential:
+    """Return an untrained network with one logit per image: six convolutions with batch-norm, pooling, a linear layer.
+
+    The first three convolutions have stride 2. The pooling is a mean over all positions, so that images may have any
+    size.
+
+    Args:
+        channels: number of channels of the images.
+        seed: seed of the initial values.
+
+    >>> import torch
+    >>> strided_cnn(3, seed=0)(torch.zeros(2, 3, 8, 64)).shape
+    torch.Size([2, 1])
+    """
+    with seeds.initial_values(seed, "network"):
+        layers: list[nn.Module] = []
+        for out, stride in STRIDED:
+            layers += [nn.Conv2d(channels, out, 3, stride, 1), nn.BatchNorm2d(out), nn.ReLU()]
+            channels = out
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1))
 
 
 def fit(

@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ranklens import drawing
-from ranklens.nn.overparameterize import collapse, overparameterize
+from ranklens.nn.overparameterize import overparameterize
 from ranklens.progress import reporter
 from ranklens.studies.kit import records
 from ranklens.studies.kit.claim import Claim
 from ranklens.training import networks
+from ranklens.training.layer_by_layer import LayerByLayer, kernels, layer_by_layer
 
 TITLE = "Expanded kernels, composed before they are applied, cost a fraction of what their layers do"
 EXPLANATION = (
@@ -81,7 +82,7 @@ def run(settings: Settings) -> xr.Dataset:
             deep = overparameterize(plain, kind="expanded", width=settings.rate, where=_kernels, seed=seed)
             same[n], gradient[n] = _differences(deep, images.train[0][:8])
             rows = slice(settings.batch_size)
-            seconds[:, n] = _seconds([plain, deep, one_by_one(deep)], images.train[0][rows], images.train[1][rows])
+            seconds[:, n] = _seconds([plain, deep, layer_by_layer(deep)], images.train[0][rows], images.train[1][rows])
             for k, model in enumerate((plain, deep)):
                 report(f"{WAYS[k]}, seed {seed}")
 
@@ -114,36 +115,9 @@ def _kernels(_: str, layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d)
 
 
-class LayerByLayer(nn.Module):
-    """A chain of kernels over activations, one by one: padding before the first, as inner padding would be wrong."""
-
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        self.kernels = nn.ParameterList([nn.Parameter(k.detach().clone()) for k in layer.composition.network.kernels])
-        self.bias = nn.Parameter(layer.bias.detach().clone())
-        self.padding = layer.padding
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same output as with the one kernel."""
-        *inner, last = self.kernels
-        for k, kernel in enumerate(inner):
-            x = nn.functional.conv2d(x, kernel, padding=self.padding if k == 0 else 0)
-        return nn.functional.conv2d(x, last, self.bias)
-
-
-def one_by_one(deep: nn.Sequential) -> nn.Sequential:
-    """The network with its kernels' chains over activations."""
-    plain = collapse(deep)
-    parts = [
-        LayerByLayer(layer) if hasattr(layer, "composition") else other
-        for layer, other in zip(deep.children(), plain.children(), strict=True)
-    ]
-    return nn.Sequential(*parts)
-
-
 def _differences(deep: nn.Sequential, x: Tensor) -> tuple[float, float]:
     """How far outputs and gradients of the kernels are from those layer by layer, relative to the largest."""
-    other = one_by_one(deep)
+    other = layer_by_layer(deep)
     found, expected = deep(x), other(x)
     difference = float(((found - expected).abs().max() / expected.abs().max()).detach())
     found.square().sum().backward()
@@ -152,14 +126,10 @@ def _differences(deep: nn.Sequential, x: Tensor) -> tuple[float, float]:
         (kernel.grad, literal.grad)
         for layer, chain in zip(deep.children(), other.children(), strict=True)
         if isinstance(chain, LayerByLayer)
-        for kernel, literal in zip(_chain(layer), chain.kernels, strict=True)
+        for kernel, literal in zip(kernels(layer), chain.kernels, strict=True)
     ]
     deep.zero_grad()
     return difference, max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
-
-
-def _chain(layer: Any) -> Any:
-    return layer.composition.network.kernels
 
 
 def _seconds(models: list[nn.Module], x: Tensor, y: Tensor) -> Any:
