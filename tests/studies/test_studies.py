@@ -120,7 +120,7 @@ def test_fitted_exponents_are_those_of_a_power_law():
 
 def sixes(control):
     """The digits of the laptop's preset, sixes against all others, in float64."""
-    drawn = pixels.draw(pixels.Source("digits", levels=2, side=0, train=1200), control, 0)
+    drawn = pixels.draw(pixels.Selection("digits", levels=2, side=0, train=1200), control, 0)
     return pixels.against(drawn, 6, 1.0, torch.float64)
 
 

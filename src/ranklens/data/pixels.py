@@ -1,4 +1,7 @@
-"""Images as entries of a tensor, a mode per pixel and its levels the indices; and the same with either part random."""
+"""Images as indices of tensor entries: one mode per pixel, its grey level as the index, and a value to predict.
+
+Two controls replace the images, or their labels, by random ones.
+"""
 
 from dataclasses import dataclass
 
@@ -12,57 +15,80 @@ from ranklens.tensors import contract
 from ranklens.tensors.network import TensorNetwork
 
 CONTROLS = ("true", "random images", "random labels")
-ROWS = 4096  # entries that are evaluated together where no gradient is wanted
+# Number of entries that are evaluated together where no gradient is needed: bounds the memory for intermediates.
+AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Images as entries of a tensor, to be fitted in the mean square: a problem for `gradient_descent`.
+class PixelCompletion:
+    """The problem of fitting entries of a tensor that are indexed by the pixels of images, in the mean square.
+
+    It is a `rl.problems.BatchedProblem`, for `rl.gradient_descent`.
 
     Attributes:
-        images: (n, pixels) levels.
-        labels: (n,) what the entry should be.
+        images: (n, pixels) grey levels: one index per mode.
+        labels: (n,) value that the entry of each image should have.
     """
 
     images: UInt8[Tensor, "n pixels"]
     labels: Float[Tensor, "n"]
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.labels)
 
-    def subset(self, rows: Tensor) -> "Labelled":
-        """Some of the images."""
-        return Labelled(self.images.index_select(0, rows), self.labels.index_select(0, rows))
+    def subset(self, rows: Tensor) -> "PixelCompletion":
+        """Return the problem made of some of the images.
+
+        Args:
+            rows: (k,) row numbers.
+        """
+        return PixelCompletion(self.images.index_select(0, rows), self.labels.index_select(0, rows))
 
     def errors(self, net: TensorNetwork) -> Float[Tensor, "n"]:
-        """The squared error of every image."""
-        size = len(self) if torch.is_grad_enabled() else ROWS
+        """Return the squared difference of entry and label for every image.
+
+        Indices are not checked: levels of images are within the modes of a network made for them.
+
+        Args:
+            net: a network with one mode per pixel, whose size is the number of grey levels.
+        """
+        size = len(self) if torch.is_grad_enabled() else AT_ONCE
         found = [contract.entries(net.layout, net.stacks, part) for part in self.images.split(size)]
         return (torch.cat(found) - self.labels).square()
 
     def loss(self, net: TensorNetwork) -> Float[Tensor, ""]:
-        """Their mean."""
+        """Return the mean over images of the squared difference of entry and label.
+
+        Args:
+            net: a network with one mode per pixel, whose size is the number of grey levels.
+        """
         return self.errors(net).mean()
 
 
 @dataclass(frozen=True)
-class Images:
-    """What is learnt from, and what is asked."""
+class PixelData:
+    """Training and test images of a predictor, as two completion problems.
 
-    train: Labelled
-    test: Labelled
+    Attributes:
+        train: problem of the training images.
+        test: problem of the test images.
+    """
+
+    train: PixelCompletion
+    test: PixelCompletion
 
 
 @dataclass(frozen=True)
-class Source:
-    """Which images, and what of them: everything that a draw of training images depends on.
+class Selection:
+    """Which images of a data set are used, and at which resolution.
 
     Attributes:
         name: "digits", "mnist" or "fashion-mnist", as in `rl.data.images`.
-        levels: of a pixel.
-        side: to which images are averaged down; 0 leaves them as they are.
-        train: how many are learnt from; 0 takes all. The digits have no test images of their own, the rest of them is.
+        levels: number of grey levels of a pixel, 2 to 256.
+        side: height and width, in pixels, to which images are averaged down; 0 leaves them as they are.
+        train: number of training images; 0 takes as many as the data set has. The training images of "digits" are drawn
+            from all of its images, and the others are the test images; other sets keep their test images.
     """
 
     name: str
@@ -71,59 +97,89 @@ class Source:
     train: int
 
 
-def draw(source: Source, control: str, seed: int) -> tuple[data.Labelled, data.Labelled]:
-    """Train and test images of levels, with their classes; random images keep the classes, random labels the images.
+def draw(selection: Selection, control: str, seed: int) -> tuple[data.Labelled, data.Labelled]:
+    """Return training and test images with few grey levels and their classes, as they are or with a part made random.
 
-    Labels are permuted within train and test images each, so that every class stays as frequent as it is.
+    With control "random images", every pixel is replaced by a uniformly random level and the classes are kept. With
+    "random labels", the images are kept and their classes are permuted, within the training and the test images
+    separately, so that the frequency of every class is kept. With "true" nothing is replaced.
+
+    Args:
+        selection: which images, and at which resolution.
+        control: one of `CONTROLS`.
+        seed: seed of the selection and of the random parts.
+
+    Returns:
+        Training images and test images: levels of shape (n, side, side) and classes from 0 to 9.
     """
-    loaded = data.images(source.name)
-    parts = [_levels(part, loaded.largest, source) for part in (loaded.train, loaded.test)]
-    made = seeds.stream(seed, control)
-    return tuple(_control(part, control, source.levels, made) for part in _split(parts, source, seed))  # type: ignore[return-value]
+    loaded = data.images(selection.name)
+    train, test = (_levels(part, loaded.largest, selection) for part in (loaded.train, loaded.test))
+    train, test = _split(train, test, selection, seed)
+    generator = seeds.stream(seed, control)  # one stream: first for the training images, then for the test images
+    return (
+        _control(train, control, selection.levels, generator),
+        _control(test, control, selection.levels, generator),
+    )
 
 
-def against(parts: tuple[data.Labelled, data.Labelled], label: int, value: float, dtype: torch.dtype) -> Images:
-    """One class against all others: `value` where an image is of the class, and 0 elsewhere."""
-    made = [Labelled(part.images.flatten(1), value * (part.labels == label).to(dtype)) for part in parts]
-    return Images(*made)
+def against(parts: tuple[data.Labelled, data.Labelled], label: int, value: float, dtype: torch.dtype) -> PixelData:
+    """Return the problem of telling one class from all others.
+
+    Args:
+        parts: training and test images with their classes, as from `draw`.
+        label: the class.
+        value: value of the entries of images of this class; the entries of all other images are 0.
+        dtype: dtype of these values.
+    """
+    train, test = (PixelCompletion(part.images.flatten(1), value * (part.labels == label).to(dtype)) for part in parts)
+    return PixelData(train, test)
 
 
-def pad(images: Images, side: int) -> Images:
-    """The same images within black ones of side x side pixels, in the middle."""
-    return Images(_pad(images.train, side), _pad(images.test, side))
+def pad(images: PixelData, side: int) -> PixelData:
+    """Return the images in the middle of black ones of side x side pixels; an odd border is wider below and right.
+
+    Args:
+        images: square images.
+        side: height and width of the padded images, in pixels.
+    """
+    return PixelData(_pad(images.train, side), _pad(images.test, side))
 
 
-def _pad(part: Labelled, side: int) -> Labelled:
+def _pad(part: PixelCompletion, side: int) -> PixelCompletion:
     old = round(part.images.shape[1] ** 0.5)
     before = (side - old) // 2
     after = side - old - before
     grid = part.images.reshape(-1, old, old)
-    return Labelled(functional.pad(grid, (before, after, before, after)).flatten(1), part.labels)
+    return PixelCompletion(functional.pad(grid, (before, after, before, after)).flatten(1), part.labels)
 
 
-def _levels(part: data.Labelled, largest: int, source: Source) -> data.Labelled:
+def _levels(part: data.Labelled, largest: int, selection: Selection) -> data.Labelled:
+    """Return images averaged down to the selected side and rounded to the selected number of levels."""
     grey = part.images.float() / largest
-    if source.side:
-        grey = functional.adaptive_avg_pool2d(grey, source.side)
-    return data.Labelled((grey * (source.levels - 1)).round().to(torch.uint8), part.labels)
+    if selection.side:
+        grey = functional.adaptive_avg_pool2d(grey, selection.side)
+    return data.Labelled((grey * (selection.levels - 1)).round().to(torch.uint8), part.labels)
 
 
-def _split(parts: list[data.Labelled], source: Source, seed: int) -> list[data.Labelled]:
-    train, test = parts
-    if source.name == "digits":
-        train = data.Labelled(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
-    count = source.train or len(parts[0])
-    order = torch.randperm(len(train), generator=seeds.stream(seed, f"split of the {source.name}"))
-    if source.name == "digits":
+def _split(
+    train: data.Labelled, test: data.Labelled, selection: Selection, seed: int
+) -> tuple[data.Labelled, data.Labelled]:
+    """Return the selected number of training images, drawn at random, and the test images."""
+    count = selection.train or len(train)
+    if selection.name == "digits":
+        train = data.Labelled(torch.cat([train.images, test.images]), torch.cat([train.labels, test.labels]))
+    order = torch.randperm(len(train), generator=seeds.stream(seed, f"split of the {selection.name}"))
+    if selection.name == "digits":
         test = _rows(train, order[count:])
-    return [_rows(train, order[:count]), test]
+    return _rows(train, order[:count]), test
 
 
-def _control(part: data.Labelled, control: str, levels: int, made: torch.Generator) -> data.Labelled:
+def _control(part: data.Labelled, control: str, levels: int, generator: torch.Generator) -> data.Labelled:
     if control == "random images":
-        return data.Labelled(torch.randint(levels, part.images.shape, generator=made, dtype=torch.uint8), part.labels)
+        drawn = torch.randint(levels, part.images.shape, generator=generator, dtype=torch.uint8)
+        return data.Labelled(drawn, part.labels)
     if control == "random labels":
-        return data.Labelled(part.images, part.labels[torch.randperm(len(part), generator=made)])
+        return data.Labelled(part.images, part.labels[torch.randperm(len(part), generator=generator)])
     return part
 
 

@@ -18,7 +18,9 @@ def images(label=1.0, dtype=torch.float64):
     """All images of 2 x 2 black or white pixels; the class is what has a white first pixel."""
     every = torch.cartesian_prod(*[torch.arange(2, dtype=torch.uint8)] * 4)
     labels = label * (every[:, 0] == 1).to(dtype)
-    return pixels.Images(pixels.Labelled(every[::2], labels[::2]), pixels.Labelled(every[1::2], labels[1::2]))
+    return pixels.PixelData(
+        pixels.PixelCompletion(every[::2], labels[::2]), pixels.PixelCompletion(every[1::2], labels[1::2])
+    )
 
 
 @pytest.mark.parametrize("family", [predictors.CP, predictors.HIERARCHICAL])

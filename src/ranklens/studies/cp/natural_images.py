@@ -214,7 +214,7 @@ def run(settings: Settings) -> xr.Dataset:
     train, test, seconds = np.full(sizes, np.nan), np.full(sizes[:-1], np.nan), np.full(sizes[:-1], np.nan)
     variance, test_variance = np.zeros((2, len(settings.classes), len(settings.seeds)))
     for (j, data), (n, seed) in itertools.product(enumerate(DATA), enumerate(settings.seeds)):
-        source = pixels.Source(settings.images, settings.levels, settings.side, settings.train)
+        source = pixels.Selection(settings.images, settings.levels, settings.side, settings.train)
         drawn = pixels.draw(source, data, seed)
         for m, label in enumerate(settings.classes):
             found = pixels.against(drawn, label, settings.label, precision)

@@ -105,7 +105,7 @@ def run(settings: Settings) -> xr.Dataset:
     excess, oracle = np.zeros(shape), np.zeros(shape)
     variance = np.zeros((shape[1], len(settings.classes)))
     for n, seed in enumerate(settings.seeds):
-        drawn = pixels.draw(pixels.Source(settings.images, recipe.levels, 0, settings.train), "true", seed)
+        drawn = pixels.draw(pixels.Selection(settings.images, recipe.levels, 0, settings.train), "true", seed)
         grey = _grey(settings, seed)
         angles = math.pi / 2 * grey[torch.randperm(len(grey), generator=seeds.stream(seed, "rows"))[: settings.rows]]
         for i, order in enumerate(_orders(grey, tree, seed)):
@@ -144,7 +144,7 @@ def run(settings: Settings) -> xr.Dataset:
 
 def _grey(settings: Settings, seed: int) -> Tensor:
     """The images learnt from, padded, with grey values from 0 to 1."""
-    drawn = pixels.draw(pixels.Source(settings.images, 256, 0, settings.train), "true", seed)
+    drawn = pixels.draw(pixels.Selection(settings.images, 256, 0, settings.train), "true", seed)
     return pixels.pad(pixels.against(drawn, 0, 1.0, torch.float64), settings.recipe.side).train.images.double() / 255
 
 
@@ -163,10 +163,10 @@ def _against_oracle(features: Tensor) -> float:
     return abs(float(data.entanglement(features, half)) - float(expected))
 
 
-def _fit(images: pixels.Images, order: Tensor, settings: Settings, seed: int) -> tuple[float, float]:
+def _fit(images: pixels.PixelData, order: Tensor, settings: Settings, seed: int) -> tuple[float, float]:
     """Train and test error after the same steps."""
-    train, test = (pixels.Labelled(part.images[:, order], part.labels) for part in (images.train, images.test))
-    errors = predictors.fit(settings.recipe, settings.width, pixels.Images(train, test), seed)
+    train, test = (pixels.PixelCompletion(part.images[:, order], part.labels) for part in (images.train, images.test))
+    errors = predictors.fit(settings.recipe, settings.width, pixels.PixelData(train, test), seed)
     return float(errors.train[-1]), errors.test
 
 

@@ -108,6 +108,9 @@ def network(recipe: Recipe, rank: int, seed: int) -> TensorNetwork:
         recipe: how the predictor is built.
         rank: number of components of CP, or width of all bonds of the hierarchical factorization.
         seed: seed of the initial factors.
+
+    Returns:
+        A network with one mode per pixel.
     """
     start = recipe.start or float(rank)
     shape = (recipe.levels,) * recipe.side**2
@@ -125,14 +128,17 @@ def network(recipe: Recipe, rank: int, seed: int) -> TensorNetwork:
     return net
 
 
-def fit(recipe: Recipe, rank: int, images: pixels.Images, seed: int) -> Errors:
-    """Train a predictor with Adam and return its errors.
+def fit(recipe: Recipe, rank: int, images: pixels.PixelData, seed: int) -> Errors:
+    """Return the errors of a predictor that is trained with Adam.
 
     Args:
         recipe: how the predictor is built and trained.
         rank: number of components of CP, or width of all bonds of the hierarchical factorization.
         images: training and test images of `recipe.side` squared pixels, with labels 0 or `recipe.label`.
         seed: seed of the initial factors and of the order of the batches.
+
+    Returns:
+        The training errors along the way and the test error at the end.
     """
     net = network(recipe, rank, seed)
     optimizer = torch.optim.Adam(net.parameters(), lr=recipe.lr)
