@@ -1,9 +1,11 @@
-"""Three factorizations are neural networks: linear, shallow and deep convolutional ones. Both ways, exactly."""
+"""Neural networks that are tensor factorizations: linear networks and convolutional arithmetic circuits.
+
+`circuit` converts a tensor network into such a neural network; the method `network()` of the result converts it back.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,29 +15,40 @@ from ranklens.tensors import contract
 from ranklens.tensors.layout import Label, Layout
 from ranklens.tensors.network import TensorNetwork, check_vectors
 
-OUTPUT = -1  # stands above the leaves of a CP network, which has no node of output weights
+Equation = tuple[tuple[tuple[Label, ...], ...], tuple[Label, ...]]  # the labels of every node, and of the end tensor
+# Number that stands for the output node in a CP network, which has no node of output weights; no real node has it.
+NO_OUTPUT_NODE = -1
 
 
 def circuit(net: TensorNetwork, shared: bool = False) -> "LinearCircuit | ArithmeticCircuit":
-    """The neural network that a factorization is, with the same weights: `circuit(net)(x) == net.evaluate(x)`.
+    """Return the neural network that computes `net.evaluate`, with the weights of the tensor network.
 
-    A deep matrix is a linear network. CP is a shallow convolutional arithmetic circuit: a locally connected 1 x 1
-    convolution, a product over all positions, a sum over channels. A hierarchical factorization is a deep one:
-    convolutions and products over the windows of its mode tree take turns, and a linear output ends it. The weights of
-    the layers are the nodes of the network, so this is a change of names; they are copied.
+    For every input x, `circuit(net)(x)` equals `net.evaluate(x)`: the inner product of the end tensor with the outer
+    product of the vectors in x. Both evaluate one sum of products of the nodes' entries, so they agree up to rounding.
+
+    - A deep matrix becomes a linear network.
+    - A CP network becomes a shallow convolutional arithmetic circuit: a locally connected 1 x 1 convolution, a product
+      over all positions, and a sum over channels.
+    - A hierarchical network becomes a deep convolutional arithmetic circuit: 1 x 1 convolutions alternate with products
+      over the windows of the mode tree, and a linear output layer follows.
+
+    The nodes of the network are copied into the layers; the circuit does not share memory with `net`.
 
     Args:
-        net: a deep matrix, CP or hierarchical network over any tree, or any einsum that reads as one of them.
-        shared: whether all positions of a level use one set of weights, as a convolution does. A level then starts
-            from the node of its first position, so the circuit equals `net.evaluate` where the nodes of every level
-            are equal, and in general nowhere else.
+        net: a deep matrix, a CP or a hierarchical network over any mode tree, or any network whose einsum has the form
+            of one of them.
+        shared: if True, all positions of a level use one set of weights, as in an ordinary convolution. The shared
+            weights are initialized from the node of the level's first position. The circuit then equals
+            `net.evaluate` if all nodes of each level are equal, and in general not otherwise.
 
     Returns:
-        A `LinearCircuit` or an `ArithmeticCircuit`. Frozen nodes are weights that do not require a gradient.
+        A `LinearCircuit` for a deep matrix, an `ArithmeticCircuit` otherwise. Weights of frozen nodes do not require a
+        gradient.
 
     Raises:
-        ValueError: for networks that are no circuit, or a level that cannot share its weights.
-        TypeError: for what is no network.
+        ValueError: if the network is not one of these three kinds, or `shared=True` is given for a deep matrix or for
+            a network in which some level has nodes of different shapes or is partly frozen.
+        TypeError: if `net` is not a TensorNetwork.
 
     Source: Cohen, Sharir, Shashua (COLT 2016); Razin, Maman, Cohen (ICML 2021), section 3, and
     (ICML 2022), section 3.
@@ -49,19 +62,19 @@ def circuit(net: TensorNetwork, shared: bool = False) -> "LinearCircuit | Arithm
     True
     """
     if not isinstance(net, TensorNetwork):
-        raise TypeError(f"net is a {type(net).__name__}; pass a TensorNetwork, as rl.cp and its neighbours make")
+        raise TypeError(f"net is a {type(net).__name__}; pass a TensorNetwork, such as one made by rl.cp")
     chain = _read_chain(net.layout)
     if chain is not None:
         if shared:
             raise ValueError(
-                "a deep matrix has one node per level, so there is nothing to share; leave shared=False for it"
+                "shared is True, but a deep matrix has one node per level and nothing to share; use shared=False"
             )
         return LinearCircuit(net, chain)
     tree = _read_tree(net.layout)
     if tree is None:
         raise ValueError(
-            f"{net} is no circuit: only deep_matrix, cp and hierarchical are, whose nodes are matrices joined in a "
-            f"chain or a tree; net.evaluate(x) works for every network"
+            f"{net} is no circuit: only deep_matrix, cp and hierarchical networks are, whose nodes are matrices joined "
+            f"in a chain or a tree; net.evaluate(x) works for every network"
         )
     return ArithmeticCircuit(net, tree, shared=shared)
 
@@ -69,22 +82,23 @@ def circuit(net: TensorNetwork, shared: bool = False) -> "LinearCircuit | Arithm
 def product_pool(
     x: Float[Tensor, "*batch positions channels"], windows: Sequence[Sequence[int]] | None = None
 ) -> Float[Tensor, "*batch windows channels"]:
-    """Products over windows of positions, channel by channel.
+    """Return the product of the activations over each window of positions, separately for every channel.
 
-    The factors are multiplied in pairs, the products again, and so on: nothing but multiplications, whose derivatives
-    are multiplications. So derivatives of every order are exact at any number of zeros, where division by a factor
-    would fail; and the number of kernel calls grows with the logarithm of the number of factors.
+    The factors are multiplied in pairs, then the products in pairs, and so on, so the number of kernel calls grows with
+    the logarithm of the window length. Only multiplications are used, so derivatives of every order are exact even
+    where activations are zero; dividing the product by a factor would fail there.
 
     Args:
-        x: activations.
-        windows: positions per window, in any order and of any lengths; None is one window of all positions.
+        x: activations; the last axis is the channels, the axis before it the positions.
+        windows: for each window, the positions in it, in any order and possibly repeated; windows may differ in length
+            and may overlap. None means one window that contains all positions.
 
     Returns:
-        One product per window and channel. Products of many factors leave the range of floating-point numbers unless
-        the factors are about 1.
+        One product per window and channel. A product of many factors overflows or underflows unless the factors are
+        close to 1 in absolute value.
 
     Raises:
-        ValueError: for a window that is empty or reaches a position that does not exist.
+        ValueError: if `windows` is empty, a window is empty, or a position is negative or does not exist.
 
     Source: Cohen, Sharir, Shashua (COLT 2016).
 
@@ -101,18 +115,21 @@ def product_pool(
         windows = [range(count)]
     for k, window in enumerate(windows):
         if len(window) == 0:
-            raise ValueError(f"window {k} is empty; a product needs at least one position")
+            raise ValueError(f"window {k} is empty; give every window at least one position")
         for position in window:
             if not 0 <= position < count:
                 raise ValueError(f"window {k} has position {position}; positions run from 0 to {count - 1}")
     if len(windows) == 0:
-        raise ValueError("windows is empty; pass at least one, or None for one of all positions")
-    index = _index(windows, count)
+        raise ValueError("windows is empty; give at least one window, or None for a single window of all positions")
+    index = _padded_windows(windows, count)
     return _pool(x, None if index is None else index.to(x.device), len(windows))
 
 
-def _index(windows: Sequence[Sequence[int]], count: int) -> Tensor | None:
-    """Positions per window, short ones filled up with `count`; None where windows cut the positions into equal runs."""
+def _padded_windows(windows: Sequence[Sequence[int]], count: int) -> Tensor | None:
+    """Return the positions of each window as one row, shorter rows padded with `count`.
+
+    Return None if the rows, read one after the other, are 0, 1, ..., count - 1: then a reshape takes their place.
+    """
     longest = max(len(window) for window in windows)
     rows = [[*window, *[count] * (longest - len(window))] for window in windows]
     if [position for row in rows for position in row] == list(range(count)):
@@ -121,6 +138,7 @@ def _index(windows: Sequence[Sequence[int]], count: int) -> Tensor | None:
 
 
 def _pool(x: Tensor, index: Tensor | None, windows: int) -> Tensor:
+    """Return products over the windows in `index`; None means `windows` consecutive windows of equal length."""
     if index is None:
         return _product(x.unflatten(-2, (windows, x.shape[-2] // windows)))
     one = x.new_ones(*x.shape[:-2], 1, x.shape[-1])
@@ -128,11 +146,11 @@ def _pool(x: Tensor, index: Tensor | None, windows: int) -> Tensor:
 
 
 def _product(x: Tensor) -> Tensor:
-    """Product over the axis before the last, by pairs of neighbours; an odd one out is passed on."""
+    """Return the product over the second-to-last axis, by repeatedly multiplying pairs of neighbours."""
     while (count := x.shape[-2]) > 1:
-        x, *odd = x.split([count - 1, 1], dim=-2) if count % 2 else (x,)
+        x, *unpaired = x.split([count - 1, 1], dim=-2) if count % 2 else (x,)
         first, second = x.unflatten(-2, (count // 2, 2)).unbind(-2)
-        x = torch.cat([first * second, *odd], dim=-2) if odd else first * second
+        x = torch.cat([first * second, *unpaired], dim=-2) if unpaired else first * second
     return x.squeeze(-2)
 
 
@@ -142,12 +160,22 @@ def _product(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Chain:
-    nodes: tuple[int, ...]  # W_L first
-    flipped: frozenset[int]  # nodes whose axes are (in, out)
+    """A network as a product of matrices W_L ... W_1.
+
+    Attributes:
+        nodes: the network's nodes from W_L to W_1.
+        flipped: nodes that hold the transpose of their matrix, so their axes are (in, out).
+    """
+
+    nodes: tuple[int, ...]
+    flipped: frozenset[int]
 
 
 def _read_chain(layout: Layout) -> _Chain | None:
-    """The network as a product of matrices; two nodes whose bond is on the same axis are CP of order 2."""
+    """Return the network as a product of matrices, or None if it is not one.
+
+    Two matrices that both have their bond on the same axis are read as CP of order 2, not as a product.
+    """
     if len(layout.out) != 2 or any(len(labels) != 2 for labels in layout.nodes):
         return None
     if len({axis for bond in layout.bonds for _, axis in layout.incidence[bond]}) == 1:
@@ -159,21 +187,22 @@ def _read_chain(layout: Layout) -> _Chain | None:
         if axis == 1:
             flipped.add(k)
         label = layout.nodes[k][1 - axis]
-        onwards = [meet for meet in layout.incidence[label] if meet[0] != k]
-        if len(onwards) != 1:
+        next_nodes = [meet for meet in layout.incidence[label] if meet[0] != k]
+        if len(next_nodes) != 1:
             break
-        k, axis = onwards[0]
-    ended = label == layout.out[1] and len(nodes) == len(layout.nodes)
-    return _Chain(tuple(nodes), frozenset(flipped)) if ended else None
+        k, axis = next_nodes[0]
+    is_complete = label == layout.out[1] and len(nodes) == len(layout.nodes)
+    return _Chain(tuple(nodes), frozenset(flipped)) if is_complete else None
 
 
 class LinearCircuit(nn.Module):
-    """A deep matrix W = W_L ... W_1 as a linear neural network: y^T W_L ... W_1 x, the inner product of W and y x^T.
+    """A linear neural network that computes y^T W x for a deep matrix W = W_L ... W_1.
 
-    Made by `circuit(net)`.
+    Create one with `circuit(net)`. The output y^T W x is the inner product of W and the matrix y x^T.
 
     Attributes:
-        linear: the layers x -> W_l x without bias, W_1 first; output i on the unit vector e_j is entry (i, j) of W.
+        linear: a Sequential of the layers x -> W_l x without bias, from W_1 to W_L. Applied to the j-th unit vector, it
+            returns column j of W.
 
     Source: Arora, Cohen, Hazan (ICML 2018); Razin and Cohen (NeurIPS 2020), section 2.
 
@@ -188,20 +217,20 @@ class LinearCircuit(nn.Module):
 
     def __init__(self, net: TensorNetwork, chain: _Chain) -> None:
         super().__init__()
-        self._equation, self._chain, self._shape = (net.layout.nodes, net.layout.out), chain, net.shape
+        self._equation: Equation = (net.layout.nodes, net.layout.out)
+        self._chain, self._shape = chain, net.shape
         self.linear = nn.Sequential(*[_layer(net, k, k in chain.flipped) for k in reversed(chain.nodes)])
 
     def forward(self, vectors: Tensor | Sequence[Tensor]) -> Float[Tensor, " batch"]:
-        """y^T W x for every row of a batch of pairs (y, x).
+        """Return y^T W x for every pair (y, x) of a batch.
 
         Args:
-            vectors: what `net.evaluate` takes: y (batch, rows) and x (batch, columns), or both stacked.
+            vectors: the pair y of shape (batch, rows) and x of shape (batch, columns); if W is square, also one tensor
+                of shape (batch, 2, rows). They are converted to the dtype and device of the weights. Vectors that do
+                not fit W are refused with a ValueError.
 
         Returns:
-            One number per row.
-
-        Raises:
-            ValueError: for vectors that do not fit the matrix.
+            One number per pair, of shape (batch,).
         """
         weight = next(self.parameters())
         y, x = [part.to(weight) for part in check_vectors(vectors, self._shape)]
@@ -209,20 +238,27 @@ class LinearCircuit(nn.Module):
 
     @property
     def nodes(self) -> tuple[Tensor, ...]:
-        """The weights as the nodes of the network, in its order: views."""
+        """The weights as nodes of the tensor network, in the order of its nodes. They are views of the weights."""
         weights = dict(zip(reversed(self._chain.nodes), self.parameters(), strict=True))
         return tuple(weights[k].T if k in self._chain.flipped else weights[k] for k in range(len(weights)))
 
     def network(self) -> TensorNetwork:
-        """The tensor network that this circuit is: the exact inverse of `circuit`."""
+        """Return the tensor network with the weights of this circuit, which is the exact inverse of `circuit`.
+
+        Returns:
+            A network of the original equation. Weights that do not require a gradient become frozen nodes.
+        """
         weights = zip(reversed(self._chain.nodes), self.parameters(), strict=True)
-        return _network(self._equation, self.nodes, [k for k, weight in weights if not weight.requires_grad])
+        frozen = [k for k, weight in weights if not weight.requires_grad]
+        return TensorNetwork(self._equation, self.nodes).freeze(*frozen)
 
 
 def _layer(net: TensorNetwork, k: int, flip: bool) -> nn.Linear:
+    """Return node k, or its transpose if `flip`, as a linear layer without bias."""
     weight = _stack(net, [k], frozenset([k] if flip else []))
     rows, columns = weight.shape[1:]
-    layer = nn.Linear(columns, rows, bias=False, device="meta")  # drawing initial values would use the global generator
+    # On the meta device no initial values are drawn, so the global random generator is not used.
+    layer = nn.Linear(columns, rows, bias=False, device="meta")
     layer.weight = nn.Parameter(weight.detach()[0], requires_grad=weight.requires_grad)
     return layer
 
@@ -233,62 +269,80 @@ def _layer(net: TensorNetwork, k: int, flip: bool) -> nn.Linear:
 
 @dataclass(frozen=True)
 class _Level:
-    """One level of a circuit, over the tree nodes that are complete by now (positions, by their first mode)."""
+    """One level of a circuit. Its positions are the tree nodes computed so far, ordered by the first mode in each.
 
-    nodes: tuple[int, ...]  # the network node of every position
-    windows: tuple[tuple[int, ...], ...]  # positions that are pooled
-    passed: tuple[int, ...]  # positions that wait for a later level
-    order: tuple[int, ...]  # the positions above, as places in (windows, passed)
+    Attributes:
+        nodes: for every position, the network's node that holds the weights applied there.
+        windows: groups of positions whose products are taken at this level.
+        passed: positions that are not pooled at this level and are passed on unchanged.
+        order: for every position of the next level, its place in the list (windows, passed).
+    """
+
+    nodes: tuple[int, ...]
+    windows: tuple[tuple[int, ...], ...]
+    passed: tuple[int, ...]
+    order: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class _Tree:
+    """A network as a tree of matrices.
+
+    Attributes:
+        levels: the levels of the circuit, from the modes up.
+        output: the node of output weights, or `NO_OUTPUT_NODE`.
+        flipped: nodes that hold the transpose of their matrix, so their axes are (out, in).
+    """
+
     levels: tuple[_Level, ...]
-    output: int  # the node of output weights, or OUTPUT
-    flipped: frozenset[int]  # nodes whose axes are (out, in)
+    output: int
+    flipped: frozenset[int]
 
 
 def _read_tree(layout: Layout) -> _Tree | None:
-    """The network as a tree of matrices that end in modes, under a vector of output weights (a CP network has none)."""
+    """Return the network as a tree of matrices whose leaves are the modes, or None if it is not one.
+
+    Above the tree is a vector of output weights, which a CP network lacks.
+    """
     outputs = [k for k, labels in enumerate(layout.nodes) if len(labels) == 1]
     bonds = {layout.nodes[k][0] for k in outputs} or set(layout.bonds)
     if contract.sweep(layout) is None or len(outputs) > 1 or len(bonds) != 1 or any(len(x) > 2 for x in layout.nodes):
         return None
-    output, top = (outputs[0] if outputs else OUTPUT), bonds.pop()
+    output, top = (outputs[0] if outputs else NO_OUTPUT_NODE), bonds.pop()
     if top in layout.out:
         return None
-    above: dict[int, int] = {}
+    parent_of: dict[int, int] = {}
     flipped: set[int] = set()
     queue: list[tuple[Label, int]] = [(top, output)]
     for bond, parent in queue:
         for k, axis in layout.incidence[bond]:
             if k != parent:
-                above[k] = parent
+                parent_of[k] = parent
                 flipped.update([k] if axis == 0 else [])
-                other = layout.nodes[k][1 - axis]
-                queue.extend([] if other in layout.out else [(other, k)])
-    return _Tree(_levels(layout, above), output, frozenset(flipped))
+                below = layout.nodes[k][1 - axis]
+                queue.extend([] if below in layout.out else [(below, k)])
+    return _Tree(_levels(layout, parent_of), output, frozenset(flipped))
 
 
-def _levels(layout: Layout, above: dict[int, int]) -> tuple[_Level, ...]:
-    """A node is pooled at the level that is the height of the node above it; until then it is passed up."""
-    first: dict[int, int] = {}
+def _levels(layout: Layout, parent_of: dict[int, int]) -> tuple[_Level, ...]:
+    """Return the levels of the tree: a node is pooled at the level whose number is the height of its parent."""
+    first_mode: dict[int, int] = {}
     height: dict[int, int] = defaultdict(int)
-    for k, parent in reversed(above.items()):  # children come after their parents
+    for k, parent in reversed(parent_of.items()):  # children come after their parents, so here they come first
         if k not in height:
-            first[k] = next(layout.out.index(x) for x in layout.nodes[k] if x in layout.out)
-        first[parent] = min(first[k], first.get(parent, len(layout.out)))
+            first_mode[k] = next(layout.out.index(x) for x in layout.nodes[k] if x in layout.out)
+        first_mode[parent] = min(first_mode[k], first_mode.get(parent, len(layout.out)))
         height[parent] = max(height[parent], height[k] + 1)
-    positions = sorted((k for k in above if height[k] == 0), key=first.__getitem__)
+    positions = sorted((k for k in parent_of if height[k] == 0), key=first_mode.__getitem__)
     levels = []
     for level in range(1, max(height.values()) + 1):
         windows: dict[int, list[int]] = defaultdict(list)
         for position, k in enumerate(positions):
-            if height[above[k]] == level:
-                windows[above[k]].append(position)
-        passed = [position for position, k in enumerate(positions) if height[above[k]] != level]
+            if height[parent_of[k]] == level:
+                windows[parent_of[k]].append(position)
+        passed = [position for position, k in enumerate(positions) if height[parent_of[k]] != level]
         next_nodes = [*windows, *[positions[position] for position in passed]]
-        order = sorted(range(len(next_nodes)), key=lambda place, nodes=next_nodes: first[nodes[place]])  # type: ignore[misc]
+        order = sorted(range(len(next_nodes)), key=[first_mode[k] for k in next_nodes].__getitem__)
         groups = tuple(tuple(window) for window in windows.values())
         levels.append(_Level(tuple(positions), groups, tuple(passed), tuple(order)))
         positions = [next_nodes[place] for place in order]
@@ -296,13 +350,14 @@ def _levels(layout: Layout, above: dict[int, int]) -> tuple[_Level, ...]:
 
 
 class ProductLevel(nn.Module):
-    """One level of an arithmetic circuit: a locally connected 1 x 1 convolution, then products over windows.
+    """One level of an arithmetic circuit: a locally connected 1 x 1 convolution followed by products over windows.
 
     Attributes:
-        weights: one (n, in, out) Parameter per shape of nodes (and one more where some are frozen), for n positions;
-            or a single (in, out) one that all positions share.
-        windows: positions that are multiplied. Those in none are passed up unchanged, where a tree skips a level.
-        shared: whether there is one set of weights.
+        weights: without sharing, one Parameter of shape (n, in, out) for each group of n positions whose nodes have
+            equal shapes and are all trained or all frozen. With sharing, a single Parameter of shape (in, out).
+        windows: for each window, the positions whose activations are multiplied. A position in no window is passed to
+            the next level unchanged; this happens where the tree skips a level.
+        shared: whether all positions use one set of weights.
     """
 
     _index: Tensor | None
@@ -312,14 +367,14 @@ class ProductLevel(nn.Module):
     def __init__(self, net: TensorNetwork, level: _Level, flipped: frozenset[int], *, shared: bool) -> None:
         super().__init__()
         self.windows, self.shared = level.windows, shared
-        self._groups = _groups(net, level, flipped)  # positions of the nodes of equal shape, frozen or not
+        self._groups = _groups(net, level, flipped)
         self._members = tuple(tuple(level.nodes[p] for p in group) for group in self._groups)
         self.weights = nn.ParameterList(_weights(net, self._members, flipped, shared=shared))
         pooled = [p for group in self._groups for p in group]
-        place = {p: at for at, p in enumerate(pooled)}
-        self._buffer("_index", _index([[place[p] for p in window] for window in level.windows], len(pooled)))
+        place = {p: at for at, p in enumerate(pooled)}  # the convolved positions come group by group
+        self._buffer("_index", _padded_windows([[place[p] for p in window] for window in level.windows], len(pooled)))
         for g, group in enumerate(self._groups):
-            self._buffer(f"_group_{g}", _index([group], len(level.nodes)))
+            self._buffer(f"_group_{g}", _padded_windows([group], len(level.nodes)))
         self._buffer("_passed", torch.tensor(level.passed) if level.passed else None)
         self._buffer("_order", torch.tensor(level.order) if level.passed else None)
 
@@ -327,7 +382,15 @@ class ProductLevel(nn.Module):
         self.register_buffer(name, value, persistent=False)
 
     def forward(self, x: Float[Tensor, "batch positions channels"]) -> Float[Tensor, "batch places width"]:
-        """Convolve and pool; channels that a position lacks are zeros."""
+        """Return the products over windows of the convolved activations, followed by the positions passed on.
+
+        Args:
+            x: activations. A position with fewer channels than the widest position is padded with zeros.
+
+        Returns:
+            Activations of the next level, ordered by the first mode of each position and padded with zeros to the
+            largest number of channels.
+        """
         parts = [self._convolve(x, g, weight) for g, weight in enumerate(self.weights)]
         pooled = _pool(_join(parts), self._index, len(self.windows))
         return pooled if self._passed is None else _join([pooled, x[:, self._passed]])[:, self._order]
@@ -338,40 +401,42 @@ class ProductLevel(nn.Module):
         return x @ weight if self.shared else torch.einsum("bnd,ndr->bnr", x, weight)
 
     def extra_repr(self) -> str:
-        """How many windows, for print(circuit)."""
+        """Return the number of windows and whether weights are shared, for `print(circuit)`."""
         return f"{len(self.windows)} windows, shared={self.shared}"
 
     def nodes(self) -> dict[int, Tensor]:
-        """The (in, out) weights by the network's nodes."""
+        """Return the (in, out) weights of this level, by node of the tensor network."""
         found: dict[int, Tensor] = {}
         for members, weight in zip(self._members, self.weights, strict=True):
             found.update(zip(members, [weight] * len(members) if self.shared else weight.unbind(0), strict=True))
         return found
 
     def frozen(self) -> list[int]:
-        """The network's nodes whose weights are not trained."""
+        """Return the nodes of the tensor network whose weights in this level are not trained."""
         pairs = zip(self._members, self.weights, strict=True)
         return [k for members, weight in pairs if not weight.requires_grad for k in members]
 
 
 def _groups(net: TensorNetwork, level: _Level, flipped: frozenset[int]) -> tuple[tuple[int, ...], ...]:
-    kinds: dict[Any, list[int]] = defaultdict(list)
+    """Return the pooled positions, grouped by the shape of their node and by whether the node is frozen."""
+    groups: dict[tuple[tuple[int, ...], bool], list[int]] = defaultdict(list)
     shapes, frozen = net.layout.shapes, net.layout.frozen
     for p in sorted(p for window in level.windows for p in window):
         k = level.nodes[p]
-        kinds[shapes[k][::-1] if k in flipped else shapes[k], k in frozen].append(p)
-    return tuple(tuple(group) for group in kinds.values())
+        groups[shapes[k][::-1] if k in flipped else shapes[k], k in frozen].append(p)
+    return tuple(tuple(group) for group in groups.values())
 
 
 def _weights(
     net: TensorNetwork, groups: Sequence[Sequence[int]], flipped: frozenset[int], *, shared: bool
 ) -> list[nn.Parameter]:
+    """Return one Parameter per group of nodes, or a single one for all positions if they are shared."""
     if not shared:
         return [_stack(net, nodes, flipped) for nodes in groups]
     if len(groups) > 1:
-        kinds = [f"{net.layout.shapes[g[0]]}{' frozen' if g[0] in net.layout.frozen else ''}" for g in groups]
+        unlike = [f"{net.layout.shapes[g[0]]}{' frozen' if g[0] in net.layout.frozen else ''}" for g in groups]
         raise ValueError(
-            f"nodes {[g[0] for g in groups]} of one level are unlike ({', '.join(kinds)}), so they cannot share their "
+            f"nodes {[g[0] for g in groups]} of one level are unlike ({', '.join(unlike)}), so they cannot share their "
             f"weights; give all modes one size and all tree nodes of a level one width, or use shared=False"
         )
     first = _stack(net, groups[0][:1], flipped)
@@ -379,19 +444,21 @@ def _weights(
 
 
 def _stack(net: TensorNetwork, nodes: Sequence[int], flipped: frozenset[int]) -> nn.Parameter:
-    own = net.nodes
-    values = [own[k].detach().T if k in flipped else own[k].detach() for k in nodes]
-    return nn.Parameter(torch.stack(values), requires_grad=nodes[0] not in net.layout.frozen)
+    """Return a copy of several nodes as one Parameter of shape (nodes, in, out), or (nodes, out, in) in a chain."""
+    values = net.nodes
+    matrices = [values[k].detach().T if k in flipped else values[k].detach() for k in nodes]
+    return nn.Parameter(torch.stack(matrices), requires_grad=nodes[0] not in net.layout.frozen)
 
 
 class ArithmeticCircuit(nn.Module):
-    """A CP or hierarchical network as a convolutional arithmetic circuit: shallow, or as deep as the mode tree is high.
+    """A convolutional arithmetic circuit that computes `evaluate` of a CP or hierarchical network.
 
-    Made by `circuit(net)`.
+    Create one with `circuit(net)`. CP gives one level; a hierarchical network gives as many levels as the height of its
+    mode tree.
 
     Attributes:
-        levels: `ProductLevel`s from the leaves up; one per level of the tree.
-        output: (R,) weights of the linear output; None for CP, whose channels are summed.
+        levels: a ModuleList of `ProductLevel`s, from the modes up.
+        output: weights of the linear output, of shape (channels,); None for CP, where the channels are summed.
 
     Source: Cohen, Sharir, Shashua (COLT 2016); Razin, Maman, Cohen (ICML 2022), section 3.
 
@@ -403,26 +470,28 @@ class ArithmeticCircuit(nn.Module):
 
     def __init__(self, net: TensorNetwork, tree: _Tree, *, shared: bool = False) -> None:
         super().__init__()
-        self._equation, self._shape, self._flipped = (net.layout.nodes, net.layout.out), net.shape, tree.flipped
+        self._equation: Equation = (net.layout.nodes, net.layout.out)
+        self._shape, self._flipped = net.shape, tree.flipped
         self._output_node = tree.output
         levels = [ProductLevel(net, level, tree.flipped, shared=shared) for level in tree.levels]
         self.levels = nn.ModuleList(levels)
         self.output: nn.Parameter | None = None
-        if tree.output != OUTPUT:
+        if tree.output != NO_OUTPUT_NODE:
             trained = tree.output not in net.layout.frozen
             self.output = nn.Parameter(net.nodes[tree.output].detach().clone(), requires_grad=trained)
 
     def forward(self, vectors: Tensor | Sequence[Tensor]) -> Float[Tensor, " batch"]:
-        """The circuit's output for every row of a batch; one-hot vectors give entries of the end tensor.
+        """Return the inner product of the end tensor with the outer product of N vectors, for every row of a batch.
+
+        If the vectors are one-hot, the result is an entry of the end tensor.
 
         Args:
-            vectors: what `net.evaluate` takes: (batch, N, d) when all modes have size d, or N tensors (batch, d_n).
+            vectors: one tensor of shape (batch, d_n) for each of the N modes, or one tensor of shape (batch, N, d) if
+                all modes have size d. They are converted to the dtype and device of the weights. Vectors that do not
+                fit the modes are refused with a ValueError.
 
         Returns:
-            One number per row.
-
-        Raises:
-            ValueError: for vectors that do not fit the modes.
+            One number per row, of shape (batch,).
         """
         x = self._inputs(vectors)
         for level in self.levels:
@@ -431,6 +500,7 @@ class ArithmeticCircuit(nn.Module):
         return channels.sum(dim=1) if self.output is None else channels @ self.output
 
     def _inputs(self, vectors: Tensor | Sequence[Tensor]) -> Tensor:
+        """Return the vectors as activations of shape (batch, N, largest d_n)."""
         weight = next(self.parameters())
         block = (len(self._shape), max(self._shape))
         if isinstance(vectors, Tensor) and vectors.shape[1:] == block and len(set(self._shape)) == 1:
@@ -440,29 +510,29 @@ class ArithmeticCircuit(nn.Module):
 
     @property
     def nodes(self) -> tuple[Tensor, ...]:
-        """The weights as the nodes of the network, in its order: views. Shared weights appear at all their nodes."""
+        """The weights as nodes of the tensor network, in the order of its nodes. They are views of the weights.
+
+        A shared weight appears at every node of its level.
+        """
         found = {self._output_node: self.output} if self.output is not None else {}
         for level in self.levels:
             found.update(level.nodes())  # type: ignore[operator]
         return tuple(found[k].T if k in self._flipped else found[k] for k in range(len(found)))
 
     def network(self) -> TensorNetwork:
-        """The tensor network that this circuit is: the exact inverse of `circuit`.
+        """Return the tensor network with the weights of this circuit, which is the exact inverse of `circuit`.
 
-        Shared weights are copied to every node of their level; weights that need no gradient are frozen nodes.
+        Returns:
+            A network of the original equation. Shared weights are copied to every node of their level. Weights that do
+            not require a gradient become frozen nodes.
         """
         frozen = [k for level in self.levels for k in level.frozen()]  # type: ignore[operator]
         output = [] if self.output is None or self.output.requires_grad else [self._output_node]
-        return _network(self._equation, self.nodes, [*frozen, *output])
-
-
-def _network(equation: tuple[Any, Any], nodes: Sequence[Tensor], frozen: Sequence[int]) -> TensorNetwork:
-    net = TensorNetwork(equation, nodes)
-    return net.freeze(*frozen) if frozen else net
+        return TensorNetwork(self._equation, self.nodes).freeze(*frozen, *output)
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
-    """Side by side along the positions, with zeros for the channels that some lack."""
+    """Return the parts concatenated along the positions, padded with zeros to the largest number of channels."""
     if len(parts) == 1:
         return parts[0]
     widest = max(part.shape[-1] for part in parts)
