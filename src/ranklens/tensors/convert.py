@@ -110,8 +110,5 @@ def _in_a_dtype_of_torch(name: str, array: NDArray[np.generic]) -> NDArray[np.ge
 
 
 def _has_tensors(value: Sequence[object]) -> bool:
-    """Return whether the first innermost part of nested lists is a tensor."""
-    first: object = value
-    while isinstance(first, list | tuple) and first:
-        first = first[0]
-    return isinstance(first, Tensor)
+    """Return whether there is a tensor anywhere in nested lists."""
+    return any(isinstance(x, Tensor) or (isinstance(x, list | tuple) and _has_tensors(x)) for x in value)
