@@ -8,7 +8,7 @@ import xarray as xr
 from safetensors.torch import save_file
 
 import ranklens as rl
-from ranklens.files import atomic
+from ranklens.files import FORMAT, atomic
 
 
 @pytest.mark.parametrize("name", cases.NETWORKS)
@@ -42,7 +42,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_what_is_not_ours_is_refused(tmp_path):
+def test_files_of_other_programs_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
         rl.load(tmp_path / "none")
     (tmp_path / "text").write_text("hello, world")
@@ -64,10 +64,21 @@ def test_what_is_not_ours_is_refused(tmp_path):
 
 
 def test_files_without_a_part_are_named(tmp_path):
-    structure = json.dumps({"format": "ranklens network 1"})
-    save_file({"nodes.0": torch.ones(2, 2)}, tmp_path / "half.safetensors", metadata={"structure": structure})
+    whole = {"format": FORMAT, "nodes": [["a", "r"], ["b", "r"]], "out": ["a", "b"], "frozen": []}
+    values = {f"nodes.{k}": torch.ones(2, 2) for k in range(2)}
+    for name in ("nodes", "out", "frozen"):
+        structure = json.dumps({key: value for key, value in whole.items() if key != name})
+        save_file(values, tmp_path / "half.safetensors", metadata={"structure": structure})
+        with pytest.raises(ValueError, match=f"is neither a network nor a record.*{name}"):
+            rl.load(tmp_path / "half.safetensors")
+
+
+def test_a_label_that_is_a_json_object_is_refused(tmp_path):
+    structure = {"format": FORMAT, "nodes": [["a", {}], ["b", {}]], "out": ["a", "b"], "frozen": []}
+    values = {f"nodes.{k}": torch.ones(2, 2) for k in range(2)}
+    save_file(values, tmp_path / "odd.safetensors", metadata={"structure": json.dumps(structure)})
     with pytest.raises(ValueError, match="is neither a network nor a record"):
-        rl.load(tmp_path / "half.safetensors")
+        rl.load(tmp_path / "odd.safetensors")
 
 
 def test_files_have_the_modes_that_the_process_gives(tmp_path):

@@ -12,7 +12,7 @@ from ranklens.studies.kit.claim import Claim
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A report of two studies, one with a claim and words that would break a careless page."""
+    """A report of two studies, one with a claim and a description that would break a page that does not escape them."""
     folder = tmp_path_factory.mktemp("report")
     entries = []
     for name in ("norms_to_infinity", "matrix_dynamics"):
@@ -55,13 +55,13 @@ def test_what_is_printed_is_escaped(folder):
     assert 'aria-label="a &#34;&lt;b&gt;&#34; &amp; c"' in text
 
 
-def test_pictures_have_words_and_small_screens_a_viewport(folder):
+def test_figures_have_descriptions_and_small_screens_a_viewport(folder):
     page = Outline()
     text = (folder / "index.html").read_text()
     page.feed(text)
-    pictures = [label for tag, role, label in page.roles if tag == "svg" and role == "img"]
-    assert len(pictures) == 2
-    assert "singular values of the product rise one after the other" in pictures[1]
+    figures = [label for tag, role, label in page.roles if tag == "svg" and role == "img"]
+    assert len(figures) == 2
+    assert figures[1] == studies.load("matrix_dynamics").alt(rl.load(folder / "matrix_dynamics.nc"))
     assert 'name="viewport"' in text
     assert "prefers-color-scheme: dark" in text
     assert "ranklens run norms_to_infinity --preset tiny" in text

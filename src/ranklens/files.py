@@ -1,4 +1,7 @@
-"""Files that last: networks as safetensors with their structure as JSON, records as NetCDF. Nothing is unpickled."""
+"""Files of networks and records: safetensors with the structure as JSON, and NetCDF.
+
+Nothing is pickled or unpickled, and an existing file is replaced as a whole or not at all.
+"""
 
 import json
 import os
@@ -14,12 +17,18 @@ from safetensors.torch import save_file
 
 from ranklens.tensors.network import TensorNetwork
 
+# Written into every file of a network, so that `load` recognizes its own files and their version.
 FORMAT = "ranklens network 1"
+# The first bytes of every HDF5 file, which is what NetCDF files are.
+HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place when the block ends well, and is removed when it does not.
+    """Yield a temporary file in the folder of `path`, and rename it to `path` when the block ends without an error.
+
+    A reader of `path` therefore finds the old file or the new one, never half of it. After an error the temporary
+    file is removed, and what was at `path` stays.
 
     >>> import pathlib, tempfile
     >>> folder = pathlib.Path(tempfile.mkdtemp())
@@ -42,24 +51,24 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _umask() -> int:
-    """What this process takes away from the modes of files it makes; it can only be read by being set."""
+    """Return the process's file mode creation mask, which can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
 def save(thing: TensorNetwork | xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write a network (safetensors; its labels, of strings, integers and tuples, as JSON) or a record (NetCDF).
+    """Write a network as safetensors, or a record as NetCDF; folders of the path that do not exist are made.
 
     Args:
-        thing: a network, or what a run returned.
-        path: the file; an existing one is replaced in one go, so that no half-written file is ever left.
+        thing: a network whose labels are strings, integers or tuples of these; or a record, as runs return it.
+        path: the file to write. An existing file is replaced in one step, so a half-written file is never left.
 
     Returns:
         The path.
 
     Raises:
-        TypeError: for anything else, or labels that JSON cannot hold.
+        TypeError: for anything else.
 
     >>> import tempfile, torch, ranklens as rl
     >>> net = rl.hierarchical((3, 3, 3, 3), width=2, std=1.0)
@@ -85,24 +94,48 @@ def save(thing: TensorNetwork | xr.Dataset, path: str | os.PathLike[str]) -> Pat
     return Path(path)
 
 
-def load(path: str | os.PathLike[str]) -> Any:
-    """Read what `save` wrote: a network or a record.
+def load(path: str | os.PathLike[str]) -> TensorNetwork | xr.Dataset:
+    """Return the network or the record that `save` wrote to a file.
+
+    A network comes back in its dtype, on the CPU, with its labels and its frozen nodes. A file that `save` did not
+    write, or that is damaged, is a ValueError.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A network or a record. The content of the file decides which, not its name.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a file that `save` did not write.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     with path.open("rb") as file:
-        start = file.read(8)
-    if start == b"\x89HDF\r\n\x1a\n":
-        try:
-            with xr.open_dataset(path, engine="h5netcdf") as record:
-                return record.load()
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{path} is no record written by rl.save, or damaged: {error}") from error
+        start = file.read(len(HDF5))
+    return _load_record(path) if start == HDF5 else _load_network(path)
+
+
+def _load_record(path: Path) -> xr.Dataset:
+    """Return the record in a NetCDF file.
+
+    Raises:
+        ValueError: for a file that is damaged or holds something else.
+    """
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as record:
+            return record.load()
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is no record written by rl.save, or damaged: {error}") from error
+
+
+def _load_network(path: Path) -> TensorNetwork:
+    """Return the network in a safetensors file.
+
+    Raises:
+        ValueError: for a file that is damaged or holds something else.
+    """
     try:
         with safe_open(path, framework="pt") as stored:
             structure = _structure((stored.metadata() or {}).get("structure", "{}"))
@@ -116,6 +149,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 def _structure(text: str) -> dict[str, Any]:
+    """Return a JSON object, or an empty one for a text that is none."""
     try:
         found = json.loads(text)
     except json.JSONDecodeError:
@@ -123,8 +157,12 @@ def _structure(text: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _write(label: Hashable) -> Any:
-    """Integers and strings as they are, tuples as lists: JSON has no tuples, and no label is a list."""
+def _write(label: Hashable) -> object:
+    """Return a label as JSON holds it: tuples become lists, which is safe because no label is a list.
+
+    Raises:
+        TypeError: for a label that is no string, integer or tuple of these.
+    """
     if isinstance(label, tuple):
         return [_write(x) for x in label]
     if isinstance(label, (str, int)):
@@ -132,5 +170,14 @@ def _write(label: Hashable) -> Any:
     raise TypeError(f"label {label!r} is a {type(label).__name__}; files hold labels of strings, integers and tuples")
 
 
-def _read(label: Any) -> Hashable:
-    return tuple(_read(x) for x in label) if isinstance(label, list) else label
+def _read(label: object) -> Hashable:
+    """Return the label that `_write` was given.
+
+    Raises:
+        TypeError: for a JSON object, which is no label.
+    """
+    if isinstance(label, list):
+        return tuple(_read(x) for x in label)
+    if isinstance(label, Hashable):
+        return label
+    raise TypeError(f"{label!r} is no label")

@@ -1,4 +1,4 @@
-"""The report: one page that needs no network, with a verdict table, every figure, and how to make each again."""
+"""The report of a run of all studies: one HTML page with a table of verdicts, every figure, and how to repeat it."""
 
 import json
 import os
@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 from jinja2 import Environment, PackageLoader
@@ -21,7 +20,21 @@ from ranklens.studies.kit.claim import Claim
 
 @dataclass(frozen=True)
 class Entry:
-    """One study in the report: what it found, how it looks, and how to run it again."""
+    """One study in the report.
+
+    Attributes:
+        name: name of the study.
+        title: its main statement.
+        explanation: what it does and what it shows, in a few sentences.
+        source: the paper and the figure or theorem that it reproduces.
+        claims: its claims, checked.
+        figure: its figure.
+        alt: a description of the figure in words.
+        settings: the settings of the run, by name.
+        seconds: wall-clock time of the run.
+        command: the command that runs the study again.
+        versions: versions of the software that ran it.
+    """
 
     name: str
     title: str
@@ -30,19 +43,24 @@ class Entry:
     claims: tuple[Claim, ...]
     figure: Figure
     alt: str
-    settings: dict[str, Any]
+    settings: dict[str, object]
     seconds: float
     command: str
     versions: str
 
     @property
     def sound(self) -> bool:
-        """Whether every theorem held."""
+        """Whether every claim that is a theorem holds."""
         return all(claim.holds for claim in self.claims if claim.kind == "theorem")
 
 
 def entry(record: xr.Dataset, preset: str) -> Entry:
-    """Judge and draw the record of a study."""
+    """Return the entry of a study: its record judged and drawn.
+
+    Args:
+        record: the record, with the attributes that `studies.perform` adds.
+        preset: the preset that was run; the command that repeats the run names it.
+    """
     name = record.attrs["study"]
     study = studies.load(name)
     settings = json.loads(record.attrs["settings"])
@@ -62,7 +80,7 @@ def entry(record: xr.Dataset, preset: str) -> Entry:
 
 
 def keep(made: Entry, record: xr.Dataset, folder: Path) -> None:
-    """Write a study's record and its figure as PNG, PDF and SVG into a folder."""
+    """Write a study's record, as NetCDF, and its figure, as PNG, PDF and SVG, to a folder."""
     files.save(record, folder / f"{made.name}.nc")
     for kind in ("png", "pdf"):
         with files.atomic(folder / f"{made.name}.{kind}") as name:
@@ -72,10 +90,19 @@ def keep(made: Entry, record: xr.Dataset, folder: Path) -> None:
 
 
 def write(entries: Sequence[Entry], folder: Path, preset: str) -> Path:
-    """Write index.html of studies whose files are in the folder; everything printed into it is escaped."""
+    """Write the page of the report, index.html; every text that is put into it is escaped.
+
+    Args:
+        entries: the studies, in the order of the page. `keep` has written their files to the folder.
+        folder: the folder of the report.
+        preset: the preset that was run.
+
+    Returns:
+        The path of the page.
+    """
     environment = Environment(loader=PackageLoader("ranklens", "templates"), autoescape=True, trim_blocks=True)
     environment.filters |= {"number": number, "bound": bound, "words": lambda name: name.replace("_", " ")}
-    # our own drawing, whose text matplotlib has escaped
+    # Markup marks a text as safe. These are drawings of our own, in which matplotlib has escaped all text.
     drawings = {
         made.name: Markup(_accessible((folder / f"{made.name}.svg").read_text(encoding="utf-8"), made))
         for made in entries
@@ -94,19 +121,19 @@ def write(entries: Sequence[Entry], folder: Path, preset: str) -> Path:
 
 
 def number(value: float) -> str:
-    """A number with as many digits as a reader wants."""
+    """Return a number as text, with four significant digits."""
     return f"{value:.4g}"
 
 
 def bound(claim: Claim) -> str:
-    """The bound as it is read: ≤ 0.1, or between two ends."""
+    """Return the bound of a claim as text, such as "≤ 0.1" or "0.5 to 2"."""
     if isinstance(claim.bound, tuple):
         return f"{number(claim.bound[0])} to {number(claim.bound[1])}"
     return f"{'≤' if claim.relation == '<=' else '≥'} {number(claim.bound)}"
 
 
 def _accessible(svg: str, made: Entry) -> str:
-    """An SVG that a screen reader announces as one picture, and whose ids do not clash with another's."""
+    """Return an SVG that screen readers announce as one image, and whose ids differ from those of other SVGs."""
     title = Markup.escape(made.alt)
     head, rest = svg.split(">", maxsplit=1)
     for mark in ('id="', "url(#", 'href="#'):
@@ -115,7 +142,7 @@ def _accessible(svg: str, made: Entry) -> str:
 
 
 def clear(folder: Path, names: Sequence[str]) -> None:
-    """Remove what an earlier report left of some studies, and its page, and nothing else."""
+    """Remove the page of an earlier report and its files of the named studies; leave every other file."""
     for name in names:
         for kind in ("nc", "png", "pdf", "svg"):
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
