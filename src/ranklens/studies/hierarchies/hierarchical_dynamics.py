@@ -87,8 +87,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
     waits = [onsets.increments(r.time.values, r.spectrum.values, rank) for r in runs]
     gaps = onsets.gap(records.last(record, "spectrum"), rank)
     return [
-        laws.law_claim(record, "local component norms at the root, exact from any start,"),
-        laws.drift_claim(record, settings.rtol, "differences of squared norms within local components"),
+        laws.law_claim(record, "local component norms at the root"),
+        laws.drift_claim(record, settings.rtol, "Differences between squared norms within local components"),
         Claim(
             "finding",
             f"singular value {rank + 1} over {rank} of the root's matricization (largest of the seeds): "

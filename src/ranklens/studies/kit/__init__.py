@@ -1,1 +1,1 @@
-"""What the studies share: claims, records of several seeds, laws held against differences, onsets."""
+"""Parts that several studies share: claims, gathered records, laws, onsets, initial networks and predictors."""

@@ -1,4 +1,4 @@
-"""A statement that a study checks: what was measured, what it is held against, and whether it holds."""
+"""A claim of a study: a sentence, the measured number, the bound it is compared with, and whether it holds."""
 
 import math
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Claim:
-    """A measured number against a bound; whether it holds is computed, never typed.
+    """A measured number and its bound; whether the claim holds is computed from the two.
 
     Attributes:
-        kind: "theorem" must hold; a "finding" is reported either way.
-        statement: what is claimed, with the quantity that is measured.
-        measured: the number.
-        relation: how it must stand to the bound.
-        bound: a number, or for "within" the two ends.
+        kind: "theorem" for a claim that must hold; "finding" for a claim that is reported whether it holds or not.
+        statement: a sentence that names the quantity, how it is reduced to one number, and over what.
+        measured: that number.
+        relation: "<=", ">=" or "within": how `measured` must compare with `bound`.
+        bound: a number; for "within" the two ends, both included.
 
     >>> Claim("finding", "the gap is small", 1e-5, "<=", 1e-3).holds
     True
@@ -30,7 +30,7 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether the relation is true; never for what is not a finite number."""
+        """Whether the relation is true; False if the measured number is NaN or infinite."""
         if not math.isfinite(self.measured):
             return False
         if isinstance(self.bound, tuple):
@@ -38,21 +38,22 @@ class Claim:
         return self.measured <= self.bound if self.relation == "<=" else self.measured >= self.bound
 
     def __post_init__(self) -> None:
-        """Refuse a bound that does not fit the relation."""
+        """Refuse a bound that does not fit the relation.
+
+        Raises:
+            ValueError: for two ends without "within", or one number with it.
+        """
         if isinstance(self.bound, tuple) != (self.relation == "within"):
             raise ValueError(f"relation {self.relation!r} does not go with the bound {self.bound}")
 
 
 def theorem(statement: str, measured: float, **bound: float | tuple[float, float]) -> Claim:
-    """Return a claim that must hold: a proved law, inequality or identity, held against what was measured.
+    """Return a claim that must hold: a proved law, inequality or identity, compared with a measured number.
 
     Args:
         statement: a whole sentence that names the quantity, how it is reduced to one number, and over what.
         measured: that number.
-        bound: exactly one of `at_most`, `at_least` (a number) or `within` (the two ends).
-
-    Raises:
-        TypeError: for no bound, or more than one.
+        bound: exactly one of `at_most`, `at_least` (a number) or `within` (the two ends); otherwise a TypeError.
 
     >>> theorem("The largest error over all steps is small.", 0.5, at_most=1.0).holds
     True
@@ -66,10 +67,7 @@ def finding(statement: str, measured: float, **bound: float | tuple[float, float
     Args:
         statement: a whole sentence that names the quantity, how it is reduced to one number, and over what.
         measured: that number.
-        bound: exactly one of `at_most`, `at_least` (a number) or `within` (the two ends).
-
-    Raises:
-        TypeError: for no bound, or more than one.
+        bound: exactly one of `at_most`, `at_least` (a number) or `within` (the two ends); otherwise a TypeError.
 
     >>> finding("Depth 3 recovers the matrix: relative error, median of 5 seeds.", 0.02, within=(0.0, 0.03)).holds
     True
@@ -83,6 +81,11 @@ _RELATIONS: dict[str, Literal["<=", ">=", "within"]] = {"at_most": "<=", "at_lea
 def _relation(
     bound: dict[str, float | tuple[float, float]],
 ) -> tuple[Literal["<=", ">=", "within"], float | tuple[float, float]]:
+    """Return the relation and the bound that a keyword and its value mean.
+
+    Raises:
+        TypeError: for no bound, more than one, or an unknown keyword.
+    """
     if len(bound) != 1 or not bound.keys() <= _RELATIONS.keys():
         raise TypeError(f"a claim takes exactly one of {', '.join(_RELATIONS)}; it was given {sorted(bound) or 'none'}")
     [(name, value)] = bound.items()

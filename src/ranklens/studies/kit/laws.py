@@ -1,30 +1,41 @@
-"""Laws along a flow, held against central differences, and the claims that follow."""
+"""Laws of the rates along a flow, compared with central differences, and the claims that follow from them."""
 
 from collections.abc import Callable, Hashable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ranklens import theory
-from ranklens.studies.kit.claim import Claim
+from ranklens.problems import TensorProblem
+from ranklens.studies.kit import reduce
+from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.studies.kit.records import last, runs
 from ranklens.tensors.network import TensorNetwork
 
-LAW_PERIOD, DRIFT_PERIOD = 50, 10  # steps of the solver from one evaluation to the next
+# Rows of a record from one evaluation of the law to the next: each evaluation costs several gradients.
+LAW_PERIOD = 50
+# Rows of a record from one evaluation of the conserved quantities to the next.
+DRIFT_PERIOD = 10
 
 
 class Sometimes:
-    """A tracked quantity that is evaluated in every `period`-th row only, from the first on; other rows hold NaN."""
+    """A tracked quantity that is evaluated only in every `period`-th row, beginning with the first; other rows are NaN.
 
-    def __init__(self, period: int, function: Callable[[TensorNetwork], Any]) -> None:
+    Args:
+        period: number of rows from one evaluation to the next.
+        function: the quantity, a tensor of fixed shape, as a function of the network.
+    """
+
+    def __init__(self, period: int, function: Callable[[TensorNetwork], Tensor]) -> None:
         self.period, self.function, self.calls = period, function, 0
-        self.blank: Any = None
+        self.blank = torch.tensor(torch.nan)
 
-    def __call__(self, net: TensorNetwork) -> Any:
-        """The quantity, or NaN of its shape."""
+    def __call__(self, net: TensorNetwork) -> Tensor:
+        """Return the quantity, or a tensor of its shape filled with NaN."""
         self.calls += 1
         if (self.calls - 1) % self.period:
             return self.blank
@@ -33,20 +44,37 @@ class Sometimes:
         return value
 
 
-def law_error(predicted: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
-    """How far a predicted rate is off, relative to each measured rate and to a thousandth of the largest."""
+def law_error(predicted: Tensor, measured: Tensor) -> Tensor:
+    """Return the largest relative deviation of predicted from measured rates.
+
+    Each deviation is divided by |measured rate| + 0.001 * (largest |measured rate|), so that rates near zero, which a
+    central difference cannot resolve, do not dominate. Equal rates, also two zeros, deviate by 0. NaN stays NaN.
+
+    Args:
+        predicted: rates by the law, of any shape.
+        measured: measured rates, of the same shape.
+
+    Returns:
+        A scalar.
+    """
     scale = measured.abs() + 1e-3 * measured.abs().max()
     off = (predicted - measured).abs()
-    return (off / scale).where(off > 0, off).max()  # nothing is off by 0 / 0; and NaN stays NaN
+    return (off / scale).where(off > 0, off).max()
 
 
-def component_law(task: Any, bond: Hashable) -> Sometimes:
-    """Tracks how far the law of a bond, gamma sigma^2 sum |s_k|^-2, is from a central difference.
+def component_law(task: TensorProblem, bond: Hashable) -> Sometimes:
+    """Return a quantity to track: the `law_error` of the law of a bond's component norms against a central difference.
 
-    Its alignment gamma comes from the gradient in the end tensor alone, not from those of the nodes that move.
+    The law is d sigma / dt = gamma sigma^2 sum_k |s_k|^-2, where sigma is a component norm, s_k are its slices, and
+    gamma is its alignment with the negative gradient of the loss in the end tensor. The gradients of the nodes, which
+    make the flow, are not used for gamma.
+
+    Args:
+        task: the problem that the flow solves.
+        bond: the bond whose components are compared.
     """
 
-    def error(net: TensorNetwork) -> torch.Tensor:
+    def error(net: TensorNetwork) -> Tensor:
         norms = net.slice_norms(bond)
         law = theory.alignment(net, task, bond) * norms.prod(dim=0).square() * norms.pow(-2).sum(dim=0)
         return law_error(law, theory.measured_rate(net, task, lambda net: net.component_norms(bond)))
@@ -55,10 +83,16 @@ def component_law(task: Any, bond: Hashable) -> Sometimes:
 
 
 def drift(net: TensorNetwork) -> Sometimes:
-    """Tracks by how much what is conserved at the bonds has changed since now, over the largest squared slice norm."""
+    """Return a quantity to track: the largest change of the conserved quantities of all bonds since this call.
+
+    The change is divided by the largest squared slice norm of the network at the time of the evaluation.
+
+    Args:
+        net: the network at the start of the flow.
+    """
     start = [theory.conserved(net, bond) for bond in net.bonds]
 
-    def change(net: TensorNetwork) -> torch.Tensor:
+    def change(net: TensorNetwork) -> Tensor:
         largest = torch.stack([net.slice_norms(bond).max() for bond in net.bonds]).max() ** 2
         changes = [(theory.conserved(net, b) - c).abs().max() for b, c in zip(net.bonds, start, strict=True)]
         return torch.stack(changes).max() / largest
@@ -66,27 +100,59 @@ def drift(net: TensorNetwork) -> Sometimes:
     return Sometimes(DRIFT_PERIOD, change)
 
 
-def law_claim(record: xr.Dataset, what: str) -> Claim:
-    """The law against central differences, along every run."""
+def law_claim(record: xr.Dataset, quantity: str) -> Claim:
+    """Return the claim that the law gives the rates of a quantity, along the runs of all seeds.
+
+    Args:
+        record: a gathered record with the variable `law_error`.
+        quantity: what the rates are of, as a plural.
+    """
     points = evaluated(record, "law_error", LAW_PERIOD)
-    statement = f"the rate of {what} against a central difference, at {len(points)} points (worst relative error)"
-    return Claim("theorem", statement, float(points.max()), "<=", 1e-5)
+    statement = (
+        f"The law gives the rates of {quantity}: relative error against a central difference, largest of "
+        f"{len(points)} points of all runs"
+    )
+    return theorem(statement, reduce.largest(points), at_most=1e-5)
 
 
-def drift_claim(record: xr.Dataset, rtol: float, what: str) -> Claim:
-    """Conservation, to what the solver's tolerance allows."""
+def drift_claim(record: xr.Dataset, rtol: float, quantities: str) -> Claim:
+    """Return the claim that quantities are conserved, up to a change that the solver's tolerance explains.
+
+    Args:
+        record: a gathered record with the variable `drift`.
+        rtol: relative tolerance of the solver.
+        quantities: what is conserved, as a plural with a capital.
+    """
     points = evaluated(record, "drift", DRIFT_PERIOD)
-    statement = f"{what} are conserved (worst of {len(points)} drifts over the largest squared norm, rtol {rtol:g})"
-    return Claim("theorem", statement, float(points.max()), "<=", 100 * rtol)
+    statement = (
+        f"{quantities} are conserved: change since the start over the largest squared slice norm, largest of "
+        f"{len(points)} points of all runs, relative tolerance {rtol:g}"
+    )
+    return theorem(statement, reduce.largest(points), at_most=100 * rtol)
 
 
 def recovery_claim(record: xr.Dataset, of: Literal["largest", "median"]) -> Claim:
-    """How much of the target is found, over the seeds."""
+    """Return the claim that the target is recovered at the end of the runs.
+
+    Args:
+        record: a gathered record with the variable `error`, the relative error over all entries.
+        of: how the errors of all seeds are reduced to one number.
+    """
     errors = last(record, "error")
-    measured = errors.max() if of == "largest" else np.median(errors)
-    return Claim("finding", f"error over all entries, seen or not ({of} of the seeds)", float(measured), "<=", 0.03)
+    measured = reduce.largest(errors) if of == "largest" else reduce.median(errors)
+    statement = (
+        f"The target is recovered: relative error over all entries, observed and unobserved, at the end, {of} of "
+        f"{reduce.count(errors)}"
+    )
+    return finding(statement, measured, at_most=0.03)
 
 
-def evaluated(record: xr.Dataset, name: str, period: int) -> NDArray[Any]:
-    """What `Sometimes` has evaluated, in all runs; a NaN among it is one that was computed."""
+def evaluated(record: xr.Dataset, name: str, period: int) -> NDArray[np.float64]:
+    """Return the values that a `Sometimes` has evaluated, of all runs; a NaN among them was computed, not left blank.
+
+    Args:
+        record: a gathered record.
+        name: the variable that the quantity was tracked as.
+        period: the period of the `Sometimes`.
+    """
     return np.concatenate([run[name].values[::period] for run in runs(record)])

@@ -1,7 +1,7 @@
-"""When components were learnt: onsets, whether each waited for the one before, and how far a flow has gone."""
+"""Times at which components are learned: onsets, whether each waits for the one before, and the distance travelled."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -11,40 +11,91 @@ from numpy.typing import NDArray
 from ranklens import drawing
 from ranklens.studies.kit.records import runs, times
 
-Along = Callable[[xr.Dataset], NDArray[Any]]
-ON, NEARLY = 0.1, 0.9  # of its final value: a component has taken off, is nearly learnt
+Along = Callable[[xr.Dataset], NDArray[np.float64]]
+# Share of its final value at which a component counts as having taken off.
+ON = 0.1
+# Share of its final value at which a component counts as nearly learned.
+NEARLY = 0.9
 
 
-def onsets(time: NDArray[Any], values: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """When each of the `count` largest values (rows, values), sorted in every row, took off and was nearly learnt."""
-    found = -np.sort(-values, axis=1)[:, :count]
-    return tuple(time[(found >= share * found[-1]).argmax(axis=0)] for share in (ON, NEARLY))
+class Onsets(NamedTuple):
+    """Times of the largest components, in the order of their sizes.
+
+    Attributes:
+        on: (count,) first time at which each exceeds the share `ON` of its final value.
+        nearly: (count,) first time at which each exceeds the share `NEARLY` of its final value.
+    """
+
+    on: NDArray[np.float64]
+    nearly: NDArray[np.float64]
 
 
-def increments(time: NDArray[Any], values: NDArray[Any], count: int) -> int:
-    """Of `count` - 1 pairs of neighbours, how many wait: the next takes off only after the last was nearly learnt."""
+def onsets(time: NDArray[np.float64], values: NDArray[np.float64], count: int) -> Onsets:
+    """Return when each of the largest components took off and was nearly learned.
+
+    Args:
+        time: (rows,) times.
+        values: (rows, components) sizes. They are sorted in every row, so that the k-th curve is the k-th largest.
+        count: number of the largest components.
+    """
+    found = _sorted(values)[:, :count]
+    return Onsets(*(time[(found >= share * found[-1]).argmax(axis=0)] for share in (ON, NEARLY)))
+
+
+def increments(time: NDArray[np.float64], values: NDArray[np.float64], count: int) -> float:
+    """Return how many of the `count` - 1 later components take off only after the one before is nearly learned.
+
+    Args:
+        time: (rows,) times.
+        values: (rows, components) sizes.
+        count: number of the largest components.
+
+    Returns:
+        A whole number, or NaN if a size is NaN.
+    """
+    if np.isnan(values).any():
+        return float("nan")
     on, nearly = onsets(time, values, count)
-    return int((on[1:] > nearly[:-1]).sum())
+    return float((on[1:] > nearly[:-1]).sum())
 
 
-def gap(values: NDArray[Any], count: int) -> NDArray[Any]:
-    """The (count + 1)-th largest of the final values (seeds, values) relative to the count-th."""
-    found = -np.sort(-values, axis=-1)
-    return found[..., count] / found[..., count - 1]
+def gap(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Return the (count + 1)-th largest value divided by the count-th largest; NaN where one of the values is NaN.
+
+    Args:
+        values: (..., components) sizes.
+        count: number of components that count as present.
+
+    Returns:
+        An array of the leading dimensions.
+    """
+    found = _sorted(values)
+    ratio = found[..., count] / found[..., count - 1]
+    return np.where(np.isnan(values).any(axis=-1), np.nan, ratio)
 
 
-def distance(run: xr.Dataset) -> NDArray[Any]:
-    """The length of the way that the parameters have gone: along a flow d loss = -|gradient|^2 dt.
+def distance(run: xr.Dataset) -> NDArray[np.float64]:
+    """Return the arc length of the trajectory of the parameters up to every row.
 
-    It stands to the steps of an optimizer that moves by a fixed distance per step as time stands to plain descent, and
-    makes plateaus short.
+    Along a gradient flow d loss = -|gradient|^2 dt and the speed is |gradient|, so the arc length of an interval is
+    about sqrt(fall of the loss * duration). Plotted against it, plateaus become short.
+
+    Args:
+        run: a gradient flow, with `loss` and `time`.
     """
     falls = np.clip(-np.diff(run.loss.values), 0, None) * np.diff(run.time.values)
     return np.concatenate([[0.0], np.cumsum(np.sqrt(falls))])
 
 
 def draw_errors(axes: Axes, record: xr.Dataset, share: float, *, along: Along = times) -> None:
-    """The error over all entries of every seed, each against the share of its own time or way."""
+    """Draw the error over all entries of every seed, each against the share of its own duration or arc length.
+
+    Args:
+        axes: the panel.
+        record: a gathered record with the variable `error`.
+        share: share of the entries that are observed, for the title.
+        along: `times`, or `distance`.
+    """
     for k, run in enumerate(runs(record)):
         at = along(run)
         axes.plot(at / at[-1], run.error, label=f"seed {int(run.seed)}", **drawing.style(k))
@@ -52,7 +103,12 @@ def draw_errors(axes: Axes, record: xr.Dataset, share: float, *, along: Along = 
     drawing.label(
         axes,
         f"Recovery from {share:.0%} of the entries",
-        f"share of the {'time' if along is times else 'distance'} to fit",
-        "|W - target| / |target|",
+        f"share of the {'time' if along is times else 'distance'} until the end of the run",
+        "relative error |W - target| / |target|",
     )
     axes.legend(fontsize=8)
+
+
+def _sorted(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the values in descending order along the last dimension; NaN come last."""
+    return -np.sort(-values, axis=-1)

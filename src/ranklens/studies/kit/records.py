@@ -1,4 +1,4 @@
-"""Records of a study: runs of several seeds gathered into one Dataset, and taken out of it again."""
+"""Records of a study: the runs of several seeds gathered into one Dataset, and taken out of it again."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,15 @@ S = TypeVar("S")
 
 
 def gather(runs: Sequence[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
-    """Runs of several seeds as one record with dimensions (seed, row, ...); shorter runs end in NaN."""
+    """Return the records of several runs as one record with dimensions (seed, row, ...).
+
+    A row of the result is a row of a run: a time of a flow, or a step of an optimizer. Runs with fewer rows are padded
+    with NaN. How each run ended is in `run_stopped`, `run_evaluations`, `run_steps` and `run_seconds`, one per seed.
+
+    Args:
+        runs: what `gradient_flow`, `gradient_descent` or `end_matrix_flow` returned, one per seed.
+        seeds: the seeds, in the order of the runs.
+    """
     axis = "time" if "time" in runs[0].coords else "step"
     tables = []
     for run in runs:
@@ -27,28 +35,46 @@ def gather(runs: Sequence[xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
     return record
 
 
+def unpadded(run: xr.Dataset) -> xr.Dataset:
+    """Return one run of a gathered record without the rows that only longer runs have.
+
+    Padded rows have no time (or no step). A row whose loss or any other measured value is NaN is kept.
+
+    >>> import numpy as np, xarray as xr
+    >>> run = xr.Dataset({"time": ("row", [0.0, 1.0, np.nan]), "loss": ("row", [1.0, np.nan, np.nan])})
+    >>> unpadded(run).loss.values
+    array([ 1., nan])
+    """
+    axis = "time" if "time" in run else "step"
+    return run.isel(row=np.isfinite(run[axis].values))
+
+
 def rows(record: xr.Dataset, seed: int) -> xr.Dataset:
-    """The run of one seed, without the rows that only longer runs have."""
-    run = record.sel(seed=seed)
-    return run.isel(row=np.isfinite(run.loss.values))
+    """Return the run of one seed, without the rows that only longer runs have."""
+    return unpadded(record.sel(seed=seed))
 
 
 def runs(record: xr.Dataset) -> list[xr.Dataset]:
-    """The runs of all seeds."""
+    """Return the runs of all seeds, each without the rows that only longer runs have."""
     return [rows(record, int(seed)) for seed in record.seed.values]
 
 
 def last(record: xr.Dataset, name: str) -> NDArray[Any]:
-    """The final value of a variable for every seed."""
+    """Return the last value of a variable for every seed, in an array whose first dimension is the seed."""
     return np.stack([run[name].values[-1] for run in runs(record)])
 
 
-def times(run: xr.Dataset) -> NDArray[Any]:
-    """The time of every row."""
+def times(run: xr.Dataset) -> NDArray[np.float64]:
+    """Return the time of every row of a run."""
     return np.asarray(run.time.values)
 
 
 def settings_of(record: xr.Dataset, kind: type[S]) -> S:
-    """The settings that a record was made with."""
+    """Return the settings that a record was made with.
+
+    Args:
+        record: a record of a study, with its settings as JSON in the attribute `settings`.
+        kind: the study's class of settings.
+    """
     stored = json.loads(record.attrs["settings"])
     return kind(**{name: tuple(x) if isinstance(x, list) else x for name, x in stored.items()})

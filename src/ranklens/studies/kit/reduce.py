@@ -64,6 +64,17 @@ def share(values: ArrayLike, condition: Callable[[NDArray[np.float64]], NDArray[
     return _reduced(values, lambda x: np.mean(condition(x)))
 
 
+def count(values: ArrayLike, noun: str = "seed") -> str:
+    """Return the number of values and what there is one of, in words for a claim.
+
+    >>> count([0.1, 0.2]), count([0.1]), count([0.1, 0.3, 0.2], "run")
+    ('2 seeds', '1 seed', '3 runs')
+    """
+    size = np.size(np.asarray(values))
+    return f"{size} {noun}" if size == 1 else f"{size} {noun}s"
+
+
 def _reduced(values: ArrayLike, function: Callable[[NDArray[np.float64]], np.float64]) -> float:
+    """Return a function of all values as one array, or NaN if one of them is NaN or there is none."""
     flat = np.asarray(values, dtype=np.float64).reshape(-1)
     return float(function(flat)) if len(flat) and not np.isnan(flat).any() else float("nan")

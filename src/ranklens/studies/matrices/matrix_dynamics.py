@@ -1,4 +1,4 @@
-"""Singular values of a deep matrix factorization under gradient flow: they are learnt one at a time."""
+"""Singular values of a deep matrix factorization under gradient flow: they are learned one at a time."""
 
 from dataclasses import dataclass
 
@@ -10,23 +10,34 @@ from matplotlib.figure import Figure
 from ranklens import drawing, problems, theory
 from ranklens.dynamics import flow
 from ranklens.problems import targets
-from ranklens.studies.kit import laws, onsets, records
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit import laws, onsets, records, reduce
+from ranklens.studies.kit.claim import Claim, finding
 from ranklens.tensors import families, measures
 from ranklens.tensors.network import TensorNetwork
 
 TITLE = "Matrix factorization learns singular values one at a time"
 EXPLANATION = (
     "A matrix of low rank is fitted from half of its entries by a product of matrices that could represent any rank. "
-    "Gradient flow from a small start raises one singular value after the other and leaves the rest at zero, because "
-    "the rate of each is proportional to its own size to the power 2 - 2/depth."
+    "From a small initialization, gradient flow raises one singular value after the other and leaves the rest near "
+    "zero, because the rate of each singular value is proportional to its size to the power 2 - 2/depth."
 )
-SOURCE = "Razin, Maman, Cohen (ICML 2022), figure of dynamics, left; law: Arora, Cohen, Hu, Luo (NeurIPS 2019)"
+SOURCE = "Razin, Maman, Cohen (ICML 2022), figure of dynamics, left; the law: Arora, Cohen, Hu, Luo (NeurIPS 2019)"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A size x size matrix of some rank and Frobenius norm `size`, fitted by `depth` factors."""
+    """Completion of a square matrix of low rank by a product of square matrices.
+
+    Attributes:
+        size: number of rows and of columns, and Frobenius norm of the target.
+        rank: rank of the target.
+        depth: number of factors of the product.
+        observed: number of observed entries.
+        std: standard deviation of the initial entries of every factor.
+        until_loss: training loss at which the flow ends.
+        rtol: relative tolerance of the solver.
+        seeds: seeds of target, observed entries and initialization; one run per seed.
+    """
 
     size: int = 64
     rank: int = 5
@@ -45,15 +56,17 @@ PRESETS = {
     "tiny": Settings(size=12, rank=2, observed=100, std=1e-2, until_loss=1e-3, seeds=(0,)),
 }
 MINUTES = {"laptop": 0.35, "paper": 0.5, "small": 0.1, "tiny": 0.05}
-SHOWN = 10  # singular values in the record
+# Number of largest singular values in the record.
+SHOWN = 10
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """One flow per seed, with the singular values, the law's error now and then, and the drift of what is conserved."""
+    """Run one flow per seed and record singular values, error of the law, and change of the conserved quantities."""
     return records.gather([_one(settings, seed) for seed in settings.seeds], settings.seeds)
 
 
 def _one(settings: Settings, seed: int) -> xr.Dataset:
+    """Return the record of one seed's flow."""
     shape = (settings.size, settings.size)
     target = targets.low_rank_matrix(shape, settings.rank, norm=settings.size, seed=seed)
     task = problems.Completion.sample(target, settings.observed, seed=seed)
@@ -78,52 +91,48 @@ def _one(settings: Settings, seed: int) -> xr.Dataset:
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """The law and the conserved quantities along the flow; learning one at a time; the rank; the recovery."""
+    """Return the claims: the law, the conserved quantities, learning one at a time, the rank, and the recovery."""
     settings = records.settings_of(record, Settings)
-    runs = records.runs(record)
-    waits = [onsets.increments(r.time.values, r.singular.values, settings.rank) for r in runs]
-    final = records.last(record, "singular")
-    rank = settings.rank
+    rank, seeds = settings.rank, reduce.count(record.seed)
+    waits = [onsets.increments(r.time.values, r.singular.values, rank) for r in records.runs(record)]
+    gaps = onsets.gap(records.last(record, "singular"), rank)
     return [
-        laws.law_claim(record, "singular values, exact from any start,"),
-        laws.drift_claim(record, settings.rtol, "differences of Gram matrices of neighbouring factors"),
-        Claim(
-            "finding",
-            f"share of seeds where all {rank} singular values wait for the one before (take-off after its 90%)",
-            float(np.mean([w == rank - 1 for w in waits])),
-            ">=",
-            0.8,
+        laws.law_claim(record, "singular values"),
+        laws.drift_claim(record, settings.rtol, "Differences between Gram matrices of neighbouring factors"),
+        finding(
+            f"Singular values are learned one at a time: share of {seeds} in which each of {rank} singular values "
+            f"passes 10% of its final size only after the one before passed 90%",
+            reduce.share(waits, lambda w: w == rank - 1),
+            at_least=0.8,
         ),
-        Claim(
-            "finding",
-            f"singular value {rank + 1} over {rank} at the end (largest of the seeds): the rank is {rank}",
-            float(onsets.gap(final, rank).max()),
-            "<=",
-            1e-3,
+        finding(
+            f"The end matrix has rank {rank}: singular value {rank + 1} over singular value {rank}, largest of {seeds}",
+            reduce.largest(gaps),
+            at_most=1e-3,
         ),
         laws.recovery_claim(record, "largest"),
     ]
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Singular values against time, and every seed's onsets."""
+    """Draw the singular values of the first seed against time, and the error of every seed."""
     settings = records.settings_of(record, Settings)
     made, (values, errors) = drawing.figure(2)
     first = records.runs(record)[0]
     names = [f"singular value {k + 1}" for k in range(settings.rank)]
-    drawing.lines(values, first.time.values, first.singular.values, names, rest="all others: not learnt")
+    drawing.lines(values, first.time.values, first.singular.values, names, rest="all others: not learned")
     drawing.label(values, f"One at a time (seed {int(first.seed)})", "time of the gradient flow", "singular value")
     onsets.draw_errors(errors, record, settings.observed / settings.size**2)
     return made
 
 
 def alt(record: xr.Dataset) -> str:
-    """What the picture shows."""
+    """Describe the figure in words."""
     settings = records.settings_of(record, Settings)
     final = -np.sort(-records.last(record, "singular")[0])
     values = ", ".join(f"{x:.1f}" for x in final[: settings.rank])
     return (
         f"Left: {settings.rank} singular values of the product rise one after the other in steps to {values}, all "
-        f"others stay at zero. Right: the error over all entries falls from 1 in as many steps, to "
+        f"others stay near zero. Right: the error over all entries falls from 1 in as many steps, to "
         f"{records.last(record, 'error').max():.3f} or less for every seed."
     )
