@@ -15,15 +15,7 @@ FOLDER = ROOT / ".venv-oldest"
 # What is imported by the tests that run here. Their versions are free: only what a user installs is held at its floor.
 TOOLS = ("pytest>=8", "hypothesis>=6.100", "beartype>=0.18")
 # Everything but studies, whose full runs are long, and files that need tools of development.
-TESTS = tuple(f"tests/{part}" for part in "tensors problems dynamics theory completers nn data".split())
-    "tests/tensors",
-    "tests/problems",
-    "tests/dynamics",
-    "tests/theory",
-    "tests/completers",
-    "tests/nn",
-    "tests/data",
-)
+PARTS = ("tensors", "problems", "dynamics", "theory", "completers", "nn", "data")
 
 
 def floors() -> list[str]:
@@ -38,7 +30,7 @@ def main() -> int:
     python = FOLDER / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", *floors(), *TOOLS], check=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "-e", ROOT], check=True)
-    chosen = sys.argv[1:] or list(TESTS)
+    chosen = sys.argv[1:] or [f"tests/{part}" for part in PARTS]
     return subprocess.run([python, "-m", "pytest", "-q", "-m", "not slow", *chosen], cwd=ROOT, check=False).returncode
 
 
