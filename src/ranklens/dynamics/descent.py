@@ -1,33 +1,45 @@
-"""Gradient descent: one plain loop around any torch optimizer."""
+"""Gradient descent: a plain loop around any torch optimizer."""
 
 import math
 import time as clock
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ranklens.dynamics.record import Recorder, Track, numpy
+from ranklens.dynamics.record import (
+    Cost,
+    Outcome,
+    Recorder,
+    Track,
+    check_count,
+    numpy,
+    run_attributes,
+    warn_if_early,
+)
+from ranklens.problems.problem import BatchedProblem, Problem, check_problem
 from ranklens.progress import Report, reporter
 from ranklens.seeds import stream
 from ranklens.tensors import contract
 from ranklens.tensors.network import TensorNetwork
 from ranklens.threads import threads
 
+# Loss at which a descent stops by default: the default of `gradient_flow`.
+SMALL_LOSS = 5e-5
+
 
 @torch.enable_grad()
 def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how it steps)
     net: TensorNetwork,
-    task: Any,
+    task: Problem | BatchedProblem,
     optimizer: torch.optim.Optimizer,
     *,
     steps: int = 10_000,
-    until_loss: float = 5e-5,
+    until_loss: float | None = None,
     every: int = 25,
     batch_size: int | None = None,
     seed: int = 0,
@@ -35,37 +47,45 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
     resume: xr.Dataset | None = None,
     progress: bool | Report | None = None,
 ) -> xr.Dataset:
-    """Take optimizer steps on the loss of a network; leaves the network at its last state.
+    """Take optimizer steps on the loss of a network; the network is left at its last state.
 
-    The loss at a step is that of the parameters before the step. It is recorded, together with what is tracked,
-    every `every` steps and at the end, and compared with `until_loss` at those steps (for mini-batches it is still
-    the loss of the whole problem).
+    Row t of the record belongs to the parameters after t steps. Rows are recorded at every multiple of `every` and at
+    the end, and only there is the loss compared with `until_loss`. With mini-batches the recorded loss is still that
+    of the whole problem.
 
     Args:
         net: the network, of any floating-point dtype, on any device.
-        task: a problem: anything with a differentiable `loss(net)`; with mini-batches also `subset(rows)` and `len`.
-        optimizer: any torch optimizer over `net.parameters()` that needs no closure.
-        steps: take this many at most (in all, when resuming).
-        until_loss: stop when the recorded loss is this small.
-        every: record at multiples of this.
-        batch_size: observations per step, a new seeded shuffle in every epoch; None takes all.
-        seed: of the shuffles.
-        track: {name: function of the network}, evaluated under no_grad.
-        resume: a record of an earlier descent: go on from its end with its optimizer state, bit by bit as if it had
-            not been interrupted, and return both as one.
-        progress: True for a line on the terminal, or a function that is given one; None is silent.
+        task: a problem: an object with a differentiable `loss(net)`; for mini-batches it also has `subset(rows)` and
+            a length.
+        optimizer: a torch optimizer over `net.parameters()` whose step needs no closure.
+        steps: take at most this many steps; a resumed run counts those before it.
+        until_loss: stop when the recorded loss is this small; None for 5e-5, without a warning if it is not reached.
+        every: record at the multiples of this many steps.
+        batch_size: number of observations per step, from a new seeded shuffle in every epoch; None takes all.
+        seed: seed of the shuffles.
+        track: {name: function of the network}; each function is evaluated under no_grad in every recorded row.
+        resume: the record of an earlier descent: go on from its last state with the state of its optimizer, bit by
+            bit as if it had not been interrupted, and return both as one.
+        progress: True for a status line on the terminal; or a function that is called with that line; None for none.
 
     Returns:
-        A Dataset with coordinate `step`, variables `loss`, what was tracked, the final `state` and the optimizer's;
-        attributes stopped ("loss", "steps", or "nan": it diverged, and record and network are those of the last
-        recorded step), evaluations (of a gradient), seconds, solver, versions.
+        A Dataset with coordinate `step`, variables `loss` and the tracked ones along it, the final parameters `state`
+        and the state of the optimizer. Its attributes are "stopped", "message" (details of "stopped"), "evaluations"
+        (of a gradient), "steps", "seconds", "solver" (the optimizer), "batch_size" (0 for all), "seed", "until_loss",
+        "network", "loss_function" and "versions". "stopped" is "loss", "steps", or "nan": the descent diverged, and
+        network and record end at the last recorded row before that.
+
+        Ctrl-C raises a KeyboardInterrupt whose attribute `record` holds the record up to the last row.
 
     Raises:
-        ValueError: for sizes that make no sense, an optimizer of other parameters or of another kind than
-            the record's.
-        TypeError: for LBFGS, which needs a closure.
+        TypeError: for a task that is no problem, LBFGS (which needs a closure), or counts that are no integers.
+        ValueError: for counts below one, an optimizer of other parameters or of another kind than the record's, or
+            fewer steps than the resumed record has.
 
-    Source: the experiments of Razin and Cohen (NeurIPS 2020) and Razin, Maman, Cohen (ICML 2021, 2022).
+    Warns:
+        StoppedEarly: if the descent ends by "nan", or by "steps" although a positive `until_loss` was passed.
+
+    Source: the experiments of Razin and Cohen (NeurIPS 2020) and of Razin, Maman, Cohen (ICML 2021, 2022).
 
     >>> import ranklens as rl
     >>> target = rl.targets.low_rank_matrix((10, 10), rank=1)
@@ -74,101 +94,154 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
     >>> run.attrs["stopped"], bool(rl.effective_rank(net.tensor().detach()) < 1.01)
     ('loss', True)
     """
+    check_problem(task)
     _check(net, optimizer, steps, every, batch_size)
-    recorder = Recorder("step", track, resume)
-    begun = 0
+    goal = SMALL_LOSS if until_loss is None else until_loss
+    recorder, before, started = Recorder("step", track, resume), Cost.of(resume), clock.perf_counter()
+    first = 0 if resume is None else int(resume.step[-1])
     if resume is not None:
-        begun = int(resume.step[-1])
-        if steps < begun:
-            raise ValueError(f"steps is {steps}, and the record has {begun} already; steps count from the first")
+        if steps < first:
+            raise ValueError(f"steps is {steps}, and the record has {first} already; steps count from the first")
         _restore(net, optimizer, resume)
-    started = clock.perf_counter()
-    step, stopped = begun, "steps"
-    kept = _Kept(begun, [stack.detach().clone() for stack in net.stacks])
-    batches = None if batch_size is None else _batches(task, batch_size, seed, begun)
+    batches = None if batch_size is None else _batches(_batched(task), batch_size, seed, first)
+    descent = _Descent(net, task, optimizer, recorder, first, steps, every, goal)
     with threads(contract.work(net.layout)), reporter(progress) as report:
-        for step in range(begun, steps + 1):
-            recorded = step % every == 0 or step == steps or not (recorder.rows["step"] or resume is not None)
-            loss = task.loss(net) if batches is None else next(batches).loss(net)
-            value = _whole(net, task) if recorded and batches is not None else float(loss.detach())
-            if not math.isfinite(value):
-                stopped = "nan"
-                break
-            if recorded:
-                recorder.add(step, value, net)
-                kept = _Kept(step, [stack.detach().clone() for stack in net.stacks])
-                report(f"loss {value:.2e} of {until_loss:.0e}, step {step} of {steps}")
-                if value <= until_loss:
-                    stopped = "loss"
-                    break
-            if step == steps:
-                break
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    message = ""
-    if stopped == "nan":
-        message = f"the loss is not finite at step {step}; take a smaller lr"
-        step = kept.step
-        with torch.no_grad():
-            for stack, parameters in zip(net.stacks, kept.stacks, strict=True):
-                stack.copy_(parameters)
-    if not recorder.rows["step"] and resume is None:  # not even the start is finite
-        recorder.add(step, math.nan, net)
-    attrs = {
-        "stopped": stopped,
-        "message": message,
-        "evaluations": step + (0 if resume is None else int(resume.attrs["evaluations"]) - begun),
-        "steps": step,
-        "seconds": clock.perf_counter() - started + (0.0 if resume is None else float(resume.attrs["seconds"])),
-        "solver": f"{type(optimizer).__name__} {_numbers(optimizer)}",
-        "batch_size": 0 if batch_size is None else batch_size,
-        "seed": seed,
-        "until_loss": until_loss,
-        "network": repr(net),
-        "loss_function": getattr(getattr(task, "objective", None), "name", type(task).__name__),
-    }
-    states = {} if stopped == "nan" else _optimizer_state(optimizer)
-    return recorder.finish({"state": _flat(net), **states}, attrs)
+        stopped, message = descent.go(batches, report)
+    last = descent.kept
+    evaluations = before.evaluations + last.step - first
+    outcome = Outcome(stopped, message, Cost(evaluations, last.step, before.seconds + clock.perf_counter() - started))
+    if stopped == "nan" or (until_loss is not None and until_loss > 0):
+        warn_if_early(outcome, last.loss, goal)
+    attrs = run_attributes(
+        outcome,
+        task,
+        network=repr(net),
+        solver=f"{type(optimizer).__name__} {_numbers(optimizer)}",
+        until_loss=goal,
+        batch_size=0 if batch_size is None else batch_size,
+        seed=seed,
+    )
+    optimizer_state = {} if stopped in ("nan", "interrupted") else _optimizer_state(optimizer)
+    return recorder.result(outcome, {"state": _flat(net), **optimizer_state}, attrs)
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """The parameters at the latest record: where a run that diverges is taken back to."""
+    """The parameters in the latest recorded row: a descent that diverges goes back to them."""
 
     step: int
+    loss: float
     stacks: list[Tensor]
 
 
-def _whole(net: TensorNetwork, task: Any) -> float:
-    with torch.no_grad():
-        return float(task.loss(net))
+class _Descent:
+    """The loop of one descent, from its first step to the last."""
+
+    def __init__(
+        self,
+        net: TensorNetwork,
+        task: Problem | BatchedProblem,
+        optimizer: torch.optim.Optimizer,
+        recorder: Recorder[TensorNetwork],
+        first: int,
+        steps: int,
+        every: int,
+        until_loss: float,
+    ) -> None:
+        self.net, self.task, self.optimizer, self.recorder = net, task, optimizer, recorder
+        self.first, self.steps, self.every, self.until_loss = first, steps, every, until_loss
+        self.kept = self._keep(first, math.nan)
+
+    def go(self, batches: Iterator[BatchedProblem] | None, report: Report) -> tuple[str, str]:
+        """Run the loop until it ends or Ctrl-C is pressed.
+
+        Returns:
+            Why it stopped: the reason in one word, and its details.
+        """
+        try:
+            return self._go(batches, report)
+        except KeyboardInterrupt:  # possibly amid a step of the optimizer, so the latest row is the last whole state
+            self._go_back()
+            return "interrupted", f"interrupted from the keyboard; the state is that of step {self.kept.step}"
+
+    def _go(self, batches: Iterator[BatchedProblem] | None, report: Report) -> tuple[str, str]:
+        for step in range(self.first, self.steps + 1):
+            loss = (self.task if batches is None else next(batches)).loss(self.net)
+            recorded = self._is_recorded(step)
+            value = self._whole_loss() if recorded and batches is not None else float(loss.detach())
+            if not math.isfinite(value):
+                self._go_back()
+                return "nan", f"the loss is not finite at step {step}; take a smaller lr"
+            if recorded:
+                self.recorder.add(step, value, self.net)
+                self.kept = self._keep(step, value)
+                report(f"loss {value:.2e} of {self.until_loss:.0e}, step {step} of {self.steps}")
+                if value <= self.until_loss:
+                    return "loss", ""
+            if step < self.steps:
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+        return "steps", ""
+
+    def _is_recorded(self, step: int) -> bool:
+        """Return whether a step gets a row: multiples of `every`, the last, and the first step of a new run."""
+        begins = self.recorder.before is None and not len(self.recorder)
+        return step % self.every == 0 or step == self.steps or begins
+
+    def _keep(self, step: int, loss: float) -> _Kept:
+        return _Kept(step, loss, [stack.detach().clone() for stack in self.net.stacks])
+
+    def _whole_loss(self) -> float:
+        with torch.no_grad():
+            return float(self.task.loss(self.net))
+
+    def _go_back(self) -> None:
+        """Give the network the parameters of the latest row, and record a row if there is none at all."""
+        with torch.no_grad():
+            for stack, parameters in zip(self.net.stacks, self.kept.stacks, strict=True):
+                stack.copy_(parameters)
+        if self.recorder.before is None and not len(self.recorder):
+            self.recorder.add(self.kept.step, math.nan, self.net)
 
 
-def _batches(task: Any, size: int, seed: int, begun: int) -> Iterator[Any]:
-    """One problem per step; a shuffle depends on the seed and the epoch only, so that any step can be resumed at."""
+def _batched(task: Problem | BatchedProblem) -> BatchedProblem:
+    if not isinstance(task, BatchedProblem):
+        raise TypeError(
+            f"task is a {type(task).__name__} without subset(rows) and len(); mini-batches need both: leave out "
+            f"batch_size, or add them"
+        )
+    return task
+
+
+def _batches(task: BatchedProblem, size: int, seed: int, first: int) -> Iterator[BatchedProblem]:
+    """Yield one problem per step from step `first` on.
+
+    A shuffle depends only on the seed and the epoch, so that a run can resume at any step.
+    """
     per_epoch = math.ceil(len(task) / size)
-    epoch, first = divmod(begun, per_epoch)
+    epoch, position = divmod(first, per_epoch)
     while True:
         order = torch.randperm(len(task), generator=stream(seed, f"shuffle of epoch {epoch}"))
-        for k in range(first, per_epoch):
+        for k in range(position, per_epoch):
             yield task.subset(order[k * size : (k + 1) * size])
-        epoch, first = epoch + 1, 0
+        epoch, position = epoch + 1, 0
 
 
-def _flat(net: TensorNetwork) -> NDArray[Any]:
-    trained = [stack.detach().reshape(-1) for stack in net.stacks if stack.requires_grad]
-    return numpy(torch.cat(trained))
+def _flat(net: TensorNetwork) -> NDArray[np.generic]:
+    return numpy(torch.cat([stack.detach().reshape(-1) for stack in net.stacks if stack.requires_grad]))
 
 
 def _restore(net: TensorNetwork, optimizer: torch.optim.Optimizer, record: xr.Dataset) -> None:
+    """Give the network and the optimizer the final states of a record."""
     before, now = str(record.attrs["solver"]).split(" ", maxsplit=1)[0], type(optimizer).__name__
     if before != now:
         raise ValueError(f"the record was made with {before}, and the optimizer is a {now}; go on with the same")
     state = torch.from_numpy(np.array(record["state"].values))
     trained = [stack for stack in net.stacks if stack.requires_grad]
-    if len(state) != sum(stack.numel() for stack in trained):
-        raise ValueError(f"the record's state has {len(state)} parameters, another number than this network")
+    count = sum(stack.numel() for stack in trained)
+    if len(state) != count:
+        raise ValueError(f"the record's state has {len(state)} parameters, this network {count}; resume its own")
     with torch.no_grad():
         for stack, part in zip(trained, state.split([stack.numel() for stack in trained]), strict=True):
             stack.copy_(part.view_as(stack))
@@ -182,9 +255,9 @@ def _restore(net: TensorNetwork, optimizer: torch.optim.Optimizer, record: xr.Da
     optimizer.load_state_dict(whole)
 
 
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's tensors as variables ``optimizer|parameter|name``."""
-    found = {}
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, ArrayLike]:
+    """Return the optimizer's tensors as variables named ``optimizer|parameter|name``."""
+    found: dict[str, ArrayLike] = {}
     for k, entries in optimizer.state_dict()["state"].items():
         for key, value in entries.items():
             if value is not None:
@@ -193,6 +266,7 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def _numbers(optimizer: torch.optim.Optimizer) -> str:
+    """Return the numeric settings of the optimizer's first group that are not zero, as text."""
     group = optimizer.param_groups[0]
     shown = {key: value for key, value in group.items() if isinstance(value, (int, float)) and value not in (0, False)}
     return ", ".join(f"{key}={value:g}" for key, value in shown.items())
@@ -202,8 +276,8 @@ def _check(
     net: TensorNetwork, optimizer: torch.optim.Optimizer, steps: int, every: int, batch_size: int | None
 ) -> None:
     for name, value in {"steps": steps, "every": every, "batch_size": batch_size}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+        if value is not None:
+            check_count(name, value)
     if isinstance(optimizer, torch.optim.LBFGS):
         raise TypeError("LBFGS needs a closure; take an optimizer whose step evaluates the loss once")
     own = {id(stack) for stack in net.stacks if stack.requires_grad}

@@ -1,19 +1,19 @@
-"""Gradient flow: d theta / dt = -gradient, by a stiff solver that crosses plateaus in few steps."""
+"""Gradient flow d theta / dt = -gradient, by a stiff solver that crosses plateaus in few steps."""
 
 import math
 import time as clock
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ranklens.dynamics.record import Recorder, Track
-from ranklens.dynamics.solver import KRYLOV, Run, check_bounds, check_times, default_errors, local_error
+from ranklens.dynamics.record import Cost, Outcome, Recorder, Track, run_attributes, warn_if_early
+from ranklens.dynamics.solver import KRYLOV, SOLVER, Floats, Run, default_errors, flow_bounds, local_error
+from ranklens.problems.problem import Problem, check_smooth
 from ranklens.progress import Report, reporter
 from ranklens.tensors import contract
 from ranklens.tensors.network import TensorNetwork
@@ -23,122 +23,122 @@ from ranklens.threads import threads
 @torch.enable_grad()
 def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exact it is)
     net: TensorNetwork,
-    task: Any,
+    task: Problem,
     *,
     until_loss: float = 5e-5,
     until_time: float = math.inf,
     until_evaluations: int | None = None,
-    times: Sequence[float] | NDArray[Any] | None = None,
+    times: Sequence[float] | ArrayLike | None = None,
     rtol: float = 1e-6,
     atol: float | None = None,
     track: Track | None = None,
     resume: xr.Dataset | None = None,
     progress: bool | Report | None = None,
 ) -> xr.Dataset:
-    r"""Follow d theta / dt = -grad loss(theta) until the loss is reached; leaves the network at its last state.
+    r"""Follow d theta / dt = -grad loss(theta) until the loss is reached; the network is left at its last state.
 
-    Gradient flow near a low-rank solution is stiff (escapes of saddles take times like 1e8, relaxations times of
-    order one), so it is integrated by SUNDIALS CVODE: variable-order BDF with matrix-free GMRES, the right-hand side
-    from autograd in float64. Steps grow over a plateau and shrink at its end, by the local error.
+    Gradient flow near a low-rank solution is stiff (escapes from saddles take times such as 1e8, relaxations times of
+    order one), so it is integrated by SUNDIALS CVODE: BDF of variable order with matrix-free GMRES, in float64. The
+    local error sets the length of the steps: they grow over a plateau and shrink at its end.
 
-    A saddle turns local error into a shift in *time*: where sigma escapes like sigma' = c sigma^p, a relative error
-    e in sigma before the escape moves the escape by about e times the waiting time. Values between
-    plateaus, and the order of escapes, are exact to rtol; compare times of runs only at a small rtol.
+    A saddle turns local error into a shift in *time*: where a component sigma escapes as sigma' = c sigma^p, a relative
+    error e in sigma before the escape moves the escape by about e times the waiting time. Values between plateaus, and
+    the order of escapes, have a relative error of about rtol. Compare the times of two runs only at a small rtol.
 
     Args:
-        net: a float64 network; frozen nodes stay.
-        task: a problem: anything with a differentiable `loss(net)`.
-        until_loss: stop when the loss is this small (found within a step by interpolation).
+        net: a network in float64 on the CPU; its frozen nodes keep their values.
+        task: a problem: an object with a differentiable `loss(net)`.
+        until_loss: stop when the loss is this small; the time of that is found inside a step. With 0 the flow goes on
+            until it is at rest.
         until_time: stop at this time.
-        until_evaluations: stop after this many evaluations of the gradient (in all, when resuming).
-        times: record at these increasing times, at the start and at the end, by default the last of them; None records
-            every step of the solver.
-        rtol: relative error; that of a step is about this, and errors of a whole run fall in proportion to it.
-        atol: absolute local error; None takes, for every parameter, rtol times its own initial size (or times a tenth
-            of the root mean square of all, if that is more), so that small starts are resolved.
-        track: {name: function of the network}, evaluated under no_grad at every recorded time.
-        resume: a record of an earlier flow of this network: go on from its end, and return both as one.
-        progress: True for a line on the terminal, or a function that is given one; None is silent.
+        until_evaluations: stop after this many evaluations of the gradient; a resumed run counts those before it.
+        times: record only at the start, at these increasing times and at the end; the run stops at the last of them
+            at the latest. None records every step of the solver.
+        rtol: relative tolerance, at most 0.1. Errors of a whole run fall in proportion to it.
+        atol: absolute error per step; None takes for every parameter about rtol / 2 times its own initial size (or
+            times a tenth of the root mean square of all parameters, if that is more), which resolves small starts.
+        track: {name: function of the network}; each function is evaluated under no_grad at every recorded time.
+        resume: the record of an earlier flow of this network: go on from its last state, and return both as one.
+        progress: True for a status line on the terminal; or a function that is called with that line; None for none.
 
     Returns:
-        A Dataset with coordinate `time`, variables `loss`, what was tracked, and the final `state`; attributes
-        stopped ("loss", "time", "evaluations", "stationary" when the gradient vanishes, the next change is beyond time
-        1e25, or the loss has come to rest, "nan" when the flow diverged; `message` then says where), evaluations,
-        steps, seconds, solver, rtol, versions. Variable `atol` keeps the absolute errors that a resumed run needs.
+        A Dataset with coordinate `time`, variables `loss` and the tracked ones along it, the final parameters `state`,
+        and `atol`, the absolute errors that a resumed run needs. Its attributes are "stopped", "message" (details of
+        "stopped"), "evaluations" (of the gradient), "steps" (of the solver), "seconds", "solver", "rtol",
+        "until_loss", "network", "loss_function" and "versions". "stopped" is "loss", "time", "evaluations",
+        "stationary" (the gradient vanishes, the next change is beyond time 1e25, or the loss does not fall any more)
+        or "nan" (the flow diverged).
+
+        Ctrl-C raises a KeyboardInterrupt whose attribute `record` holds the record so far.
 
     Raises:
-        ValueError: for a loss whose gradient is discontinuous ("l1"), or bounds that make no sense.
-        TypeError: for a network that is not float64.
+        TypeError: for a network that is not float64 on the CPU, or a task that is no problem.
+        ValueError: for a loss whose gradient is discontinuous ("l1"), a network with all nodes frozen, or bounds that
+            make no sense.
 
-    Source: the setting of Razin and Cohen (NeurIPS 2020), Razin, Maman, Cohen (ICML 2021, 2022): gradient flow.
+    Warns:
+        StoppedEarly: if the run ends by "evaluations", "nan", or (unless `until_loss` is 0) "stationary".
+
+    Source: the setting of Razin and Cohen (NeurIPS 2020) and of Razin, Maman, Cohen (ICML 2021, 2022): gradient flow.
 
     >>> import torch, ranklens as rl
     >>> task = rl.Completion.counterexample()
     >>> net = rl.init.product_(rl.deep_matrix((2, 2), depth=3), 1e-3 * torch.eye(2, dtype=torch.float64))
     >>> run = rl.gradient_flow(net, task, until_loss=1e-4, track={"w": lambda net: net.tensor()[0, 0]})
-    >>> run.attrs["stopped"], round(abs(float(run.w[-1])), 1)  # 1 / sqrt(2 loss), although it is not observed
+    >>> run.attrs["stopped"], round(abs(float(run.w[-1])), 1)  # 1 / sqrt(2 loss), although this entry is unobserved
     ('loss', 70.7)
     """
-    _check(net, task, until_loss, until_time, until_evaluations, rtol, atol)
+    _check_network(net)
+    check_smooth(task)
     recorder = Recorder("time", track, resume)
-    before = {"evaluations": 0, "steps": 0, "seconds": 0.0} if resume is None else resume.attrs
     start = 0.0 if resume is None else float(resume.time[-1])
-    wanted = check_times(times, start)
-    until_time = min(until_time, wanted[-1]) if wanted is not None else until_time
-    started = clock.perf_counter()
+    bounds = flow_bounds(until_loss, until_time, until_evaluations, times, rtol, atol, start)
+    before, started = Cost.of(resume), clock.perf_counter()
     with _flattened(net) as flat, threads(contract.work(net.layout)), reporter(progress) as report:
         if resume is not None:
             _restore(flat, resume)
-        field = _Field(net, task, flat)
-        field.evaluations = int(before["evaluations"])
+        field = _Field(net, task, flat, before.evaluations)
         errors = _absolute_errors(flat, rtol, atol, resume)
         run = Run(field, recorder, local_error(rtol), errors, start)
-        run.go(until_loss, until_time, until_evaluations, wanted, report)
+        run.go(bounds, report)
         state = {"state": flat.numpy().copy(), "atol": errors}
-    attrs = {
-        "stopped": run.stopped,
-        "message": run.message,
-        "evaluations": field.evaluations,
-        "steps": run.steps + int(before["steps"]),
-        "seconds": clock.perf_counter() - started + float(before["seconds"]),
-        "solver": f"SUNDIALS CVODE, BDF, GMRES({KRYLOV})",
-        "rtol": rtol,
-        "until_loss": until_loss,
-        "network": repr(net),
-        "loss_function": getattr(getattr(task, "objective", None), "name", type(task).__name__),
-    }
-    return recorder.finish(state, attrs)
+    seconds = before.seconds + clock.perf_counter() - started
+    outcome = Outcome(run.stopped, run.message, Cost(field.evaluations, before.steps + run.steps, seconds))
+    warn_if_early(outcome, run.point.loss, until_loss)
+    solver = f"{SOLVER}({KRYLOV})"
+    attrs = run_attributes(outcome, task, network=repr(net), solver=solver, until_loss=until_loss, rtol=rtol)
+    return recorder.result(outcome, state, attrs)
 
 
 class _Field:
-    """The right-hand side in CVODE's terms: arrays in, arrays out, evaluations counted."""
+    """The right-hand side of the flow of a network: minus the gradient, by autograd."""
 
-    def __init__(self, net: TensorNetwork, task: Any, flat: Tensor) -> None:
-        self.net, self.task, self.flat = net, task, flat
-        self.array = flat.numpy()
+    def __init__(self, net: TensorNetwork, task: Problem, flat: Tensor, evaluations: int) -> None:
+        self.net, self.task = net, task
+        self.array: Floats = flat.numpy()
         self.trained = [stack for stack in net.stacks if stack.requires_grad]
-        self.evaluations = 0
+        self.evaluations = evaluations
         self.slope = math.inf  # norm of the latest gradient
 
-    def __call__(self, _: float, y: NDArray[Any], yp: NDArray[Any]) -> None:
+    def __call__(self, _: float, y: Floats, yp: Floats) -> None:
         np.copyto(self.array, y)
         np.copyto(yp, self.velocity())
 
     @property
     def subject(self) -> TensorNetwork:
-        """What is moved."""
+        """Return the network, at the present state."""
         return self.net
 
-    def velocity(self) -> NDArray[Any]:
-        """Minus the gradient at the present state, flat."""
+    def velocity(self) -> Floats:
+        """Return minus the gradient at the present state, flat."""
         self.evaluations += 1
         parts = torch.autograd.grad(self.task.loss(self.net), self.trained, allow_unused=True, materialize_grads=True)
         gradient = torch.cat([part.reshape(-1) for part in parts])
         self.slope = float(gradient.norm())
         return gradient.neg_().numpy()
 
-    def loss_at(self, y: NDArray[Any]) -> float:
-        """Go to a state and evaluate the loss there."""
+    def loss_at(self, y: Floats) -> float:
+        """Go to a state, and return its loss."""
         np.copyto(self.array, y)
         with torch.no_grad():
             return float(self.task.loss(self.net))
@@ -146,10 +146,10 @@ class _Field:
 
 @contextmanager
 def _flattened(net: TensorNetwork) -> Iterator[Tensor]:
-    """Have all trained parameters share one flat tensor, and give them storage of their own again afterwards."""
+    """Let all trained parameters share one flat tensor; afterwards give each its own storage again."""
     trained = [stack for stack in net.stacks if stack.requires_grad]
     if not trained:
-        raise ValueError("every node of the network is frozen; a flow needs something to move")
+        raise ValueError("every node of the network is frozen; leave at least one node to train")
     flat = torch.cat([stack.detach().reshape(-1) for stack in trained])
     start = 0
     for stack in trained:
@@ -162,11 +162,14 @@ def _flattened(net: TensorNetwork) -> Iterator[Tensor]:
             stack.data = stack.data.clone()
 
 
-def _absolute_errors(flat: Tensor, rtol: float, atol: float | None, record: xr.Dataset | None) -> NDArray[Any]:
-    """Absolute local error of every parameter: small against its own start, whatever the size of the others."""
+def _absolute_errors(flat: Tensor, rtol: float, atol: float | None, record: xr.Dataset | None) -> Floats:
+    """Return the absolute error per step of every parameter; a resumed run rescales those of its record.
+
+    They are taken from the sizes at the very start: a parameter that is small now may have been large there.
+    """
     if atol is not None:
         return np.full(len(flat), atol)
-    if record is not None:  # what is small now need not have been small at the start
+    if record is not None:
         return np.array(record["atol"].values * (local_error(rtol) / local_error(float(record.attrs["rtol"]))))
     return default_errors(flat.numpy(), rtol)
 
@@ -174,28 +177,16 @@ def _absolute_errors(flat: Tensor, rtol: float, atol: float | None, record: xr.D
 def _restore(flat: Tensor, record: xr.Dataset) -> None:
     state = torch.from_numpy(np.array(record["state"].values, dtype=np.float64))
     if state.shape != flat.shape:
-        raise ValueError(f"the record's state has {len(state)} parameters, this network {len(flat)}; resume its own")
+        raise ValueError(
+            f"the record's state has {len(state)} parameters, this network {len(flat)}; resume with a network of the "
+            f"record's own shape"
+        )
     flat.copy_(state)
 
 
-def _check(
-    net: TensorNetwork,
-    task: Any,
-    until_loss: float,
-    until_time: float,
-    until_evaluations: int | None,
-    rtol: float,
-    atol: float | None,
-) -> None:
+def _check_network(net: TensorNetwork) -> None:
     if net.dtype != torch.float64 or net.device.type != "cpu":
         raise TypeError(
             f"the network is {net.dtype} on {net.device}; a flow needs float64 on the CPU, because its laws are "
             f"checked to 1e-8: make it with dtype=torch.float64, or use rl.gradient_descent"
         )
-    objective = getattr(task, "objective", None)
-    if objective is not None and not objective.smooth:
-        raise ValueError(
-            f"the loss {objective.name!r} has a discontinuous gradient, so it has no gradient flow; use "
-            f"loss=rl.losses.huber(delta) with a small delta, or rl.gradient_descent"
-        )
-    check_bounds(until_loss, until_time, until_evaluations, rtol, atol)

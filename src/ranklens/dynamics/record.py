@@ -1,107 +1,311 @@
-"""What a run returns: an xarray.Dataset of the loss and what was tracked along the way, and the state at its end."""
+"""The record of a run: an xarray.Dataset of the loss and of tracked quantities along it, and of its final state."""
 
 import platform
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ranklens.problems.problem import Problem, loss_name
 from ranklens.tensors.network import TensorNetwork
 
-Track = Mapping[str, Callable[[TensorNetwork], Any]]
-AnyTrack = Mapping[str, Callable[[Any], Any]]  # of whatever moves: a network, a matrix
+Subject = TypeVar("Subject")  # the object that a run changes and that tracked functions take: a network, or a matrix
+Quantity = Tensor | ArrayLike  # a tracked value: a number or an array of numbers, of fixed shape
+Track = Mapping[str, Callable[[TensorNetwork], Quantity]]
+Attributes = dict[str, str | int | float]
+
+# What a user can do about a run that stopped before its goal, by the reason why it stopped.
+REMEDIES = {
+    "evaluations": "raise until_evaluations",
+    "stationary": "start from other values, change the network, or pass until_loss=0 to stop at rest without a warning",
+    "singular": "take a depth of at least 2, where no singular value reaches zero in finite time",
+    "steps": "take more steps or a larger learning rate, or leave out until_loss",
+    "nan": "check that the loss is bounded below, and finite at the initialization",
+}
+# Frames from warnings.warn up to the user's call: warn_if_early, the run's function, its enable_grad wrapper, the user.
+CALLER = 4
 
 
-class Recorder:
-    """Collects one row per recorded time (or step), and makes the Dataset.
+class StoppedEarly(UserWarning):
+    """Warn that a flow or a descent stopped before it reached its goal.
+
+    The goal is `until_loss`, and for a flow also a given `until_time` or the last of `times`. The attribute `stopped`
+    of the record holds the reason: "evaluations", "steps", "stationary", "singular" or "nan". Two endings are goals
+    and do not warn: a flow with `until_loss=0` that comes to rest, and a descent that takes all its steps although
+    no `until_loss` was passed.
+
+    >>> import warnings, ranklens as rl
+    >>> from ranklens.dynamics.record import StoppedEarly
+    >>> task, net = rl.Completion.counterexample(), rl.deep_matrix((2, 2), depth=2)
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore", StoppedEarly)
+    ...     run = rl.gradient_flow(net, task, until_evaluations=5)
+    >>> run.attrs["stopped"]
+    'evaluations'
+    """
+
+
+class Interrupted(KeyboardInterrupt):
+    """Interrupt a run from the keyboard, and carry the record of the run up to there.
+
+    Attributes:
+        record: the record, whose attribute "stopped" is "interrupted"; it can be plotted, saved and resumed.
+    """
+
+    def __init__(self, record: xr.Dataset) -> None:
+        super().__init__("the run was interrupted; the attribute `record` of this exception holds the run so far")
+        self.record = record
+
+
+@dataclass(frozen=True)
+class Cost:
+    """How much work a run took.
+
+    Attributes:
+        evaluations: number of gradient evaluations.
+        steps: number of steps of the solver or the optimizer.
+        seconds: wall-clock time, in seconds.
+    """
+
+    evaluations: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+
+    @staticmethod
+    def of(record: xr.Dataset | None) -> "Cost":
+        """Return the cost that a record states, or zero without a record."""
+        if record is None:
+            return Cost()
+        attrs = record.attrs
+        return Cost(int(attrs["evaluations"]), int(attrs["steps"]), float(attrs["seconds"]))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        stopped: the reason in one word, such as "loss", "time" or "nan".
+        message: details of the reason, or the empty string.
+        cost: the work it took, together with that of the runs it resumed.
+    """
+
+    stopped: str
+    message: str
+    cost: Cost
+
+
+def run_attributes(
+    outcome: Outcome,
+    task: Problem,
+    *,
+    network: str,
+    solver: str,
+    until_loss: float,
+    **settings: str | float,
+) -> Attributes:
+    """Return the attributes that the record of every run has.
+
+    Args:
+        outcome: how the run ended.
+        task: the problem; the record keeps the name of its loss.
+        network: a description of the network.
+        solver: name of the solver or optimizer, with its settings.
+        until_loss: the loss at which the run would have stopped.
+        settings: further attributes of this kind of run.
+
+    Returns:
+        Attributes "stopped", "message", "evaluations", "steps", "seconds", "solver", "until_loss", "network",
+        "loss_function", and those of `settings`.
+    """
+    return {
+        "stopped": outcome.stopped,
+        "message": outcome.message,
+        "evaluations": outcome.cost.evaluations,
+        "steps": outcome.cost.steps,
+        "seconds": outcome.cost.seconds,
+        "solver": solver,
+        "until_loss": until_loss,
+        "network": network,
+        "loss_function": loss_name(task),
+        **settings,
+    }
+
+
+def warn_if_early(outcome: Outcome, loss: float, until_loss: float) -> None:
+    """Warn if a run stopped before its goal; the warning points at the line that called the run's function.
+
+    Args:
+        outcome: how the run ended.
+        loss: the loss at its end.
+        until_loss: the loss that was to be reached; at 0 or less, coming to rest is the goal.
+    """
+    at_rest = outcome.stopped == "stationary" and until_loss <= 0
+    if outcome.stopped in REMEDIES and not at_rest:
+        details = f" ({outcome.message})" if outcome.message else ""
+        warnings.warn(
+            f"the run stopped by {outcome.stopped!r} at a loss of {loss:.3g}, but until_loss is {until_loss:.3g}"
+            f"{details}; {REMEDIES[outcome.stopped]}",
+            StoppedEarly,
+            stacklevel=CALLER,
+        )
+
+
+class Recorder(Generic[Subject]):
+    """Collect one row per recorded time (or step), and build the Dataset of a run.
 
     Args:
         axis: name of the coordinate, "time" or "step".
-        track: {name: function of what is moved, such as a network}; what it returns gets the dimensions (axis, name_0,
-            name_1, ...).
-        before: the record that is continued, if any: its rows come first.
+        track: {name: function of the subject}; the variable of that name gets the dimensions (axis, name_0, name_1,
+            ...), one per dimension of the function's value.
+        before: the record that is resumed, if any; its rows come first.
     """
 
-    def __init__(self, axis: str, track: AnyTrack | None, before: xr.Dataset | None = None) -> None:
+    def __init__(
+        self, axis: str, track: Mapping[str, Callable[[Subject], Quantity]] | None, before: xr.Dataset | None = None
+    ) -> None:
         self.axis = axis
-        self.track = _check_track(track or {}, axis)
+        self.track = dict(track or {})
         self.before = before
-        self.rows: dict[str, list[Any]] = {name: [] for name in (axis, "loss", *self.track)}
+        self.at: list[float] = []
+        self.losses: list[float] = []
+        self.tracked: dict[str, list[NDArray[np.generic]]] = {name: [] for name in self.track}
+        _check_track(self.track, axis)
         if before is not None:
             missing = [name for name in (axis, "loss", "state", *self.track) if name not in before.variables]
             if missing:
                 raise ValueError(f"the record to resume from has no {missing[0]!r}; track the same names as before")
 
-    def add(self, at: float, loss: float, subject: Any) -> None:
-        """Record a row at the present state of what is moved."""
-        self.rows[self.axis].append(at)
-        self.rows["loss"].append(loss)
+    def __len__(self) -> int:
+        """Return the number of rows recorded by this run, without those of the resumed record."""
+        return len(self.at)
+
+    def add(self, at: float, loss: float, subject: Subject) -> None:
+        """Record one row.
+
+        Args:
+            at: the time or step.
+            loss: the loss there.
+            subject: the present state, which the tracked functions are given under no_grad.
+
+        Raises:
+            ValueError: if a tracked value changed its shape.
+        """
+        values = {}
         with torch.no_grad():
             for name, function in self.track.items():
-                value = _array(name, function(subject))
-                before = self.rows[name][0] if self.rows[name] else value
-                if value.shape != before.shape:
+                values[name] = _array(name, function(subject))
+                if self.tracked[name] and values[name].shape != self.tracked[name][0].shape:
                     raise ValueError(
-                        f"track[{name!r}] has shape {value.shape}, before {before.shape}; keep it the same"
+                        f"track[{name!r}] has shape {values[name].shape}, before {self.tracked[name][0].shape}; "
+                        f"keep it the same"
                     )
-                self.rows[name].append(value)
+        self.at.append(at)
+        self.losses.append(loss)
+        for name, value in values.items():
+            self.tracked[name].append(value)
+
+    def result(self, outcome: Outcome, state: Mapping[str, ArrayLike], attrs: Attributes) -> xr.Dataset:
+        """Return the record as `finish` does, or raise it if the run was interrupted.
+
+        Args:
+            outcome: how the run ended.
+            state: {name: values at the end of the run}.
+            attrs: attributes of the record.
+
+        Raises:
+            Interrupted: if `outcome.stopped` is "interrupted"; the exception carries the record.
+        """
+        record = self.finish(state, attrs)
+        if outcome.stopped == "interrupted":
+            raise Interrupted(record)
+        return record
 
     def drop(self) -> None:
-        """Forget the latest row."""
-        for values in self.rows.values():
+        """Remove the latest row."""
+        self.at.pop()
+        self.losses.pop()
+        for values in self.tracked.values():
             values.pop()
 
-    def finish(self, state: Mapping[str, Any], attrs: Mapping[str, str | float | int]) -> xr.Dataset:
-        """The Dataset: rows, final state variables, and flat attributes."""
-        if self.before is not None and not self.rows[self.axis]:  # nothing was added to what there was
-            record = self.before[["loss", *self.track]].copy()
-            return self._complete(record, state, attrs)
-        at = np.asarray(self.rows[self.axis])
-        variables: dict[str, Any] = {}
-        for name in ("loss", *self.track):
-            values = np.stack([np.asarray(x) for x in self.rows[name]])
-            variables[name] = ((self.axis, *[f"{name}_{k}" for k in range(values.ndim - 1)]), values)
-        record = xr.Dataset(variables, coords={self.axis: at})
-        if self.before is not None:
-            # what was recorded last is where the run went on, or off the grid of an optimizer's steps
-            earlier = self.before[list(variables)].isel({self.axis: slice(None, -1)})
-            record = xr.concat([earlier, record], self.axis)
-        return self._complete(record, state, attrs)
+    def finish(self, state: Mapping[str, ArrayLike], attrs: Mapping[str, str | float | int]) -> xr.Dataset:
+        """Return the record: all rows, the final state as further variables, and the attributes.
 
-    @staticmethod
-    def _complete(record: xr.Dataset, state: Mapping[str, Any], attrs: Mapping[str, str | float | int]) -> xr.Dataset:
+        Args:
+            state: {name: values at the end of the run}.
+            attrs: attributes of the record; the versions of the software are added to them.
+        """
+        record = self._rows()
         for name, value in state.items():
             values = np.asarray(value)
             record[name] = ((*[f"{name}_{k}" for k in range(values.ndim)],), values)
         record.attrs = {**attrs, "versions": versions()}
         return record
 
+    def _rows(self) -> xr.Dataset:
+        """Return the rows of the resumed record and of this run as one Dataset."""
+        names = ["loss", *self.track]
+        if self.before is not None and not len(self):
+            return self.before[names].copy()
+        columns = {"loss": np.asarray(self.losses), **{name: np.stack(rows) for name, rows in self.tracked.items()}}
+        variables = {
+            name: ((self.axis, *[f"{name}_{k}" for k in range(values.ndim - 1)]), values)
+            for name, values in columns.items()
+        }
+        rows = xr.Dataset(variables, coords={self.axis: np.asarray(self.at)})
+        if self.before is None:
+            return rows
+        # The last row of the resumed record is left out. This run has recorded that state again, or, in a descent
+        # that ended between two multiples of `every`, an uninterrupted run would not have recorded it.
+        return xr.concat([self.before[names].isel({self.axis: slice(None, -1)}), rows], self.axis)
+
 
 def versions() -> str:
-    """What made a record: the versions of this library, of what does its arithmetic, and of Python."""
+    """Return the versions of ranklens, of the packages that do its arithmetic, and of Python, in one line."""
     packages = ["ranklens", "torch", "scikit-sundae", "numpy"]
     return ", ".join([*[f"{name} {version(name)}" for name in packages], f"Python {platform.python_version()}"])
 
 
-def numpy(tensor: Tensor) -> NDArray[Any]:
-    """A tensor as an array, in single precision where numpy has none of its kind."""
+def numpy(tensor: Tensor) -> NDArray[np.generic]:
+    """Return a tensor as an array; bfloat16, which numpy does not have, becomes float32."""
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _array(name: str, value: Any) -> NDArray[Any]:
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Refuse an argument that is no integer, or too small.
+
+    Args:
+        name: name of the argument, for the message.
+        value: its value.
+        least: the smallest allowed value.
+
+    Raises:
+        TypeError: if the value is no integer.
+        ValueError: if it is below `least`.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} is {value!r}; it must be an integer")
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+def _array(name: str, value: object) -> NDArray[np.generic]:
+    """Return a tracked value as an array of its own; refuse a value that is not made of numbers."""
     found = numpy(value).copy() if isinstance(value, Tensor) else np.array(value)
     if found.dtype == object:
         raise TypeError(f"track[{name!r}] gave a {type(value).__name__}; let it return numbers")
     return found
 
 
-def _check_track(track: AnyTrack, axis: str) -> AnyTrack:
+def _check_track(track: Mapping[str, object], axis: str) -> None:
     for name, function in track.items():
         if name in (axis, "loss", "state", "atol"):
             raise ValueError(f"track names {name!r}, which every record has already; choose another name")
@@ -109,4 +313,3 @@ def _check_track(track: AnyTrack, axis: str) -> AnyTrack:
             raise ValueError(f"track names {name!r}; take a word that does not end in _0, _1, ..., as dimensions do")
         if not callable(function):
             raise TypeError(f"track[{name!r}] is a {type(function).__name__}; pass a function of the state")
-    return track

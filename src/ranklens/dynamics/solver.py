@@ -1,76 +1,149 @@
-"""The stiff solver of all flows: SUNDIALS CVODE stepped one step at a time, and what ends a run."""
+"""The stiff solver of all flows: SUNDIALS CVODE, advanced step by step until one of the bounds of a run is met."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from sksundae.cvode import CVODE
 
-from ranklens.dynamics.record import Recorder
+from ranklens.dynamics.record import Recorder, check_count
 from ranklens.progress import Report
 
-HORIZON = 1e25  # what would take longer than this counts as not moving
-KRYLOV = 10  # Krylov vectors per linear solve
-FLOOR = 0.1  # of the root mean square: where the errors of parameters differ by more, GMRES may crawl
-# a flow is at rest when its loss has not fallen in so many steps while time grew by such a factor; a plateau takes
-# fewer steps, some fifty for every factor e by which the escaping component grows, or less time
+Floats = NDArray[np.float64]
+Subject_co = TypeVar("Subject_co", covariant=True)  # the object that a field moves: a network, or a matrix
+Subject = TypeVar("Subject")
+
+SOLVER = "SUNDIALS CVODE, BDF, GMRES"
+# Longest time of a flow. A state that would need longer to change by its own size counts as stationary.
+HORIZON = 1e25
+# Krylov vectors per linear solve of GMRES; more of them, or a preconditioner, did not make flows faster (measured).
+KRYLOV = 10
+# Smallest absolute error of a parameter, as a share of the root mean square of all parameters (times the relative
+# error). GMRES weighs the parameters by their errors, and converges slowly when the errors differ by much more.
+FLOOR = 0.1
+# Pairs (steps, factor): a flow is stationary if its loss has not fallen in that many steps, while the time since the
+# start grew by that factor. A plateau takes fewer steps (some fifty for every factor e by which the escaping component
+# grows) or a smaller factor of time.
 REST = ((300, 1e12), (5000, 1e3))
-FLAT = 50  # or, where the solver then fails or cannot advance, in so few
+# Steps without a fall of the loss after which a failure of the solver, a time that no longer advances, or a loss as
+# small as the error of the solver counts as rest.
+FLAT = 50
+# Relative change of the parameters that leaves a loss at the level of rounding no smaller: a few units of float64.
+ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
 
 @runtime_checkable
-class Field(Protocol):
-    """What moves, in CVODE's terms: arrays in, arrays out, evaluations counted.
+class Field(Protocol[Subject_co]):
+    """The right-hand side of a flow as the solver needs it: states and velocities are flat arrays.
 
     Attributes:
-        array: the present state; it shares memory with what is moved.
-        evaluations: how often the velocity was asked for.
-        slope: norm of the latest velocity.
+        array: the present state; it shares its memory with the subject.
+        evaluations: the number of velocities computed so far.
+        slope: the norm of the latest velocity.
     """
 
-    array: NDArray[Any]
+    array: Floats
     evaluations: int
     slope: float
 
     @property
-    def subject(self) -> Any:
-        """What a record is told of."""
+    def subject(self) -> Subject_co:
+        """Return the present state as tracked functions take it: a network or a matrix."""
 
-    def __call__(self, time: float, y: NDArray[Any], yp: NDArray[Any], /) -> None:
-        """Go to state y, and write its velocity into yp."""
+    def __call__(self, time: float, y: Floats, yp: Floats, /) -> None:
+        """Go to the state `y`, and write its velocity into `yp`."""
 
-    def velocity(self) -> NDArray[Any]:
-        """The velocity at the present state."""
+    def velocity(self) -> Floats:
+        """Return the velocity at the present state, and count one evaluation."""
 
-    def loss_at(self, y: NDArray[Any]) -> float:
-        """Go to a state and evaluate the loss there."""
+    def loss_at(self, y: Floats) -> float:
+        """Go to the state `y`, and return its loss."""
 
 
-class Run:
-    """One pass of the solver from a time on, with what it records and why it stopped."""
+@dataclass(frozen=True)
+class Bounds:
+    """The bounds at which a flow stops, and the times at which it is recorded.
+
+    Attributes:
+        loss: stop at this loss.
+        time: stop at this time.
+        evaluations: stop after this many velocities; None for no bound.
+        times: increasing times to record; None records every step of the solver.
+    """
+
+    loss: float
+    time: float
+    evaluations: int | None
+    times: Floats | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a trajectory.
+
+    Attributes:
+        time: the time of the flow.
+        state: the flat state; an array of its own.
+        loss: the loss there.
+    """
+
+    time: float
+    state: Floats
+    loss: float
+
+
+@dataclass(frozen=True)
+class _Lowest:
+    """The lowest loss so far, and the step and the time at which it was reached."""
+
+    loss: float
+    step: int
+    time: float
+
+
+class Run(Generic[Subject]):
+    """One pass of the solver from a given time on.
+
+    Args:
+        field: the right-hand side, at the initial state.
+        recorder: gets one row per recorded time.
+        rtol: relative error that the solver allows per step, from `local_error`.
+        atol: absolute error per step of each number of the state.
+        time: the time at the start.
+        ending: a further reason to stop, as a function of the state; the empty string goes on.
+
+    Attributes:
+        point: the present point; after `go`, the last one.
+        stopped: the reason why the run ended; the empty string while it goes on.
+        message: details of that reason.
+        steps: number of steps that the solver took.
+    """
 
     def __init__(
         self,
-        field: Field,
-        recorder: Recorder,
+        field: Field[Subject],
+        recorder: Recorder[Subject],
         rtol: float,
-        atol: NDArray[Any],
+        atol: Floats,
         time: float,
-        ending: Callable[[NDArray[Any]], str] = lambda _: "",
+        ending: Callable[[Floats], str] = lambda _: "",
     ) -> None:
-        self.field, self.recorder, self.ending = field, recorder, ending
-        self.begun = self.time = time
-        self.loss = field.loss_at(field.array)
-        self.state = field.array.copy()
-        self.stopped, self.message, self.steps, self.stuck = "", "", 0, 0
-        self.solver_rtol, self.low, self.fell = rtol, self.loss, (0, time)
-        # an end time of 1e25 makes CVODE guess a first step that is far too long
-        self.slope = float(np.linalg.norm(field.velocity()))
-        first = 1e-3 * float(np.linalg.norm(self.state)) / self.slope if self.slope > 0 else 1.0
-        self.first = max(min(first, HORIZON / 10), 1e-300)
+        self.field, self.recorder, self.rtol, self.ending = field, recorder, rtol, ending
+        self.point = Point(time, field.array.copy(), field.loss_at(field.array))
+        self.stopped, self.message = "", ""
+        self.steps = 0
+        self._start_time = time
+        self._lowest = _Lowest(self.point.loss, 0, time)
+        self._steps_without_time = 0
+        # CVODE would guess its first step from the end time, and 1e25 makes that guess far too long.
+        self._initial_slope = float(np.linalg.norm(field.velocity()))
+        size = float(np.linalg.norm(self.point.state))
+        first = 1e-3 * size / self._initial_slope if self._initial_slope > 0 else 1.0
+        self._first_step = max(min(first, HORIZON / 10), 1e-300)
         self.solver = CVODE(
             field,
             method="BDF",
@@ -78,47 +151,64 @@ class Run:
             krylov_dim=KRYLOV,
             rtol=rtol,
             atol=atol,
-            first_step=self.first,
+            first_step=self._first_step,
             max_num_steps=10**9,
         )
 
-    def go(
-        self,
-        until_loss: float,
-        until_time: float,
-        until_evaluations: int | None,
-        times: Any,
-        report: Report,
-        begins: bool = True,
-    ) -> None:
-        """Step until something ends the run; the field is left at the last state."""
+    def go(self, bounds: Bounds, report: Report, begins: bool = True) -> None:
+        """Step until a bound is met or Ctrl-C is pressed; the field is left at the last state.
+
+        Args:
+            bounds: what ends the run, and when it is recorded.
+            report: called with a line of text after every step.
+            begins: whether to record the initial point, which a run that continues another one has recorded already.
+        """
         if begins:
             self._record()
-        if not math.isfinite(self.loss + self.slope):
-            self._end("nan", f"the loss or its gradient is not finite at the start, time {self.time:g}")
-        elif self.loss <= until_loss:
-            self._end("loss")
-        elif self.slope * HORIZON <= float(np.linalg.norm(self.state)):
-            self._end("stationary")
-        elif self.time >= until_time:
-            self._end("time")
-        else:
-            self.solver.init_step(self.time, self.state)
-        limit = math.inf if until_evaluations is None else until_evaluations
+        try:
+            self._go(bounds, report)
+        except KeyboardInterrupt:
+            self._end("interrupted", f"interrupted from the keyboard at time {self.point.time:g}")
+            if self.recorder.at[-1:] != [self.point.time]:
+                self._record()
+            np.copyto(self.field.array, self.point.state)
+
+    def _go(self, bounds: Bounds, report: Report) -> None:
+        """Take the steps of a run, and end it."""
+        self._check_start(bounds)
+        if not self.stopped:
+            self.solver.init_step(self.point.time, self.point.state)
+        limit = math.inf if bounds.evaluations is None else bounds.evaluations
         while not self.stopped:
-            self._step(until_loss, until_time, times)
+            self._step(bounds)
             if not self.stopped and self.field.evaluations >= limit:
                 self._end("evaluations")
-            if not self.stopped and self._is_stationary():
-                self._end("stationary")
-            if times is None or self.stopped:
+            if not self.stopped and (reason := self._rest()):
+                self._end("stationary", reason)
+            if bounds.times is None or self.stopped:
                 self._record()
             report(
-                f"loss {self.loss:.2e} of {until_loss:.0e}, time {self.time:.3g}, {self.field.evaluations} evaluations"
+                f"loss {self.point.loss:.2e} of {bounds.loss:.0e}, time {self.point.time:.3g}, "
+                f"{self.field.evaluations} evaluations"
             )
 
-    def _step(self, until_loss: float, until_time: float, times: Any) -> None:
-        before = self.time
+    def _check_start(self, bounds: Bounds) -> None:
+        """End the run before its first step where the initial point already meets a bound or is at rest."""
+        time, loss = self.point.time, self.point.loss
+        if not math.isfinite(loss + self._initial_slope):
+            self._end("nan", f"the loss or its gradient is not finite at the start, time {time:g}")
+        elif loss <= bounds.loss:
+            self._end("loss")
+        elif self._initial_slope * HORIZON <= float(np.linalg.norm(self.point.state)):
+            self._end("stationary", f"at this gradient the parameters would need a time over {HORIZON:g} to change")
+        elif time >= bounds.time:
+            self._end("time")
+        elif self._is_error(ROUNDING):
+            self._end("stationary", "the loss at the start is no more than its rounding error")
+
+    def _step(self, bounds: Bounds) -> None:
+        """Take one step of the solver; cut it short where a bound is met inside it; record the times inside it."""
+        before = self.point.time
         result = self.solver.step(HORIZON * 2, method="onestep")
         self.steps += 1
         if not result.success and math.isfinite(self.field.slope):
@@ -128,53 +218,45 @@ class Run:
         if not math.isfinite(loss + self.field.slope):
             self._end("nan", f"after time {before:g} the loss or its gradient is not finite")
             return
-        end, state = float(result.t), np.array(result.y)
-        self.stuck = self.stuck + 1 if end <= before else 0  # where a step is less than the rounding of so long a time
-        if end > until_time:
-            end, state = until_time, self._within(until_time)
-            loss = self.field.loss_at(state)
-        reason = self.ending(state)
-        if reason and loss > until_loss:
-            end = self._onset(before, end)
-            state = self._within(end)
-            loss = self.field.loss_at(state)
+        after = Point(float(result.t), np.array(result.y), loss)
+        # A step shorter than the rounding error of the time leaves the time where it was.
+        self._steps_without_time = self._steps_without_time + 1 if after.time <= before else 0
+        if after.time > bounds.time:
+            after = self._inside(bounds.time)
+        reason = self.ending(after.state)
+        if reason and after.loss > bounds.loss:
+            after = self._inside(self._onset(before, after.time))
             self._end(reason)
-        elif loss <= until_loss:
-            end = self._crossing(before, end, until_loss)
-            state = self._within(end)
-            loss = self.field.loss_at(state)
+        elif after.loss <= bounds.loss:
+            after = self._inside(self._crossing(before, after.time, bounds.loss))
             self._end("loss")
-        elif end >= until_time:
+        elif after.time >= bounds.time:
             self._end("time")
-        inside = [] if times is None else times[(times > before) & (times <= end)]
-        for wanted in [time for time in inside if time < end or not self.stopped]:
-            self.time, self.state = float(wanted), self._within(wanted)
-            self.loss = self.field.loss_at(self.state)
-            self._record()
-        self.time, self.state, self.loss = end, state, loss
+        for wanted in [] if bounds.times is None else bounds.times:
+            if before < wanted < after.time or (wanted == after.time and not self.stopped):
+                self.point = self._inside(float(wanted))
+                self._record()
+        self.point = after
 
     def _give_up(self, message: str) -> None:
-        """End where the solver fails: at rest, where its own error makes the gradient, it can trust no step."""
-        np.copyto(self.field.array, self.state)
-        here = self.field.velocity()
-        self.field.array *= 1 + self.solver_rtol
-        there = self.field.velocity()
-        if self.steps - self.fell[0] >= FLAT or float(np.linalg.norm(there - here)) >= float(np.linalg.norm(here)):
-            self._end("stationary", f"at time {self.time:g} the gradient is no more than the error of the solver")
+        """End a run whose solver found no step: at rest, where the gradient is mere error, it can trust none."""
+        if self.steps - self._lowest.step >= FLAT or self._is_gradient_error(self.rtol):
+            self._end("stationary", f"at time {self.point.time:g} the gradient is no more than the error of the solver")
         else:
-            self._end("nan", f"at time {self.time:g} the solver found no step: {message}")
+            self._end("nan", f"at time {self.point.time:g} the solver found no step: {message}")
 
-    def _within(self, time: float) -> NDArray[Any]:
-        """The state at a time inside the last step, by the solver's own interpolation."""
-        return np.array(self.solver.step(time, method="normal").y)
+    def _inside(self, time: float) -> Point:
+        """Return the point at a time inside the last step, by the interpolation of the solver."""
+        state = np.array(self.solver.step(time, method="normal").y)
+        return Point(time, state, self.field.loss_at(state))
 
     def _crossing(self, before: float, after: float, until_loss: float) -> float:
-        """When within a step the loss falls to a value; the later side of the root, so that it has."""
-        excess = {before: math.inf, after: self.field.loss_at(self._within(after)) - until_loss}
+        """Return the time inside a step at which the loss falls to a value, on the later side of the root."""
+        excess = {before: math.inf, after: self._inside(after).loss - until_loss}
 
         def over(time: float) -> float:
             if time not in excess or math.isinf(excess[time]):
-                excess[time] = self.field.loss_at(self._within(time)) - until_loss
+                excess[time] = self._inside(time).loss - until_loss
             return excess[time]
 
         if over(before) <= 0:
@@ -183,66 +265,120 @@ class Run:
         return min(time for time, value in excess.items() if value <= 0)
 
     def _onset(self, before: float, after: float) -> float:
-        """When within a step the run's own ending comes about, by bisection."""
+        """Return the time inside a step at which `ending` first gives a reason, by bisection."""
         while after - before > 1e-12 * after:
             middle = (before + after) / 2
             if not before < middle < after:
                 break
-            before, after = (before, middle) if self.ending(self._within(middle)) else (middle, after)
+            before, after = (before, middle) if self.ending(self._inside(middle).state) else (middle, after)
         return after
 
-    def _is_stationary(self) -> bool:
-        """Whether nothing moves any more; a plateau takes the solver few steps, or little time more than it has run."""
-        if self.loss < self.low - self.solver_rtol * abs(self.low):
-            self.low, self.fell = self.loss, (self.steps, self.time)
-        steps = self.steps - self.fell[0]
-        factor = (self.time - self.begun) / max(self.fell[1] - self.begun, self.first)
-        resting = any(steps >= least and factor >= grown for least, grown in REST)
-        stuck = self.stuck >= FLAT and steps >= FLAT
-        return resting or stuck or self.field.slope == 0 or self.time > HORIZON
+    def _rest(self) -> str:
+        """Return why the flow counts as stationary, or the empty string if it still moves."""
+        if self.point.loss < self._lowest.loss - self.rtol * abs(self._lowest.loss):
+            self._lowest = _Lowest(self.point.loss, self.steps, self.point.time)
+        steps = self.steps - self._lowest.step
+        fell_after = max(self._lowest.time - self._start_time, self._first_step)
+        factor = (self.point.time - self._start_time) / fell_after
+        if self.field.slope == 0:
+            return "the gradient is zero"
+        if self.point.time > HORIZON:
+            return f"the time is beyond {HORIZON:g}"
+        if any(steps >= least and factor >= grown for least, grown in REST):
+            return f"the loss has not fallen in {steps} steps, while the time grew by a factor of {factor:.2g}"
+        if self._steps_without_time >= FLAT and steps >= FLAT:
+            return f"the loss has not fallen in {steps} steps, and steps are shorter than the rounding of the time"
+        if steps and steps % FLAT == 0 and self._is_error(self.rtol):
+            return "the loss is no more than the error of the solver; a smaller rtol resolves smaller losses"
+        return ""
+
+    def _is_error(self, relative: float) -> bool:
+        """Return whether a relative change of the state by this much changes both loss and gradient by their own size.
+
+        A loss below that level is not resolved by computations with that relative error. On a plateau, where the loss
+        is large, the change of the loss is far smaller than the loss.
+        """
+        changed = self.field.loss_at(self.point.state * (1 + relative))
+        np.copyto(self.field.array, self.point.state)
+        return abs(changed - self.point.loss) >= abs(self.point.loss) and self._is_gradient_error(relative)
+
+    def _is_gradient_error(self, relative: float) -> bool:
+        """Return whether a relative change of the state by this much changes the gradient by its own size."""
+        np.copyto(self.field.array, self.point.state * (1 + relative))
+        there = self.field.velocity().copy()
+        np.copyto(self.field.array, self.point.state)
+        here = self.field.velocity()
+        return float(np.linalg.norm(there - here)) >= float(np.linalg.norm(here))
 
     def _record(self) -> None:
-        np.copyto(self.field.array, self.state)
-        self.recorder.add(self.time, self.loss, self.field.subject)
+        np.copyto(self.field.array, self.point.state)
+        self.recorder.add(self.point.time, self.point.loss, self.field.subject)
 
     def _end(self, reason: str, message: str = "") -> None:
         self.stopped, self.message = reason, message
 
 
-def default_errors(start: NDArray[Any], rtol: float) -> NDArray[Any]:
-    """Absolute error of every number: small against its own start, whatever the size of the others."""
+def default_errors(start: Floats, rtol: float) -> Floats:
+    """Return the absolute error that the solver allows per step for every number of a state.
+
+    It is the relative error times the number's own initial size, or times a tenth of the root mean square of all
+    numbers where that is more, so that a small start is resolved however large the others are.
+
+    Args:
+        start: the initial state.
+        rtol: the relative tolerance of the run.
+    """
     scale = float(np.sqrt(np.square(start).mean())) or 1.0
     return local_error(rtol) * np.maximum(np.abs(start), FLOOR * scale)
 
 
 def local_error(rtol: float) -> float:
-    """The error allowed per step: half of rtol, and a little less than in proportion, as smaller steps are more."""
+    """Return the relative error that the solver may make per step, given the relative tolerance of a run.
+
+    It is half of rtol at 1e-6, and falls with the power 1.05 of rtol: smaller steps are more steps, and with this power
+    the error of a whole run falls in proportion to rtol.
+    """
     return 5e-7 * (rtol / 1e-6) ** 1.05
 
 
-def check_bounds(
-    until_loss: float, until_time: float, until_evaluations: int | None, rtol: float, atol: float | None
-) -> None:
-    """Refuse bounds and tolerances that make no sense."""
+def flow_bounds(
+    until_loss: float,
+    until_time: float,
+    until_evaluations: int | None,
+    times: Sequence[float] | ArrayLike | None,
+    rtol: float,
+    atol: float | None,
+    start: float = 0.0,
+) -> Bounds:
+    """Return the bounds of a flow, checked; the last of `times` bounds the time.
+
+    Args:
+        until_loss: as for `gradient_flow`, like the next five.
+        until_time: stop at this time.
+        until_evaluations: stop after this many gradients, or None.
+        times: times to record, or None.
+        rtol: the relative tolerance.
+        atol: the absolute tolerance, or None.
+        start: the time at which the flow starts; the last of `times` must be later.
+
+    Raises:
+        ValueError: for a bound or a tolerance that makes no sense.
+    """
     if math.isnan(until_loss):
         raise ValueError("until_loss is nan; give the loss at which to stop, or 0 for none")
     if not until_time > 0:
         raise ValueError(f"until_time is {until_time}; it must be positive")
-    if until_evaluations is not None and until_evaluations < 1:
-        raise ValueError(f"until_evaluations is {until_evaluations}; it must be at least 1, or None for no bound")
-    if not 0 < rtol < 1:
-        raise ValueError(f"rtol is {rtol}; a relative tolerance lies between 0 and 1, such as 1e-6")
+    if until_evaluations is not None:
+        check_count("until_evaluations", until_evaluations)
+    if not 0 < rtol <= 0.1:
+        raise ValueError(f"rtol is {rtol}; it must be above 0 and at most 0.1, such as 1e-6")
     if atol is not None and not (math.isfinite(atol) and atol > 0):
         raise ValueError(f"atol is {atol}; it must be positive and finite, or None")
-
-
-def check_times(times: Sequence[float] | NDArray[Any] | None, start: float) -> NDArray[Any] | None:
-    """The times at which a record is wanted, as increasing numbers beyond the start."""
     if times is None:
-        return None
+        return Bounds(until_loss, until_time, until_evaluations, None)
     wanted = np.asarray(times, dtype=np.float64)
     if wanted.ndim != 1 or not len(wanted) or not np.isfinite(wanted).all() or (np.diff(wanted) <= 0).any():
         raise ValueError(f"times are {times!r}; give increasing finite numbers")
     if wanted[-1] <= start:
         raise ValueError(f"the last of times is {wanted[-1]:g}, but the flow starts at {start:g}; go further")
-    return wanted
+    return Bounds(until_loss, min(until_time, float(wanted[-1])), until_evaluations, wanted)

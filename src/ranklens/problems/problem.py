@@ -54,17 +54,32 @@ class BatchedProblem(Protocol):
 
 
 def loss_name(task: Problem) -> str:
-    """Return the name of a problem's loss, or of its class where it does not say."""
+    """Return the name of a problem's loss, or the name of the problem's class if it has no `objective`."""
     objective = getattr(task, "objective", None)
     return objective.name if isinstance(objective, Loss) else type(task).__name__
 
 
-def check_smooth(task: Problem) -> None:
-    """Refuse a problem whose loss has a discontinuous gradient, along which there is no gradient flow.
+def check_problem(task: Problem) -> None:
+    """Refuse an argument `task` that is no problem.
 
     Raises:
-        ValueError: for such a loss.
+        TypeError: if it has no method `loss`.
     """
+    if not isinstance(task, Problem) or isinstance(task, type):
+        raise TypeError(
+            f"task is {task!r}; pass a problem: an object with a method loss(net) that returns a differentiable "
+            f"scalar, such as rl.Completion(indices, values, shape)"
+        )
+
+
+def check_smooth(task: Problem) -> None:
+    """Refuse a task that is no problem, or whose loss has a discontinuous gradient and so no gradient flow.
+
+    Raises:
+        TypeError: if it is no problem.
+        ValueError: if the gradient of its loss is discontinuous.
+    """
+    check_problem(task)
     objective = getattr(task, "objective", None)
     if isinstance(objective, Loss) and not objective.smooth:
         raise ValueError(
