@@ -1,8 +1,8 @@
-"""The input-gradient-change penalty, which counters locality: what one patch wants should depend on another."""
+"""The input-gradient-change penalty: it counters locality by asking that two patches of an input interact."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypedDict
 
 import torch
 from jaxtyping import Float
@@ -11,14 +11,19 @@ from torch.compiler import set_stance
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ranklens import seeds
-from ranklens.nn.logits import scores
+from ranklens.nn.logits import logits
 from ranklens.nn.regions import Pair, Sampler, masks
 
-EPS = 1e-8  # input gradients of a patch below this norm count as none
+# Norm of an input gradient within a patch, below which it is divided by this number instead of by its norm. It is far
+# below the gradients of a network at a usual initialization, and keeps derivatives of the penalty below its inverse.
+EPS = 1e-8
+
+# Any function of a batch of inputs. Its output holds one logit or several per sample, as in `nn.logits.logits`.
+Model = Callable[[Tensor], object]
 
 
 def locality_penalty(
-    model: Callable[[Tensor], Any],
+    model: Model,
     x: Float[Tensor, "batch ..."],
     y: Tensor | None = None,
     *,
@@ -29,47 +34,58 @@ def locality_penalty(
     fraction: float = 1.0,
     concatenated: bool = False,
 ) -> Float[Tensor, ""]:
-    r"""How little the gradient in one patch changes when another patch is exchanged: 1 if never, 0 if altogether.
+    r"""Compute how little the gradient of a logit in one patch changes when another patch is exchanged.
 
-    For disjoint patches I, J and samples b,
+    For two disjoint patches I and J of the inputs x^1, ..., x^B, the penalty is
 
         R = mean_b |cos( grad_I f(x_I^b, x_J^b), grad_I f(x_I^b, x_J^(b+1)) )|,
 
-    where the patch J of the next sample replaces that of this one, and f is the logit, of several the one of the true
-    class. A function g(x_I) h(x_J), which has separation rank 1, has R = 1; so have sums g(x_I) + h(x_J). Adding R to
-    a loss asks for dependence between patches, which is what a network biased to locality lacks. R does not change when
-    f is scaled: its derivative grows as f's gradient shrinks, so that it traps what starts near zero, like
-    factorizations at a small scale; it is meant for networks at the usual ones.
+    where f is the model's logit (the logit of the true class, if there are several), grad_I is its gradient with
+    respect to the pixels in I, and cos is the cosine of the angle between two gradients. In the second gradient the
+    patch J is taken from the next sample of the batch; the first sample follows the last. R is 1 if the direction of
+    the gradient never depends on J, and 0 if the two gradients are always orthogonal. R is 1 for g(x_I) h(x_J), which
+    has separation rank 1, and for g(x_I) + h(x_J). Adding R to a training loss therefore rewards an interaction between
+    the patches, which networks with a bias to locality learn poorly.
 
-    Batch-norm in training mode normalises either forward by its own batch, exchanged patches and all, and running
-    statistics are those of the loss's forwards alone. `torch.nn.Dropout` drops nothing in here, since two draws would
-    differ by chance, and an `output` that it was part of is not used. Fused attention has no second derivative, so
-    that attention is computed plainly; do the same for an `output` that is passed.
+    R does not change when f is multiplied by a constant, so its derivative with respect to the parameters grows as the
+    gradients of f shrink. Networks whose gradients are near zero at initialization, such as factorizations initialized
+    at a small scale, stay there if the penalty is added. Use it with usual initializations.
+
+    Both forward passes leave the state of the model as it was. Batch-norm in training mode normalizes each of the two
+    passes by its own batch, exchanged patches included, and running statistics are not updated. `torch.nn.Dropout` is
+    switched off, because two random masks would change the gradient by chance; if the model has active dropout, then
+    `output` is ignored and both passes are computed. Fused attention has no second derivative, so attention is computed
+    by the plain kernel; compute a passed `output` with the plain kernel, too.
 
     Args:
-        model: gives one logit, (batch,) or (batch, 1), or several, (batch, classes), or an object whose `logits` they
-            are, as models of Hugging Face do. A DistributedDataParallel model shares gradients if the loss's own
-            forward went through it. What is compiled, which torch cannot differentiate twice, is run uncompiled; its
-            `output` cannot be passed.
-        x: inputs, two at least.
-        y: (batch,) true classes; not needed for one logit.
-        patches: two regions, each a box (top, left, height, width) of the last two axes or a boolean mask over one
-            input; or what draws such a pair, like `PatchPairs`.
-        output: the model's output on x, x requiring a gradient, so that a loss's forward is used once more.
-        generator: from which pairs are drawn.
-        eps: gradients with a smaller norm are divided by this instead of their norm, so that zero has penalty and
-            derivative zero and no derivative is above 1 / eps.
-        fraction: of the batch, its first samples; then `output` is not used.
-        concatenated: do both forwards as one of twice the batch; then `output` is not used, and batch-norm sees both.
+        model: returns one logit per sample, of shape (batch,) or (batch, 1), or several, of shape (batch, classes), or
+            an object whose attribute `logits` is such a tensor. The gradients of a DistributedDataParallel model are
+            averaged over processes if the loss's own forward pass went through that model. A compiled model, which
+            torch cannot differentiate twice, is run without compilation; its `output` cannot be passed.
+        x: a batch of at least two inputs, of any floating-point dtype.
+        y: (batch,) integer classes; needed only if there are several logits.
+        patches: two disjoint regions, each a box (top, left, height, width) in the last two axes, in pixels, or a
+            boolean mask over one input. Or a sampler, such as `PatchPairs`, that draws two boxes.
+        output: the model's output on x, where x requires a gradient. It saves one of the two forward passes.
+        generator: the random stream from which a sampler draws.
+        eps: positive number; a gradient whose norm is smaller is divided by `eps` instead of its norm. A gradient of
+            zero then contributes 0 to R, and no derivative of R in a gradient exceeds 1 / eps.
+        fraction: share of the batch to use, above 0 and at most 1. The first round(fraction * batch) samples are used,
+            and at least two. If this is less than the batch, `output` is ignored.
+        concatenated: whether to compute both forward passes as one of twice the batch. Then `output` is ignored, and
+            batch-norm normalizes by the joint batch.
 
     Returns:
-        A scalar, differentiable in the parameters; under `no_grad` the number alone.
+        R, a scalar between 0 and 1, in float64 for float64 inputs and in float32 for all others. It is differentiable
+        in the parameters, except under `torch.no_grad`.
 
     Raises:
-        ValueError: for fewer than two samples, a fraction or an eps out of range, regions as in `PatchPairs`, several
-            logits without classes, a sampler without a generator, or an `output` that does not come from x.
+        TypeError: for inputs that are not floating-point numbers.
+        ValueError: for fewer than two samples; for `fraction` or `eps` out of range; for regions that overlap or do not
+            fit; for several logits without classes; for a sampler without a generator; or for an `output` that was not
+            computed from x.
 
-    Source: Razin, Maman, Cohen (ICML 2022), section 5, there without an eps.
+    Source: Razin, Maman, Cohen (ICML 2022), section 5, where there is no eps.
 
     >>> import torch, ranklens as rl
     >>> x = torch.linspace(0.1, 1, 48).reshape(6, 1, 2, 4)
@@ -81,7 +97,11 @@ def locality_penalty(
     >>> float(rl.nn.locality_penalty(distance, x, patches=(left, right)).detach()) < 1
     True
     """
-    samples = _samples(x, fraction)
+    _check_fraction(fraction)
+    if not x.is_floating_point():
+        raise TypeError(f"x is a tensor of {x.dtype}; the penalty is a derivative in x, so give floating-point numbers")
+    if len(x) < 2:
+        raise ValueError(f"the batch has {len(x)} samples; patches are exchanged between samples, so give two at least")
     if not eps > 0:
         raise ValueError(f"eps is {eps}; it is a norm above 0, below which a gradient counts as none")
     if y is not None and y.shape != x.shape[:1]:
@@ -89,52 +109,84 @@ def locality_penalty(
     if output is not None and not x.requires_grad:
         raise ValueError("output is given but x does not require a gradient; call x.requires_grad_() before the model")
     inside, exchanged = (m.to(x.device) for m in masks(_drawn(patches, x.shape[1:], generator), x.shape[1:]))
-    keep = torch.is_grad_enabled()
-    if samples < len(x) or concatenated or not keep or any(_dropping(model)):
+    differentiable = torch.is_grad_enabled()
+    samples = max(round(fraction * len(x)), 2)
+    if samples < len(x) or concatenated or not differentiable or any(_active_dropout(model)):
         output, x, y = None, x[:samples], None if y is None else y[:samples]
-    plain = _unwrapped(model)
-    with torch.enable_grad(), _as_if_not_run(plain), sdpa_kernel(SDPBackend.MATH), set_stance("force_eager"):
-        here = x if output is not None else x.detach().requires_grad_()
+    plain = _without_wrapper(model)
+    with torch.enable_grad(), _state_kept(plain), sdpa_kernel(SDPBackend.MATH), set_stance("force_eager"):
         there = torch.where(exchanged, x.detach().roll(-1, dims=0), x.detach()).requires_grad_()
+        gradients: tuple[Tensor, ...]
         if concatenated:
-            score = _scores(plain(torch.cat([here, there])), None if y is None else torch.cat([y, y]), 2 * samples)
-            changes = torch.autograd.grad(score, (here, there), create_graph=keep, materialize_grads=True)
+            gradients = _joint_gradients(plain, x.detach().requires_grad_(), there, y, differentiable)
+        elif output is None:
+            here = x.detach().requires_grad_()
+            gradients = tuple(_gradient(_summed(plain(at), y, samples), at, differentiable) for at in (here, there))
         else:
-            changes = (
-                _change(_scores(plain(here) if output is None else output, y, samples), here, keep, output is not None),
-                _change(_scores(plain(there), y, samples), there, keep),
-            )
-        first, second = (_direction(g * inside, eps) for g in changes)
+            first = _gradient_of_shared(_summed(output, y, samples), x)
+            gradients = first, _gradient(_summed(plain(there), y, samples), there, differentiable)
+        first, second = (_direction(gradient * inside, eps) for gradient in gradients)
         penalty = (first * second).sum(dim=1).abs().mean()
-    return penalty if keep else penalty.detach()
+    return penalty if differentiable else penalty.detach()
 
 
-def _change(score: Tensor, at: Tensor, keep: bool, shared: bool = False) -> Tensor:
-    """The gradient in the input; zero where the network is dead, which a shared output must not seem to be."""
-    (found,) = torch.autograd.grad(score, at, create_graph=keep, retain_graph=True, allow_unused=True)
-    if found is None and shared:
+def _gradient(logit: Tensor, at: Tensor, differentiable: bool) -> Tensor:
+    """Return the gradient of a scalar in the inputs; zero where it does not depend on them, as in a dead network."""
+    (found,) = torch.autograd.grad(
+        logit, at, create_graph=differentiable, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return found
+
+
+def _gradient_of_shared(logit: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient in x of a scalar from the caller's own forward pass.
+
+    Raises:
+        ValueError: if the scalar was not computed from x.
+    """
+    (found,) = torch.autograd.grad(logit, x, create_graph=True, allow_unused=True)
+    if found is None:
         raise ValueError("output does not come from x; call x.requires_grad_(), then the model on that very tensor")
-    return torch.zeros_like(at) if found is None else found
+    return found
+
+
+def _joint_gradients(
+    model: Model, here: Tensor, there: Tensor, y: Tensor | None, differentiable: bool
+) -> tuple[Tensor, ...]:
+    """Return the gradients at both inputs, from one forward pass over the two batches together."""
+    classes = None if y is None else torch.cat([y, y])
+    logit = _summed(model(torch.cat([here, there])), classes, 2 * len(here))
+    return torch.autograd.grad(logit, (here, there), create_graph=differentiable, materialize_grads=True)
+
+
+class PenaltyState(TypedDict):
+    """State of a `LocalityPenalty`: the number of steps so far, and the state of its random stream."""
+
+    steps: int
+    generator: Tensor
 
 
 class LocalityPenalty:
-    """`locality_penalty` in a training loop: weighted, on every k-th step only, with a stream of pairs of its own.
+    """A `locality_penalty` for training loops: weighted, computed on every k-th step, with its own random stream.
 
-    On the other steps it is zero, and on its own `every` times as large, so that its mean over steps is that of the
-    penalty on each; it is cheaper, and learns later, than on each. `due` says whether the coming step is one: only then
-    does x have to require a gradient. Under `no_grad`, as when a trainer evaluates its loss, it is zero and no step is
-    counted.
+    With k = `every`, the term on every k-th step, starting with the first, is `weight` * k * R, and 0 on the other
+    steps. The mean over steps is the mean of `weight` * R, at a k-th of the cost. Networks then learn somewhat later
+    than with the penalty on each step. The property `due` tells whether the coming step computes the penalty: only then
+    must x require a gradient. Under `torch.no_grad`, for instance in validation, the term is 0 and no step is counted.
 
     Args:
-        patches: as in `locality_penalty`.
-        weight: what the penalty is multiplied by.
-        every: steps from one evaluation to the next.
-        fraction: of each batch that is looked at.
-        seed: of the pairs that a sampler draws.
-        eps: as in `locality_penalty`.
+        patches: two regions, or a sampler of them, as in `locality_penalty`.
+        weight: number that multiplies the penalty, at least 0.
+        every: number of steps from one evaluation of the penalty to the next.
+        fraction: share of each batch that is used, as in `locality_penalty`.
+        seed: seed of the stream from which a sampler draws.
+        eps: smallest norm of a gradient to divide by, as in `locality_penalty`.
+
+    Attributes:
+        steps: number of calls so far, without those under `torch.no_grad`.
 
     Raises:
-        ValueError: for an `every` below one, a negative weight, or a fraction outside (0, 1].
+        ValueError: for `every` below 1, a negative weight, or a fraction that is not above 0 and at most 1.
 
     >>> import torch, ranklens as rl
     >>> with torch.random.fork_rng():
@@ -175,13 +227,23 @@ class LocalityPenalty:
 
     @property
     def due(self) -> bool:
-        """Whether the next call evaluates the penalty."""
+        """Return whether the next call computes the penalty."""
         return self.weight > 0 and self.steps % self.every == 0 and torch.is_grad_enabled()
 
     def __call__(
-        self, model: Callable[[Tensor], Any], x: Tensor, y: Tensor | None = None, *, output: Tensor | None = None
+        self, model: Model, x: Tensor, y: Tensor | None = None, *, output: Tensor | None = None
     ) -> Float[Tensor, ""]:
-        """The term to add to the loss of this step."""
+        """Return the term to add to the training loss of this step, and count the step.
+
+        Args:
+            model: the model, as in `locality_penalty`.
+            x: a batch of at least two inputs.
+            y: (batch,) integer classes; needed only if there are several logits.
+            output: the model's output on x, where x requires a gradient; it saves one forward pass.
+
+        Returns:
+            A scalar: `weight` times `every` times the penalty if `due`, else 0.
+        """
         due = self.due
         self.steps += torch.is_grad_enabled()
         if not due:
@@ -198,24 +260,18 @@ class LocalityPenalty:
         )
         return self.weight * self.every * found
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where it stands, for a training run that goes on later."""
+    def state_dict(self) -> PenaltyState:
+        """Return the number of steps and the state of the random stream, to be saved in a checkpoint."""
         return {"steps": self.steps, "generator": self.generator.get_state()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+    def load_state_dict(self, state: PenaltyState) -> None:
+        """Restore the number of steps and the random stream, so that training continues as if not interrupted.
+
+        Args:
+            state: what `state_dict` returned.
+        """
         self.steps = int(state["steps"])
         self.generator.set_state(state["generator"].cpu())
-
-
-def _samples(x: Tensor, fraction: float) -> int:
-    _check_fraction(fraction)
-    if not x.is_floating_point():
-        raise TypeError(f"x is a tensor of {x.dtype}; the penalty is a derivative in x, so give floating-point numbers")
-    samples = max(round(fraction * len(x)), 2)
-    if len(x) < 2:
-        raise ValueError(f"the batch has {len(x)} samples; patches are exchanged between samples, so give two at least")
-    return samples
 
 
 def _check_fraction(fraction: float) -> None:
@@ -224,6 +280,11 @@ def _check_fraction(fraction: float) -> None:
 
 
 def _drawn(patches: Pair | Sampler, shape: torch.Size, generator: torch.Generator | None) -> Pair:
+    """Return the two regions, drawn by the sampler if `patches` is one.
+
+    Raises:
+        ValueError: for a sampler without a generator.
+    """
     if not callable(patches):
         return patches
     if generator is None:
@@ -231,9 +292,13 @@ def _drawn(patches: Pair | Sampler, shape: torch.Size, generator: torch.Generato
     return patches(shape, generator)
 
 
-def _scores(output: Any, y: Tensor | None, count: int) -> Tensor:
-    """The sum of the logits, or of those of the true classes."""
-    found = scores(output, count)
+def _summed(output: object, y: Tensor | None, count: int) -> Tensor:
+    """Return the sum over samples of the only logit, or of the logit of the true class.
+
+    Raises:
+        ValueError: for several logits without classes, or for numbers that are no classes.
+    """
+    found = logits(output, count)
     classes = found.shape[1]
     if classes == 1:
         return found.sum()
@@ -245,41 +310,44 @@ def _scores(output: Any, y: Tensor | None, count: int) -> Tensor:
 
 
 def _direction(gradients: Tensor, eps: float) -> Tensor:
+    """Return one row per sample, its gradient divided by its norm, in float32 at least.
+
+    In half precision squares of gradients would underflow, and `eps` would be rounded to zero.
+    """
     rows = gradients.flatten(1)
     rows = rows if rows.dtype == torch.float64 else rows.float()
     return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(eps)
 
 
-def _unwrapped(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-    """What is inside a distributed model; the hooks that share gradients sit on the parameters."""
+def _without_wrapper(model: Model) -> Model:
+    """Return the module inside a distributed model, whose parameters carry the hooks that average gradients."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) else model
 
 
-def _dropping(model: Any) -> Iterator[nn.Module]:
-    """What makes forwards differ by chance."""
+def _active_dropout(model: Model) -> Iterator[nn.Module]:
+    """Return the dropout modules that would drop something, so that two forward passes differ by chance."""
     modules = model.modules() if isinstance(model, nn.Module) else ()
     return (m for m in modules if isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0)
 
 
 @contextmanager
-def _as_if_not_run(model: Any) -> Iterator[None]:
-    """Norms with running statistics normalise as their mode says and forget what they saw; dropout drops nothing."""
+def _state_kept(model: Model) -> Iterator[None]:
+    """Run a model without updates of running statistics and without dropout, and restore its flags afterwards."""
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    instance = nn.modules.instancenorm._InstanceNorm  # which heeds its momentum and not the flag
     norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._NormBase) and m.training]
-    before = [(m, m.track_running_stats, m.momentum) for m in norms]
-    dropping = list(_dropping(model))
+    flags = [(m, m.track_running_stats, m.momentum) for m in norms]
+    dropout = list(_active_dropout(model))
     for norm in norms:
-        if isinstance(norm, instance):
-            norm.momentum = 0.0
+        if isinstance(norm, nn.modules.instancenorm._InstanceNorm):
+            norm.momentum = 0.0  # instance norm ignores the flag `track_running_stats`, but heeds its momentum
         else:
             norm.track_running_stats = False
-    for module in dropping:
+    for module in dropout:
         module.training = False
     try:
         yield
     finally:
-        for norm, track, momentum in before:
+        for norm, track, momentum in flags:
             norm.track_running_stats, norm.momentum = track, momentum
-        for module in dropping:
+        for module in dropout:
             module.training = True

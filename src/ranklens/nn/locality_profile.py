@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ranklens import seeds
-from ranklens.nn.logits import scores
+from ranklens.nn.logits import logits
 from ranklens.nn.regions import PatchPairs
 from ranklens.nn.separation_rank import evaluating, separation_rank
 
@@ -102,7 +102,7 @@ def locality_profile(
 def _deviation(model: nn.Module, data: Tensor, batch_size: int) -> Tensor:
     """Of every output over the data; 1 where it is constant."""
     with evaluating(model):
-        outputs = torch.cat([scores(model(part), len(part)) for part in data.split(batch_size)])
+        outputs = torch.cat([logits(model(part), len(part)) for part in data.split(batch_size)])
     found = outputs.std(dim=0)
     return found.where(found > 0, 1.0)
 

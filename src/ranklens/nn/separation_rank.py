@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ranklens.nn import regions
-from ranklens.nn.logits import scores
+from ranklens.nn.logits import logits
 from ranklens.nn.regions import Region
 from ranklens.tensors import measures
 
@@ -109,7 +109,7 @@ def _table(
     with evaluating(f):
         for rows in x.split(max(batch_size // count, 1)):
             output = f(torch.where(inside, rows[:, None], filled).flatten(0, 1))
-            parts.append(scores(output, len(rows) * count))
+            parts.append(logits(output, len(rows) * count))
             dtype = getattr(output, "logits", output).dtype
     tables = torch.cat(parts).reshape(count, count, -1).movedim(2, 0)
     return tables[0] if len(tables) == 1 else tables, dtype

@@ -120,7 +120,7 @@ def strided_cnn(channels: int, seed: int) -> nn.Sequential:
 def fit(
     model: nn.Module, images: ImageSplit, schedule: Schedule, seed: int, watch: Callable[[int], None] | None = None
 ) -> int:
-    """Train a classifier on the cross entropy of the training images, in place, and return the number of steps taken.
+    """Train a classifier, in place, on the cross entropy of the training images.
 
     Args:
         model: maps images to one logit per class.
@@ -128,6 +128,9 @@ def fit(
         schedule: how long and how fast to train.
         seed: seed of the batches.
         watch: is called with the number of steps taken, as in `training.loop.train`.
+
+    Returns:
+        The number of steps taken; fewer than in the schedule if the loss became infinite or NaN.
     """
     x, y = images.train
     optimizer = torch.optim.SGD(model.parameters(), lr=schedule.lr, momentum=MOMENTUM)
