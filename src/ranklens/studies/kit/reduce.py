@@ -4,7 +4,7 @@ xarray skips NaN by default, and the built-in `min` and `max` depend on the orde
 built from these functions fails as soon as one of its measurements is NaN.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -64,14 +64,13 @@ def share(values: ArrayLike, condition: Callable[[NDArray[np.float64]], NDArray[
     return _reduced(values, lambda x: np.mean(condition(x)))
 
 
-def count(values: ArrayLike, noun: str = "seed") -> str:
-    """Return the number of values and what there is one of, in words for a claim.
+def count(values: Sized, noun: str = "seed") -> str:
+    """Return the number of values and what they are, in words for a claim.
 
     >>> count([0.1, 0.2]), count([0.1]), count([0.1, 0.3, 0.2], "run")
     ('2 seeds', '1 seed', '3 runs')
     """
-    size = np.size(np.asarray(values))
-    return f"{size} {noun}" if size == 1 else f"{size} {noun}s"
+    return f"{len(values)} {noun}" if len(values) == 1 else f"{len(values)} {noun}s"
 
 
 def _reduced(values: ArrayLike, function: Callable[[NDArray[np.float64]], np.float64]) -> float:

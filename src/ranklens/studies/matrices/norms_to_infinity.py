@@ -1,4 +1,4 @@
-"""A 2 x 2 completion where fitting drives every norm to infinity and the effective rank to its infimum."""
+"""A 2 x 2 completion in which fitting drives every norm to infinity and the effective rank to its infimum."""
 
 import math
 from dataclasses import dataclass
@@ -6,31 +6,42 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ranklens import drawing, problems, theory
 from ranklens.dynamics import flow
-from ranklens.studies.kit import records, starts
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit import records, reduce, starts
+from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import measures
 
 TITLE = "Rank, not norms: all norms grow to infinity while the rank is minimized"
 EXPLANATION = (
-    "Three entries of a 2 x 2 matrix are observed, and every matrix that fits them has a determinant of -1; gradient "
-    "flow of a deep factorization cannot change the sign of its determinant, so from a positive one it can only fit by "
-    "sending the unobserved entry, and with it every norm and quasi-norm, to infinity. What it minimizes on the way is "
-    "the effective rank, which falls to 1, and the distance to matrices of rank one, which falls to 0."
+    "Three entries of a 2 x 2 matrix are observed, and every matrix that fits them has determinant -w12 w21 = -1; "
+    "gradient flow of a deep factorization cannot change the sign of its determinant, so from a positive one it can "
+    "fit only by sending the unobserved entry w11, and with it every norm and quasi-norm, to infinity. Meanwhile the "
+    "effective rank falls to its infimum 1, and the distance to the matrices of rank one falls to 0."
 )
 SOURCE = "Razin and Cohen (NeurIPS 2020), Theorem 1 and figure 1, with sharper bounds and the exact growth"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Balanced starts whose product is Gaussian with a positive determinant.
+    """Balanced deep factorizations of 2 x 2 matrices, whose initial product is Gaussian with a positive determinant.
 
-    At depth 2 the smaller singular value falls as exp(-w^2 / 2) and is soon smaller than any error, after which the
-    sign of the determinant is left to chance: there the flow is more exact and ends earlier.
+    At depth 2 the smaller singular value falls like exp(-w11^2 / 2) and soon is smaller than any numerical error. From
+    then on rounding decides the sign of the determinant, so the flow of depth 2 is computed more exactly and ends
+    earlier.
+
+    Attributes:
+        depths: numbers of factors.
+        std: standard deviation of the entries of the initial product.
+        until_loss: training loss at which the flows of depth 3 and more end.
+        until_loss_depth_2: training loss at which the flow of depth 2 ends.
+        rtol_depth_2: relative tolerance of the solver at depth 2.
+        rtol: relative tolerance of the solver at depth 3 and more.
+        seeds: seeds of the initial product; one run per depth and seed.
     """
 
     depths: tuple[int, ...] = (2, 3, 4)
@@ -48,12 +59,18 @@ PRESETS = {
     "tiny": Settings(depths=(3,), seeds=(0,)),
 }
 MINUTES = {"laptop": 0.2, "paper": 0.2, "tiny": 0.05}
+# Exponents p of the Schatten norms and quasi-norms in the figure, with their names.
 NORMS = {0.25: "p = 1/4", 0.5: "p = 1/2", 1.0: "nuclear", 2.0: "Frobenius", math.inf: "spectral"}
-LEAST_NUCLEAR = 2.0  # nuclear norm of the fitting matrix with a 0 in the hole, which has the least
+# Least nuclear norm of a fitting matrix: that of the fitting matrix with w11 = 0.
+LEAST_NUCLEAR = 2.0
+# Smallest bound that a measured value is divided by: at losses above 1/2 the bound is zero.
+TINY = 1e-300
+# Loss below which the growth of w11 in time is compared with its law, which is asymptotic.
+LATE = 1e-2
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """One flow per depth and seed, with the matrix, its singular values and the sign of its determinant."""
+    """Run one flow per depth and seed; record |w11|, singular values, effective rank and sign of the determinant."""
     parts = []
     for depth in settings.depths:
         runs = [_one(settings, depth, seed) for seed in settings.seeds]
@@ -65,6 +82,7 @@ def run(settings: Settings) -> xr.Dataset:
 
 
 def _one(settings: Settings, depth: int, seed: int) -> xr.Dataset:
+    """Return the record of the flow of one depth and seed."""
     return flow.gradient_flow(
         starts.positive_determinant(depth, settings.std, seed),
         problems.Completion.counterexample(),
@@ -74,85 +92,89 @@ def _one(settings: Settings, depth: int, seed: int) -> xr.Dataset:
             "hole": lambda net: net.tensor()[0, 0].abs(),
             "singular": lambda net: measures.singular_values(net.tensor()),
             "effective_rank": lambda net: measures.effective_rank(net.tensor()),
-            # of the product it would be lost in rounding
+            # factor by factor: the determinant of the product would be lost in rounding
             "sign": lambda net: torch.stack([torch.linalg.slogdet(node).sign for node in net.nodes]).prod(),
         },
     )
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """The proved bounds at every recorded time, and the growth that follows from them."""
-    settings = records.settings_of(record, Settings)
+    """Return the claims: the proved bounds at every recorded time, and the growth that follows from them."""
     runs = _runs(record)
+    return [*_bounds(runs), *_growths([(depth, r) for depth, r in runs if depth > 2], record)]
+
+
+def _bounds(runs: list[tuple[int, xr.Dataset]]) -> list[Claim]:
+    """Return the claims that hold at every time of every run."""
     proved = [(r, theory.bounds_2x2(torch.from_numpy(r.loss.values))) for _, r in runs]
-    deep = [(depth, r) for depth, r in runs if depth > 2]
-    found = [
-        Claim(
-            "theorem", "the determinant stays positive (least sign)", min(float(r.sign.min()) for _, r in runs), ">=", 1
+    everywhere = f"at all times of all {reduce.count(runs, 'run')}"
+    return [
+        theorem(
+            f"The determinant stays positive: least sign {everywhere}",
+            reduce.least([reduce.least(r.sign) for _, r in runs]),
+            at_least=1,
         ),
-        Claim(
-            "theorem",
-            "|w11| over its lower bound (1 - e)^2 / e, e = sqrt(2 loss) (least, at all times of all runs)",
-            min(float((r.hole.values / b.w11.clamp_min(1e-300).numpy()).min()) for r, b in proved),
-            ">=",
-            1.0,
+        theorem(
+            f"|w11| is at least (1 - e)^2 / e, with e = sqrt(2 loss): |w11| over this bound, least {everywhere}",
+            reduce.least([reduce.least(r.hole.values / b.w11.clamp_min(TINY).numpy()) for r, b in proved]),
+            at_least=1.0,
         ),
-        Claim(
-            "theorem",
-            "every Schatten norm over the same bound, p from 1/4 to infinity (least, at all times of all runs and p)",
-            min(float((schatten(r, p) / b.w11.clamp_min(1e-300).numpy()).min()) for r, b in proved for p in NORMS),
-            ">=",
-            1.0,
+        theorem(
+            "Every Schatten norm and quasi-norm, p from 1/4 to infinity, is at least (1 - e)^2 / e, with "
+            f"e = sqrt(2 loss): norm over this bound, least over p and {everywhere}",
+            reduce.least(
+                [reduce.least(schatten(r, p) / b.w11.clamp_min(TINY).numpy()) for r, b in proved for p in NORMS]
+            ),
+            at_least=1.0,
         ),
-        Claim(
-            "theorem",
-            "distance to rank one over its upper bound sqrt(2 loss) (largest)",
-            max(float((r.singular.values[:, 1] / b.sigma2.numpy()).max()) for r, b in proved),
-            "<=",
-            1.0,
+        theorem(
+            "The distance to the matrices of rank one, sigma_2, is at most sqrt(2 loss): distance over this bound, "
+            f"largest {everywhere}",
+            reduce.largest([reduce.largest(r.singular.values[:, 1] / b.sigma2.numpy()) for r, b in proved]),
+            at_most=1.0,
         ),
-        Claim(
-            "theorem",
-            "effective rank over its upper bound (largest)",
-            max(float((r.effective_rank.values / b.effective_rank.numpy()).max()) for r, b in proved),
-            "<=",
-            1.0,
+        theorem(
+            f"The effective rank is below its proved upper bound: effective rank over the bound, largest {everywhere}",
+            reduce.largest([reduce.largest(r.effective_rank.values / b.effective_rank.numpy()) for r, b in proved]),
+            at_most=1.0,
         ),
     ]
-    if deep:
-        found += [
-            Claim(
-                "finding",
-                "depth 3 and more: 2 loss w11^2 at the end (farthest from 1)",
-                max((float(2 * r.loss[-1] * r.hole[-1] ** 2) for _, r in deep), key=lambda x: abs(x - 1)),
-                "within",
-                (0.99, 1.01),
-            ),
-            Claim(
-                "finding",
-                "depth 3 and more: growth of |w11|^(2 + 2/depth) in time after loss 1e-2, over the law's 2 depth + 2 "
-                "(farthest from 1)",
-                max((_growth(depth, r) for depth, r in deep), key=lambda x: abs(x - 1)),
-                "within",
-                (0.98, 1.02),
-            ),
-            Claim(
-                "finding",
-                f"depth 3 and more: nuclear norm at loss {settings.until_loss:g} over that of the least fitting one",
-                min(float(r.singular[-1].sum()) / LEAST_NUCLEAR for _, r in deep),
-                ">=",
-                0.99 / (2 * settings.until_loss) ** 0.5 / LEAST_NUCLEAR,
-            ),
-        ]
-    return found
+
+
+def _growths(deep: list[tuple[int, xr.Dataset]], record: xr.Dataset) -> list[Claim]:
+    """Return the claims on how |w11| and the nuclear norm grow at depth 3 and more; none without such depths."""
+    if not deep:
+        return []
+    until = records.settings_of(record, Settings).until_loss
+    runs = reduce.count(deep, "run")
+    return [
+        finding(
+            f"Depth 3 and more: |w11| ends at 1 / sqrt(2 loss): 2 loss w11^2 at the end, farthest from 1 of {runs}",
+            reduce.farthest([float(2 * r.loss[-1] * r.hole[-1] ** 2) for _, r in deep], 1),
+            within=(0.99, 1.01),
+        ),
+        finding(
+            "Depth L of 3 and more: |w11|^(2 + 2/L) grows in time at the rate 2 L + 2: measured mean rate after loss "
+            f"{LATE:g}, over this rate, farthest from 1 of {runs}",
+            reduce.farthest([_growth(depth, r) for depth, r in deep], 1),
+            within=(0.98, 1.02),
+        ),
+        finding(
+            f"Depth 3 and more: the nuclear norm is far from minimal: its value at loss {until:g} over the least of "
+            f"all fitting matrices, which is {LEAST_NUCLEAR:g}, least of {runs}",
+            reduce.least([float(r.singular[-1].sum(skipna=False)) / LEAST_NUCLEAR for _, r in deep]),
+            at_least=0.99 / (2 * until) ** 0.5 / LEAST_NUCLEAR,
+        ),
+    ]
 
 
 def schatten(run: xr.Dataset, p: float) -> NDArray[np.float64]:
-    """The Schatten norm of every row, a quasi-norm for p < 1."""
+    """Return the Schatten-p norm of the end matrix in every row of a run; for p < 1 it is a quasi-norm."""
     return measures.schatten_norm(torch.diag_embed(torch.from_numpy(run.singular.values)), p).numpy()
 
 
 def _runs(record: xr.Dataset) -> list[tuple[int, xr.Dataset]]:
+    """Return depth and run for every depth and seed."""
     return [
         (int(depth), records.rows(record.sel(depth=depth), int(seed)))
         for depth in record.depth.values
@@ -161,66 +183,65 @@ def _runs(record: xr.Dataset) -> list[tuple[int, xr.Dataset]]:
 
 
 def _growth(depth: int, run: xr.Dataset) -> float:
-    late = run.isel(row=run.loss.values <= 1e-2)
+    """Return the mean rate of |w11|^(2 + 2/depth) at losses below `LATE`, divided by the law's 2 depth + 2."""
+    late = run.isel(row=run.loss.values <= LATE)
     power = late.hole.values ** (2 + 2 / depth)
     return float((power[-1] - power[0]) / (late.time.values[-1] - late.time.values[0]) / (2 * depth + 2))
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Everything against the loss, which falls from left to right; and the growth in time."""
+    """Draw |w11|, norms and ranks against the loss, which falls from left to right, and |w11| against time."""
     made, (hole, norms, rank, law) = drawing.figure(2, 2)
     seed = int(record.seed.values[0])
     runs = [(int(depth), records.rows(record.sel(depth=depth), seed)) for depth in record.depth.values]
-    for k, (depth, r) in enumerate(runs):
-        style = drawing.style(k)
-        hole.loglog(r.loss, r.hole, label=f"depth {depth}", **style)
-        law.loglog(r.time, r.hole, label=f"depth {depth}", **style)
-        late = r.isel(row=r.loss.values <= 1e-1)
-        x0, t0 = float(late.hole[0]), float(late.time[0])
-        at = late.time.values
-        power = x0 ** (2 + 2 / depth) + (2 * depth + 2) * (at - t0)
-        name = "law: ((2L + 2) t)^(L / (2L + 2))" if k == 0 else None
-        law.loglog(at, power ** (depth / (2 * depth + 2)), **drawing.THEORY, label=name)
-    loss = _losses(runs)
+    depth, deepest = runs[-1]
+    loss = np.geomspace(0.45, min(float(r.loss.min()) for _, r in runs), 200)
     proved = theory.bounds_2x2(torch.from_numpy(loss))
+    for k, (each, r) in enumerate(runs):
+        hole.loglog(r.loss, r.hole, label=f"depth {each}", **drawing.style(k))
     hole.loglog(loss, proved.w11, **drawing.THEORY, label="proved: at least")
-    _, deepest = runs[-1]
-    s = deepest.singular.values
     for k, (p, name) in enumerate(NORMS.items()):
         norms.loglog(deepest.loss, schatten(deepest, p), label=name, **drawing.style(k))
     norms.loglog(loss, proved.w11, **drawing.THEORY, label="proved: at least")
     rank.loglog(deepest.loss, deepest.effective_rank - 1, color=drawing.COLOURS[0], label="effective rank - 1")
     rank.loglog(loss, proved.effective_rank - 1, **drawing.THEORY, label="proved: at most")
-    rank.loglog(deepest.loss, s[:, 1], color=drawing.COLOURS[1], linestyle="-.", label="distance to rank one")
+    distance = deepest.singular.values[:, 1]
+    rank.loglog(deepest.loss, distance, color=drawing.COLOURS[1], linestyle="-.", label="distance to rank one")
     rank.loglog(loss, proved.sigma2, color="#000000", linestyle=":", linewidth=1.3, label="proved: at most")
-    depth = runs[-1][0]
+    _draw_law(law, runs)
     drawing.label(hole, f"The unobserved entry (seed {seed})", "loss, falling to the right", "|w11|")
     drawing.label(norms, f"Every norm grows (depth {depth})", "loss, falling to the right", "norm")
-    drawing.label(rank, f"The rank is minimized (depth {depth})", "loss, falling to the right", "above its infimum")
+    drawing.label(rank, f"The rank is minimized (depth {depth})", "loss, falling to the right", "above the infimum")
     drawing.label(law, "Growth in time, and its law", "time of the gradient flow", "|w11|")
     for axes in (hole, norms, rank):
         axes.set_xlim(1.0, float(loss.min()))
     for axes in (hole, norms, law):
         axes.set_ylim(bottom=0.05)
-    law.set_xlim(left=1.0)
     for axes in (hole, norms, rank, law):
         axes.legend(fontsize=7)
     return made
 
 
-def _losses(runs: list[tuple[int, xr.Dataset]]) -> NDArray[np.float64]:
-    least = min(float(r.loss.min()) for _, r in runs)
-    return np.geomspace(0.45, least, 200)
+def _draw_law(axes: Axes, runs: list[tuple[int, xr.Dataset]]) -> None:
+    """Draw |w11| against time for every depth L, and from loss 0.1 on its law ((2L + 2) t)^(L / (2L + 2))."""
+    for k, (depth, r) in enumerate(runs):
+        axes.loglog(r.time, r.hole, label=f"depth {depth}", **drawing.style(k))
+        late = r.isel(row=r.loss.values <= 1e-1)
+        w0, t = float(late.hole[0]), late.time.values
+        power = w0 ** (2 + 2 / depth) + (2 * depth + 2) * (t - t[0])
+        name = "law: ((2L + 2) t)^(L / (2L + 2))" if k == 0 else None
+        axes.loglog(t, power ** (depth / (2 * depth + 2)), **drawing.THEORY, label=name)
+    axes.set_xlim(left=1.0)
 
 
 def alt(record: xr.Dataset) -> str:
-    """What the picture shows."""
+    """Describe the figure in words."""
     runs = [(depth, r) for depth, r in _runs(record) if int(r.seed) == int(record.seed.values[0])]
     _, last = runs[-1]
     ends = "; ".join(f"depth {d}: {float(r.hole[-1]):.1f} at loss {float(r.loss[-1]):.0e}" for d, r in runs)
     return (
-        f"As the loss falls, the unobserved entry grows without bound along the proved lower bound ({ends}); all "
-        f"Schatten norms and quasi-norms grow with it; effective rank falls to {float(last.effective_rank[-1]):.4f} "
-        f"and the distance to rank one to {float(last.singular[-1, 1]):.1e}, both below their proved upper bounds; in "
-        f"time the entry follows its power law."
+        f"As the loss falls, the unobserved entry w11 grows along its proved lower bound, which has no limit ({ends}); "
+        f"all Schatten norms and quasi-norms grow with it. The effective rank falls to "
+        f"{float(last.effective_rank[-1]):.4f} and the distance to rank one to {float(last.singular[-1, 1]):.1e}, both "
+        f"below their proved upper bounds. In time w11 follows its power law."
     )

@@ -1,35 +1,51 @@
-"""Norms to infinity beyond the one example: perturbed observations, larger matrices, other starts, depth 2 in full."""
+"""Norms to infinity beyond one example: perturbed observations, larger matrices, other initializations, depth 2."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ranklens import drawing, problems, seeds, theory
 from ranklens.dynamics import end_matrix
-from ranklens.studies.kit import records, starts
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit import records, reduce, starts
+from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import measures
 
-TITLE = "Norms to infinity: what happens near the example, in larger matrices, and from other starts"
+TITLE = "Norms to infinity: perturbed observations, larger matrices, and other initializations"
 EXPLANATION = (
-    "An observation that is off by eps lets the unobserved entry stop at 1 / eps, where the one fitting matrix of rank "
-    "one lies, except from starts that take its wrong sign and never fit; any matrix with one hole whose cofactor is "
-    "zero behaves as the example does. From a negative determinant the entry stays small, which at depth 2 is all that "
-    "minimizing a norm would ask for."
+    "If the observed zero of the 2 x 2 example is eps instead, one fitting matrix has rank one, and the unobserved "
+    "entry stops at its value 1 / eps, except for initializations from which it grows with the wrong sign and never "
+    "fits; any matrix with one unobserved entry whose cofactor is zero behaves as the example does. From a negative "
+    "determinant the unobserved entry stays small, and there depth 2 does what minimizing a norm would do."
 )
 SOURCE = "Razin and Cohen (NeurIPS 2020), Theorem 1, its perturbations and its extension to d x d"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Starts scale * I, with one sign changed for a negative determinant; Gaussian ones for the `seeds`."""
+    """Flows of the end matrix from multiples of the identity and from Gaussian matrices.
+
+    Attributes:
+        depths: depths of the flows with perturbed observations.
+        eps: values of the perturbed observation, for initial matrices `scale` * I.
+        branch_eps: value of the perturbed observation for the Gaussian initial matrices.
+        sizes: numbers of rows and columns of the larger matrices.
+        scale: initial singular values with perturbed observations.
+        std: standard deviation of the Gaussian initial entries, and initial singular values of the other flows.
+        until_loss: training loss at which flows with perturbed observations end.
+        until_loss_hole: training loss at which flows of the example, of any size, end.
+        until_loss_recipe: training loss at which flows of the random matrices with a zero cofactor end.
+        until_time: time at which flows from Gaussian initial matrices end at the latest.
+        rtol: relative tolerance of the solver.
+        seeds: seeds of the Gaussian initial matrices; the first three also of the matrices with a zero cofactor.
+    """
 
     depths: tuple[int, ...] = (3, 4)
     eps: tuple[float, ...] = (0.5, 0.1, 0.05, 0.01)
@@ -61,11 +77,12 @@ PRESETS = {
     ),
 }
 MINUTES = {"laptop": 0.5, "paper": 1.0, "tiny": 0.05}
-RECIPE = 3  # size of the matrices drawn by the recipe
+# Number of rows and of columns of the random matrices with a zero cofactor.
+RECIPE = 3
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """One flow of the end matrix per case; cases are grouped by what they show."""
+    """Run one flow of the end matrix per case; the coordinate `group` of the record says what the case is about."""
     cases, runs = [], []
     for case, make in _cases(settings):
         cases.append(case)
@@ -76,50 +93,92 @@ def run(settings: Settings) -> xr.Dataset:
     return record
 
 
-Case = dict[str, Any]
+Case = dict[str, str | int | float]
+Cases = list[tuple[Case, Callable[[], xr.Dataset]]]
 
 
-def _cases(settings: Settings) -> list[tuple[Case, Callable[[], xr.Dataset]]]:
-    """Descriptions and what makes the runs: perturbed, random starts, larger, by the recipe, and at depth 2."""
+class _Flow(TypedDict, total=False):
+    """Keywords of `end_matrix_flow`: when the flow ends, how exact it is, and whether it follows logarithms."""
+
+    until_loss: float
+    until_time: float
+    rtol: float
+    logarithmic: bool
+
+
+def _cases(settings: Settings) -> Cases:
+    """Return the description of every case, and a function without arguments that makes its run."""
+    return [*_perturbed(settings), *_larger(settings), *_depth_two(settings)]
+
+
+def _case(
+    settings: Settings,
+    group: str,
+    task: problems.Completion,
+    start: Tensor,
+    *,
+    depth: int,
+    eps: float = 0.0,
+    how: _Flow | None = None,
+) -> tuple[Case, Callable[[], xr.Dataset]]:
+    """Return the description of one case and what makes its run; `how` overrides the keywords of the flow."""
+    keywords: _Flow = {"until_loss": settings.until_loss_hole, "rtol": settings.rtol, **(how or {})}
+    case: Case = {"group": group, "depth": depth, "eps": eps, "dimension": len(start), "start_sign": _sign(start)}
+    return case, lambda: _one(task, start, depth, keywords)
+
+
+def _perturbed(settings: Settings) -> Cases:
+    """Return the cases with a perturbed observation: from multiples of the identity, and from Gaussian matrices."""
     found = []
-
-    def add(group: str, task: problems.Completion, start: Tensor, *, depth: int, eps: float = 0.0, **how: Any) -> None:
-        bounds = {"until_loss": settings.until_loss_hole, "rtol": settings.rtol} | how
-        case = {"group": group, "depth": depth, "eps": eps, "dimension": len(start), "start_sign": _sign(start)}
-        found.append((case, lambda: _one(task, start, depth, bounds)))
-
+    how: _Flow = {"until_loss": settings.until_loss}
     for depth in settings.depths:
         for eps in settings.eps:
-            task = problems.Completion.counterexample(eps=eps)
-            add("perturbed", task, _start(2, settings.scale, 1), depth=depth, eps=eps, until_loss=settings.until_loss)
-    task = problems.Completion.counterexample(eps=settings.branch_eps)
+            task, start = problems.Completion.counterexample(eps=eps), _start(2, settings.scale, 1)
+            found.append(_case(settings, "perturbed", task, start, depth=depth, eps=eps, how=how))
+    task, eps = problems.Completion.counterexample(eps=settings.branch_eps), settings.branch_eps
+    how = {"until_loss": 1e-8, "until_time": settings.until_time, "logarithmic": True}
     for seed in settings.seeds:
         start = starts.positive_determinant(3, settings.std, seed).tensor().detach()
-        how = {"until_loss": 1e-8, "until_time": settings.until_time, "logarithmic": True}
-        add("random start", task, start, depth=3, eps=settings.branch_eps, **how)
-    for size in settings.sizes:
-        for sign in (1, -1):
-            add("larger", problems.Completion.counterexample(d=size), _start(size, settings.std, sign), depth=3)
-    for seed in settings.seeds[:3]:
-        task = recipe(RECIPE, seed)
-        sign = theory.solution_determinant(task).drives_to_infinity
-        add(
-            "recipe",
-            task,
-            _start(RECIPE, settings.std, sign),
-            depth=3,
-            until_loss=settings.until_loss_recipe,
-            logarithmic=True,
-        )
-    task = problems.Completion.counterexample()
-    add("depth 2, logarithms", task, _start(2, settings.std, 1), depth=2, logarithmic=True)
-    add("depth 2, entries", task, _start(2, settings.std, 1), depth=2)
-    add("depth 2, negative", task, _start(2, settings.std, -1), depth=2)
+        found.append(_case(settings, "random start", task, start, depth=3, eps=eps, how=how))
     return found
 
 
+def _larger(settings: Settings) -> Cases:
+    """Return the cases with larger matrices: the example for more rows, and random ones with a zero cofactor."""
+    found = []
+    for size in settings.sizes:
+        for sign in (1, -1):
+            task, start = problems.Completion.counterexample(d=size), _start(size, settings.std, sign)
+            found.append(_case(settings, "larger", task, start, depth=3))
+    how: _Flow = {"until_loss": settings.until_loss_recipe, "logarithmic": True}
+    for seed in settings.seeds[:3]:
+        task = recipe(RECIPE, seed)
+        start = _start(RECIPE, settings.std, theory.solution_determinant(task).drives_to_infinity)
+        found.append(_case(settings, "recipe", task, start, depth=3, how=how))
+    return found
+
+
+def _depth_two(settings: Settings) -> Cases:
+    """Return the cases of depth 2: logarithms of singular values, entries in float64, and a negative determinant."""
+    task, logs = problems.Completion.counterexample(), _Flow(logarithmic=True)
+    positive, negative = (_start(2, settings.std, sign) for sign in (1, -1))
+    return [
+        _case(settings, "depth 2, logarithms", task, positive, depth=2, how=logs),
+        _case(settings, "depth 2, entries", task, positive, depth=2),
+        _case(settings, "depth 2, negative", task, negative, depth=2),
+    ]
+
+
 def recipe(size: int, seed: int) -> problems.Completion:
-    """A random matrix with one hole whose cofactor is zero: the block that the hole does not meet has a column less."""
+    """Return a completion problem with one unobserved entry, at (0, 0), whose cofactor is zero.
+
+    The cofactor is the determinant of the block without row 0 and column 0. It is zero because the last column of the
+    block is the sum of the other columns.
+
+    Args:
+        size: number of rows and of columns.
+        seed: seed of the Gaussian entries.
+    """
     [W] = seeds.normals([(size, size)], seed, "matrix with a zero cofactor")
     W[1:, -1] = W[1:, 1:-1].sum(dim=1)
     indices = torch.cartesian_prod(torch.arange(size), torch.arange(size))[1:]
@@ -127,149 +186,167 @@ def recipe(size: int, seed: int) -> problems.Completion:
 
 
 def _start(size: int, scale: float, sign: int) -> Tensor:
+    """Return `scale` times the identity, whose entry (1, 1) gets a sign.
+
+    The observed value at (1, 1) is 0. Another sign at an observed 1 would put the initial matrix behind a saddle.
+    """
     start = scale * torch.eye(size, dtype=torch.float64)
-    start[1, 1] *= sign  # the entry of the observed 0: other signs would leave an observed 1 behind a saddle
+    start[1, 1] *= sign
     return start
 
 
 def _sign(start: Tensor) -> int:
+    """Return the sign of the determinant."""
     return int(torch.linalg.slogdet(start).sign)
 
 
-def _one(task: problems.Completion, start: Tensor, depth: int, how: dict[str, Any]) -> xr.Dataset:
-    run = end_matrix.end_matrix_flow(
-        start,
-        task,
-        depth=depth,
-        track={
-            "hole": lambda W: W[0, 0],
-            "effective_rank": measures.effective_rank,
-        },
-        **how,
-    )
+def _one(task: problems.Completion, start: Tensor, depth: int, how: _Flow) -> xr.Dataset:
+    """Return the record of one flow; `smallest` is the logarithm of its smallest singular value."""
+    track = {"hole": lambda W: W[0, 0], "effective_rank": measures.effective_rank}
+    run = end_matrix.end_matrix_flow(start, task, depth=depth, track=track, **how)
     run["smallest"] = run.log_sigma[:, -1]
     return run.drop_vars("log_sigma")
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """The bound and its limit; the branch that never fits; the determinant; larger matrices; depth 2 in full."""
+    """Return the claims: bound and limit, the wrong sign, the determinant, larger matrices, and depth 2."""
     settings = records.settings_of(record, Settings)
-    perturbed, larger, recipes = (_runs(record, group) for group in ("perturbed", "larger", "recipe"))
-    bounded = [*perturbed, *_runs(record, "depth 2, logarithms")]
-    wrong = [r for r in _runs(record, "random start") if float(r.hole[-1]) < 0]
-    [logs], [entries], [negative] = (_runs(record, f"depth 2, {x}") for x in ("logarithms", "entries", "negative"))
-    diverging = [*(r for r in larger if int(r.start_sign) > 0), *recipes]
+    larger, recipes = _runs(record, "larger"), _runs(record, "recipe")
     return [
-        Claim(
-            "theorem",
-            "|w11| over its lower bound (1 - e)^2 / (|eps| + e), e = sqrt(2 loss) (least, at all times)",
-            min(_over_bound(r) for r in bounded),
-            ">=",
-            1 - settings.rtol,
+        *_invariants(record, settings),
+        *_branch(record, settings),
+        finding(
+            "With the observation eps, |w11| ends at 1 / |eps|: |w11| |eps| at the end, farthest from 1 of "
+            f"{reduce.count(_runs(record, 'perturbed'), 'run')}",
+            reduce.farthest([abs(float(r.hole[-1])) * float(r.eps) for r in _runs(record, "perturbed")], 1),
+            within=(0.998, 1.002),
         ),
-        Claim(
-            "theorem",
-            "the determinant keeps the sign of its start, where float64 can tell (least product of the two signs)",
-            min(float((r.sign * r.start_sign).min()) for r in [*perturbed[:1], *larger, *recipes, logs]),
-            ">=",
-            1,
+        *_growths([*(r for r in larger if int(r.start_sign) > 0), *recipes], larger, settings),
+        *_depth_two_claims(record, settings),
+    ]
+
+
+def _invariants(record: xr.Dataset, settings: Settings) -> list[Claim]:
+    """Return the claims that hold at every time: the lower bound of |w11|, and the sign of the determinant."""
+    perturbed, logs = _runs(record, "perturbed"), _runs(record, "depth 2, logarithms")
+    signed = [*perturbed[:1], *_runs(record, "larger"), *_runs(record, "recipe"), *logs]
+    return [
+        theorem(
+            "|w11| is at least (1 - e)^2 / (|eps| + e), with e = sqrt(2 loss): |w11| over this bound, least at all "
+            f"times of {reduce.count([*perturbed, *logs], 'run')}",
+            reduce.least([_over_bound(r) for r in [*perturbed, *logs]]),
+            at_least=1 - settings.rtol,
         ),
-        *_branch(wrong, settings),
-        Claim(
-            "finding",
-            "|w11| at the end over its limit |z z' / eps| (farthest from 1)",
-            max((abs(float(r.hole[-1])) * float(r.eps) for r in perturbed), key=lambda x: abs(x - 1)),
-            "within",
-            (0.998, 1.002),
-        ),
-        Claim(
-            "finding",
-            "one hole with a zero cofactor, 3 x 3 and more: while the loss falls to the last hundredth |w11| grows by "
-            "this factor; 1 / sqrt(loss) by 10 (farthest from 10)",
-            max((_growth(r) for r in diverging), key=lambda x: abs(x - 10)),
-            "within",
-            (9.0, 12.0),
-        ),
-        Claim(
-            "finding",
-            "effective rank there at the end, whose infimum is 1 although the infimal rank is d - 1 (largest, d x d)",
-            max(float(r.effective_rank[-1]) for r in larger if int(r.start_sign) > 0),
-            "<=",
-            1.3,
-        ),
-        Claim(
-            "finding",
-            "from a negative determinant |w11| ends so much smaller (largest ratio to the positive start, d x d)",
-            max(_ratio(larger, size) for size in settings.sizes),
-            "<=",
-            0.5,
-        ),
-        Claim(
-            "finding",
-            "depth 2: ln sigma_2 at the end over its law ln sigma_2(0) - w11^2 / 2",
-            float(logs.smallest[-1]) / (math.log(settings.std) - float(logs.hole[-1]) ** 2 / 2),
-            "within",
-            (0.97, 1.03),
-        ),
-        Claim(
-            "finding",
-            "depth 2, negative determinant: |w11| at the end, where every norm is least at 0",
-            abs(float(negative.hole[-1])),
-            "<=",
-            0.25,
-        ),
-        Claim(
-            "finding",
-            "depth 2 in the entries: rounding decides the sign of the determinant, and |w11| stops at this share",
-            abs(float(entries.hole[-1]) / float(logs.hole[-1])),
-            "<=",
-            0.5,
+        theorem(
+            "The determinant keeps its initial sign, where float64 can resolve it: product of the initial and the "
+            f"present sign, least at all times of {reduce.count(signed, 'run')}",
+            reduce.least([reduce.least(r.sign * r.start_sign) for r in signed]),
+            at_least=1,
         ),
     ]
 
 
-def _branch(wrong: list[xr.Dataset], settings: Settings) -> list[Claim]:
+def _branch(record: xr.Dataset, settings: Settings) -> list[Claim]:
+    """Return the claims on random initial matrices from which w11 gets the wrong sign; none if there are none."""
+    random = _runs(record, "random start")
+    wrong = [r for r in random if not float(r.hole[-1]) >= 0]
     if not wrong:
         return []
+    of = f"{len(wrong)} of {len(random)} random initial matrices"
     return [
-        Claim(
-            "theorem",
-            f"{len(wrong)} of {len(settings.seeds)} random starts take the wrong sign of w11, where the loss stays "
-            "above eps^2 / 2 (least loss over that)",
-            min(float(r.loss[-1]) for r in wrong) / (settings.branch_eps**2 / 2),
-            "within",
-            (1.0, 1.5),
+        theorem(
+            f"Where w11 becomes negative, the loss stays above eps^2 / 2: final loss over eps^2 / 2, least of {of}",
+            reduce.least([float(r.loss[-1]) for r in wrong]) / (settings.branch_eps**2 / 2),
+            within=(1.0, 1.5),
         ),
-        Claim("finding", "and their |w11| at the end (least)", min(-float(r.hole[-1]) for r in wrong), ">=", 1000.0),
+        finding(
+            f"Where w11 becomes negative, it grows without fitting: |w11| at the end, least of {of}",
+            reduce.least([-float(r.hole[-1]) for r in wrong]),
+            at_least=1000.0,
+        ),
+    ]
+
+
+def _growths(diverging: list[xr.Dataset], larger: list[xr.Dataset], settings: Settings) -> list[Claim]:
+    """Return the claims on matrices of 3 rows and more with one unobserved entry whose cofactor is zero."""
+    positive = [r for r in larger if int(r.start_sign) > 0]
+    sizes = ", ".join(f"{size} x {size}" for size in settings.sizes)
+    return [
+        finding(
+            "Larger matrices whose unobserved entry has a zero cofactor: |w11| grows like 1 / sqrt(loss): its growth "
+            "while the loss falls by a factor of 100, which is 10 by this law, farthest from 10 of "
+            f"{reduce.count(diverging, 'run')}",
+            reduce.farthest([_growth(r) for r in diverging], 10),
+            within=(9.0, 12.0),
+        ),
+        finding(
+            "Larger matrices: the effective rank falls towards 1, its infimum, although the infimum of the rank is "
+            f"rows - 1: effective rank at the end from a positive determinant, largest of {sizes}",
+            reduce.largest([float(r.effective_rank[-1]) for r in positive]),
+            at_most=1.3,
+        ),
+        finding(
+            "Larger matrices: from a negative determinant |w11| stays small: |w11| at the end over |w11| at the end "
+            f"from a positive determinant, largest of {sizes}",
+            reduce.largest([_ratio(larger, size) for size in settings.sizes]),
+            at_most=0.5,
+        ),
+    ]
+
+
+def _depth_two_claims(record: xr.Dataset, settings: Settings) -> list[Claim]:
+    """Return the claims on the 2 x 2 example at depth 2."""
+    [logs], [entries], [negative] = (_runs(record, f"depth 2, {x}") for x in ("logarithms", "entries", "negative"))
+    return [
+        finding(
+            "Depth 2: ln sigma_2 follows its law ln sigma_2(0) - w11^2 / 2: final ln sigma_2 over this law, one run",
+            float(logs.smallest[-1]) / (math.log(settings.std) - float(logs.hole[-1]) ** 2 / 2),
+            within=(0.97, 1.03),
+        ),
+        finding(
+            "Depth 2 from a negative determinant: w11 ends near 0, where every norm is least: final |w11|, one run",
+            abs(float(negative.hole[-1])),
+            at_most=0.25,
+        ),
+        finding(
+            "Depth 2: if the entries are followed in float64, rounding decides the sign of the determinant and |w11| "
+            "stops early: |w11| at the end over |w11| if logarithms of singular values are followed, one run each",
+            abs(float(entries.hole[-1]) / float(logs.hole[-1])),
+            at_most=0.5,
+        ),
     ]
 
 
 def _runs(record: xr.Dataset, group: str) -> list[xr.Dataset]:
+    """Return the runs of a group, each without the rows that only longer runs have."""
     cases = [record.isel(case=k) for k in range(record.sizes["case"]) if str(record.group[k].item()) == group]
-    return [case.isel(row=np.isfinite(case.loss.values)) for case in cases]
+    return [records.unpadded(case) for case in cases]
 
 
 def _over_bound(run: xr.Dataset) -> float:
+    """Return the least of |w11| over its lower bound, at the times when the bound is not zero; NaN if it always is."""
     bound = theory.unobserved_bound(torch.from_numpy(run.loss.values), eps=float(run.eps)).numpy()
-    inside = bound > 0
-    return float((np.abs(run.hole.values[inside]) / bound[inside]).min()) if inside.any() else math.nan
+    inside = ~(bound <= 0)
+    return reduce.least(np.abs(run.hole.values[inside]) / bound[inside])
 
 
 def _growth(run: xr.Dataset) -> float:
+    """Return the factor by which |w11| grows while the loss falls from 100 times its last value to its last value."""
     early = int((run.loss.values <= 100 * run.loss.values[-1]).argmax())
     return abs(float(run.hole[-1]) / float(run.hole[early]))
 
 
 def _ratio(runs: list[xr.Dataset], size: int) -> float:
+    """Return the final |w11| from a negative determinant over the final |w11| from a positive one, for one size."""
     ends = {int(r.start_sign): abs(float(r.hole[-1])) for r in runs if int(r.dimension) == size}
     return ends[-1] / ends[1]
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """The unobserved entry against the loss in every group."""
+    """Draw |w11| against the loss, which falls from left to right, in one panel per question."""
     settings = records.settings_of(record, Settings)
-    made, (limits, branch, larger, two) = drawing.figure(2, 2)
-    x = "loss, falling to the right"
+    made, panels = drawing.figure(2, 2)
+    limits, branch, larger, two = panels
     for k, r in enumerate(r for r in _runs(record, "perturbed") if int(r.depth) == settings.depths[0]):
         limits.loglog(r.loss, abs(r.hole), label=f"eps = {float(r.eps):g}", **drawing.style(k))
         limits.axhline(1 / float(r.eps), **drawing.THEORY, label="limit 1 / eps" if k == 0 else None)
@@ -277,31 +354,20 @@ def draw(record: xr.Dataset) -> Figure:
         wrong = float(r.hole[-1]) < 0
         branch.loglog(r.loss, abs(r.hole), **drawing.style(int(wrong)), label="w11 < 0" if wrong else "w11 > 0")
     branch.axvline(settings.branch_eps**2 / 2, **drawing.THEORY, label="loss = eps^2 / 2")
-    for r in _runs(record, "larger"):
-        k, up = settings.sizes.index(int(r.dimension)), int(r.start_sign) > 0
-        style = {"color": drawing.COLOURS[k], "linestyle": "-" if up else ":"}
-        larger.loglog(
-            r.loss, abs(r.hole), label=f"{int(r.dimension)} x {int(r.dimension)}, det {'>' if up else '<'} 0", **style
-        )
-    for k, r in enumerate(_runs(record, "recipe")):
-        larger.loglog(r.loss, abs(r.hole), color="#999999", label="random, zero cofactor" if k == 0 else None)
-    names = {
-        "logarithms": "det > 0, ln sigma followed",
-        "entries": "det > 0, entries in float64",
-        "negative": "det < 0",
-    }
-    for k, (group, name) in enumerate(names.items()):
-        [r] = _runs(record, f"depth 2, {group}")
-        two.loglog(r.loss, abs(r.hole), label=name, **drawing.style(k))
+    _draw_larger(larger, record, settings)
+    _draw_depth_two(two, record)
     loss = np.geomspace(0.4, settings.until_loss_hole, 100)
     bound = theory.unobserved_bound(torch.from_numpy(loss))
     for axes in (larger, two):
-        axes.loglog(loss, bound, **drawing.THEORY, label="proved for 2 x 2, det > 0")
-    drawing.label(limits, f"Off by eps: it stops at 1 / eps (depth {settings.depths[0]})", x, "|w11|")
-    drawing.label(branch, f"eps = {settings.branch_eps:g}: some starts never fit", x, "|w11|")
-    drawing.label(larger, "Larger matrices (depth 3)", x, "|w11|")
-    drawing.label(two, "Depth 2, in full", x, "|w11|")
-    for axes, bottom in ((limits, 0.03), (branch, 0.03), (larger, 1e-3), (two, 1e-3)):
+        axes.loglog(loss, bound, **drawing.THEORY, label="lower bound, 2 x 2, det > 0")
+    titles = (
+        f"Observation eps: |w11| stops at 1 / eps (depth {settings.depths[0]})",
+        f"eps = {settings.branch_eps:g}: some initial matrices never fit",
+        "Larger matrices (depth 3)",
+        "2 x 2 at depth 2",
+    )
+    for axes, title, bottom in zip(panels, titles, (0.03, 0.03, 1e-3, 1e-3), strict=True):
+        drawing.label(axes, title, "loss, falling to the right", "|w11|")
         axes.set_ylim(bottom=bottom)
         axes.invert_xaxis()
         handles, labels = axes.get_legend_handles_labels()
@@ -310,8 +376,31 @@ def draw(record: xr.Dataset) -> Figure:
     return made
 
 
+def _draw_larger(axes: Axes, record: xr.Dataset, settings: Settings) -> None:
+    """Draw |w11| of the larger matrices, by the sign of the initial determinant, and of the random ones."""
+    for r in _runs(record, "larger"):
+        size, up = int(r.dimension), int(r.start_sign) > 0
+        colour, line = drawing.COLOURS[settings.sizes.index(size)], "-" if up else ":"
+        label = f"{size} x {size}, det {'>' if up else '<'} 0"
+        axes.loglog(r.loss, abs(r.hole), label=label, color=colour, linestyle=line)
+    for k, r in enumerate(_runs(record, "recipe")):
+        axes.loglog(r.loss, abs(r.hole), color="#999999", label="random, zero cofactor" if k == 0 else None)
+
+
+def _draw_depth_two(axes: Axes, record: xr.Dataset) -> None:
+    """Draw |w11| of the three flows of depth 2."""
+    names = {
+        "logarithms": "det > 0, ln sigma followed",
+        "entries": "det > 0, entries in float64",
+        "negative": "det < 0",
+    }
+    for k, (group, name) in enumerate(names.items()):
+        [r] = _runs(record, f"depth 2, {group}")
+        axes.loglog(r.loss, abs(r.hole), label=name, **drawing.style(k))
+
+
 def alt(record: xr.Dataset) -> str:
-    """What the picture shows."""
+    """Describe the figure in words."""
     ends = "; ".join(
         f"eps {float(r.eps):g}, depth {int(r.depth)}: {abs(float(r.hole[-1])):.2f}" for r in _runs(record, "perturbed")
     )
@@ -319,9 +408,9 @@ def alt(record: xr.Dataset) -> str:
     wrong = [r for r in random if float(r.hole[-1]) < 0]
     [logs], [entries] = (_runs(record, f"depth 2, {x}") for x in ("logarithms", "entries"))
     return (
-        f"With the observation off by eps the open entry ends at 1 / eps ({ends}). Of {len(random)} random starts "
-        f"{len(wrong)} take its wrong sign and stay above a loss of eps^2 / 2 while it grows. In larger matrices it "
-        f"grows from one sign of the determinant and not from the other. At depth 2 it follows the bound to "
-        f"{float(logs.hole[-1]):.1f}, where ln sigma_2 is {float(logs.smallest[-1]):.0f}; with the entries of float64 "
-        f"it stops at {abs(float(entries.hole[-1])):.1f}."
+        f"With the observation eps instead of 0, |w11| ends at 1 / eps ({ends}). From {len(wrong)} of {len(random)} "
+        f"random initial matrices w11 becomes negative and grows, while the loss stays above eps^2 / 2. In larger "
+        f"matrices |w11| grows from one sign of the determinant and not from the other. At depth 2 it follows its "
+        f"lower bound to {float(logs.hole[-1]):.1f}, where ln sigma_2 is {float(logs.smallest[-1]):.0f}; if the "
+        f"entries are followed in float64, it stops at {abs(float(entries.hole[-1])):.1f}."
     )
