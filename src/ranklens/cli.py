@@ -150,7 +150,8 @@ def rank(
     Exit code 2 if the checkpoint cannot be read.
     """
     from ranklens.nn.checkpoint import load_weights
-    from ranklens.nn.rank_profile import rank_profile, text, write
+    from ranklens.nn.rank_profile import rank_profile
+    from ranklens.nn.rank_table import text, write
 
     with _usage():
         found = rank_profile(load_weights(checkpoint), energy=energy)

@@ -110,7 +110,7 @@ def _set_hierarchical(net: TensorNetwork, weight: Tensor) -> None:
 
 def _modes(label: Label) -> tuple[int, ...]:
     """Return the modes below a label of a hierarchical network: a bond is a tuple of modes, a mode is its number."""
-    return label if isinstance(label, tuple) else (label,)  # type: ignore[return-value]
+    return label if isinstance(label, tuple) else (label,)
 
 
 def _cp_factors(tensor: Tensor) -> list[Tensor]:

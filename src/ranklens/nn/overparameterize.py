@@ -1,10 +1,10 @@
-"""Any model with its layers factored, and back."""
+"""Replacement of the weights in any model by factors, and of the factors by plain weights again."""
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,17 @@ from ranklens.tensors import init as inits
 from ranklens.tensors.network import TensorNetwork
 
 M = TypeVar("M", bound=nn.Module)
-Where = Callable[[str, nn.Module], bool] | Sequence[str] | None
-EXPANDED = ("expanded", "stacked")
-KINDS = ("matrix", "cp", "hierarchical", "tensor_train", "tucker", *EXPANDED)
+Where = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
+EXPANDED_KINDS = ("expanded", "stacked")
+KINDS = ("matrix", "cp", "hierarchical", "tensor_train", "tucker", *EXPANDED_KINDS)
 KEEP = "keep"
-RATE = 4  # of expanded layers, as published
+# Factor by which inner channels outnumber outer ones in expanded layers, as published (Guo, Alvarez, Salzmann 2020).
+EXPANSION_RATE = 4
+
+
+class _Placement(TypedDict):
+    dtype: torch.dtype
+    device: torch.device
 
 
 def overparameterize(
@@ -35,37 +41,46 @@ def overparameterize(
     tensorize: tuple[Sequence[int], Sequence[int]] | None = None,
     seed: int = 0,
 ) -> M:
-    r"""A copy of a model whose layers have factored weights, W = W_L ... W_1 or a tensor factorization of W.
+    r"""Return a copy of a model whose layers have factored weights: W = W_L ... W_1, or a tensor factorization of W.
 
-    Trained from a small start, gradient descent lowers the rank of such weights: singular values or components sigma
-    obey d sigma / dt \propto sigma^(2 - 2/K), so small ones wait. **Insertion alone proves nothing about rank**: with
-    init="keep" the weight starts as it is, each of its singular values sigma held by factors of size sigma^(1/L), and
-    it is a start far below the data's scale that lowers rank.
+    Started from small factors, gradient descent lowers the rank of such weights: a singular value or component sigma
+    moves at a rate proportional to sigma^(2 - 2/K), with K the number of factors that it is a product of (K = depth for
+    matrices), so small ones stay small for long. **Factoring alone proves nothing about rank**: with init="keep" every
+    singular value sigma of the weight starts at its present size, as a product of factors of size sigma^(1/K). The rank
+    is lowered only if the start is far smaller than the weights that fit the data.
 
-    Linear, Conv and ConvTranspose of 1 to 3 dimensions, Embedding, and MultiheadAttention (its projections) are
-    factored; groups, strides, dilation and padding stay. A kernel is seen as a matrix (first axis x all others), or as
-    a tensor with a mode per axis; what a matrix of a Linear is seen as says `tensorize`.
+    Factored are Linear, Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, Embedding, and MultiheadAttention (its
+    projections of query, key and value). Groups, strides, dilation and padding stay as they are. The weight of a
+    convolution is factored as a matrix (first axis by all other axes), as a tensor with one mode per axis, or as a
+    chain of kernels, depending on `kind`.
 
     Args:
-        model: any; it is not changed.
-        depth: L, of a matrix factorization.
-        kind: "matrix" | "cp" | "hierarchical" | "tensor_train" | "tucker"; or, for kernels, "expanded" (sizes 1, k, 1)
-            or "stacked" (as many of size 3 as make one of size k), with a Linear as a product of three.
-        width: of all bonds, a cap on the rank; None takes what never limits it (not for trains and Tucker). For
-            expanded kernels the rate by which channels within are more, 4 by default.
-        where: which layers: names or patterns such as "encoder.*", or a function of (name, module); None takes all.
-        init: "keep" starts at the very weights, by balanced factors (an expanded kernel's outer factors are random
-            isometries; "stacked" cannot keep); a number starts at random, with entries of that standard deviation in
-            units of the present weight's.
-        tensorize: sizes that multiply up to a Linear's (out, in), for tensor kinds.
-        seed: of random starts.
+        model: any model; it is not changed.
+        depth: number L of matrices, at least 1; used by kind="matrix" only.
+        kind: "matrix" (a product of matrices), "cp", "hierarchical", "tensor_train" or "tucker" (a factorization of the
+            weight as a tensor), "expanded" (kernels of sizes 1, k, 1), or "stacked" (as many kernels of size 3 as
+            compose to size k). With the last two, a Linear weight becomes a product of three matrices.
+        width: size of every bond, an upper bound on the rank. None takes a size that does not limit the rank; it must
+            be given for "tensor_train" and "tucker". For "expanded" and "stacked" it is the factor by which inner
+            channels outnumber outer channels, 4 if None.
+        where: which layers to factor: a name or pattern such as "encoder.*", a sequence of these, or a function of the
+            name and the module. None takes all layers of the types above.
+        init: "keep" sets the factors so that the weight is unchanged, with balanced factors; for "expanded" the outer
+            kernels are random isometries, and "stacked" cannot keep a weight. A positive number draws the factors at
+            random so that the entries of the weight have this standard deviation, in units of the standard deviation of
+            the present weight's entries.
+        tensorize: (sizes of the output modes, sizes of the input modes), by which tensor kinds reshape the weight of a
+            Linear or an Embedding layer; their products must be the two sizes of the weight. None keeps two modes.
+        seed: seed of the random numbers. Every weight gets a stream of its own.
 
     Returns:
-        The copy. Weights that modules share stay shared.
+        The copy. A weight that several modules share is factored once, and the modules share the factors.
 
     Raises:
-        ValueError: for an unknown kind, nothing to factor, an Embedding that cannot be (sparse gradients or max_norm),
-            sizes that do not multiply up, or a kind or width that cannot hold the weights it is to keep.
+        ValueError: if `kind` or `init` is not one of the values above; if no layer is factored; if a factored layer
+            shares its weight with one that is not; for an Embedding with sparse gradients or a max_norm; for a weight
+            that is not finite; if `tensorize` does not fit a weight; or if a weight to be kept does not fit the kind or
+            width.
 
     Source: Arora, Cohen, Hazan (ICML 2018) and Arora, Cohen, Hu, Luo (NeurIPS 2019) for matrices; Razin, Maman, Cohen
         (ICML 2021 and 2022) for tensors; Guo, Alvarez, Salzmann (NeurIPS 2020) for expanded kernels.
@@ -80,15 +95,15 @@ def overparameterize(
         raise ValueError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}")
     if init != KEEP and not (isinstance(init, float | int) and math.isfinite(init) and init > 0):
         raise ValueError(
-            f"init is {init!r}; it is {KEEP!r}, or a positive number: a share of the present weights' size"
+            f"init is {init!r}; give {KEEP!r}, or a positive number in units of the standard deviation of the weights"
         )
     model = copy.deepcopy(model)
-    known: dict[Any, Composition] = {}
+    known: dict[Hashable, Composition] = {}
     chosen = list(_chosen(model, where))
-    held = [layer._parameters[_weight(layer)] for _, layer in chosen]  # so that no other gets the id of one
+    weights = [_weight_of(layer) for _, layer in chosen]  # kept alive, so that no other object gets the id of one
     _check_ties(model, chosen)
 
-    def compose(name: str, weight: Tensor, key: Any) -> Composition:
+    def compose(name: str, weight: Tensor, key: Hashable) -> Composition:
         if key not in known:
             check_values(name, weight)
             sizes = _sizes(weight, kind, tensorize)
@@ -97,32 +112,35 @@ def overparameterize(
             known[key] = Composition(network, weight.shape)
         return known[key]
 
-    for (name, layer), weight in zip(chosen, held, strict=True):
-        assert weight is not None
+    for (name, layer), weight in zip(chosen, weights, strict=True):
         if type(layer) is nn.MultiheadAttention:
             del layer._parameters["in_proj_weight"]
             parts = [part.requires_grad_(weight.requires_grad) for part in weight.detach().chunk(3)]
+            compositions = nn.ModuleList(compose(name, p, (id(weight), k)) for k, p in enumerate(parts))
             layer.__class__ = ComposedMultiheadAttention
-            layer.compositions = nn.ModuleList(compose(name, p, (id(weight), k)) for k, p in enumerate(parts))
-            continue
-        _check(name, layer)
-        composition = compose(name, weight, id(weight))
-        del layer._parameters["weight"]
-        layer.__class__ = COMPOSED[type(layer)]
-        layer.composition = composition
+            layer.compositions = compositions
+        else:
+            _check_embedding(name, layer)
+            composition = compose(name, weight, id(weight))
+            del layer._parameters["weight"]
+            layer.__class__ = COMPOSED[type(layer)]
+            layer.composition = composition
     if not known:
         raise ValueError(f"nothing was factored: no layer that `where` ({where!r}) takes is one of {_supported()}")
     return model
 
 
 def collapse(model: M) -> M:
-    """A copy of a model whose composed layers are plain again: the same function, at the plain model's cost.
+    """Return a copy of a model in which every factored weight is a plain weight again.
+
+    The copy computes the same function, up to rounding, at the cost of the plain model. It has the layer types that the
+    model had before `overparameterize`.
 
     Args:
-        model: any; it is not changed.
+        model: any model; it is not changed. Layers without factors are copied as they are.
 
     Returns:
-        The copy, with the same training flags. Weights are trained where factors were.
+        The copy. Weights that modules share stay shared, and a weight requires a gradient if any of its factors does.
 
     >>> import torch, ranklens as rl
     >>> deep = rl.nn.overparameterize(torch.nn.Conv2d(3, 4, 3, groups=1).double(), kind="cp")
@@ -131,9 +149,9 @@ def collapse(model: M) -> M:
     ('Conv2d', True)
     """
     model = copy.deepcopy(model)
-    known: dict[Any, nn.Parameter] = {}
+    known: dict[Hashable, nn.Parameter] = {}
 
-    def whole(composition: Any) -> nn.Parameter:
+    def plain_weight(composition: nn.Module) -> nn.Parameter:
         if id(composition) not in known:
             trained = any(p.requires_grad for p in composition.parameters())
             with torch.no_grad():
@@ -142,38 +160,48 @@ def collapse(model: M) -> M:
 
     for layer in list(model.modules()):
         if type(layer) is ComposedMultiheadAttention:
-            parts = [whole(composition) for composition in layer.compositions]
+            parts = [plain_weight(composition) for composition in layer.compositions]
             key = tuple(map(id, parts))
             if key not in known:
                 known[key] = nn.Parameter(torch.cat([part.detach() for part in parts]), parts[0].requires_grad)
             del layer.compositions
             _become(layer, nn.MultiheadAttention, "in_proj_weight", known[key])
         elif type(layer) in PLAIN:
-            _become(layer, PLAIN[type(layer)], "weight", whole(layer._modules.pop("composition")))
+            _become(layer, PLAIN[type(layer)], "weight", plain_weight(layer.get_submodule("composition")))
+            del layer.composition
     return model
 
 
 def _become(layer: nn.Module, kind: type[nn.Module], name: str, weight: nn.Parameter) -> None:
-    """Change a layer's class in place, so that whoever holds it, and its hooks, still do."""
+    """Change the class of a layer in place and give it a weight; references to the layer and its hooks stay valid.
+
+    The weight comes first among the parameters, as in the plain layer.
+    """
     layer.__class__ = kind
     layer._parameters = {name: weight, **{k: p for k, p in layer._parameters.items() if k != name}}
 
 
-def _chosen(model: nn.Module, where: Where) -> Iterator[tuple[str, Any]]:
-    """Layers that can be factored, in their order; a module that is used twice comes once."""
+def _chosen(model: nn.Module, where: Where) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the names and layers to be factored, in the order of the model; a module that is used twice comes once."""
     for name, layer in list(model.named_modules()):
         known = type(layer) is nn.MultiheadAttention or type(layer) in COMPOSED
-        if known and layer._parameters.get(_weight(layer)) is not None and _takes(where, name, layer):
+        if known and layer._parameters.get(_weight_name(layer)) is not None and _takes(where, name, layer):
             yield name, layer
 
 
-def _weight(layer: nn.Module) -> str:
+def _weight_name(layer: nn.Module) -> str:
+    """Return the name of the Parameter of a layer that is factored."""
     return "in_proj_weight" if type(layer) is nn.MultiheadAttention else "weight"
 
 
-def _check_ties(model: nn.Module, chosen: Sequence[tuple[str, Any]]) -> None:
-    """Refuse to factor a weight in one layer that another, which is left, shares."""
-    taken = {id(layer._parameters[_weight(layer)]): name for name, layer in chosen}
+def _weight_of(layer: nn.Module) -> nn.Parameter:
+    """Return the Parameter of a layer that is factored."""
+    return layer.get_parameter(_weight_name(layer))
+
+
+def _check_ties(model: nn.Module, chosen: Sequence[tuple[str, nn.Module]]) -> None:
+    """Refuse to factor a weight that a layer which is not factored shares."""
+    taken = {id(_weight_of(layer)): name for name, layer in chosen}
     layers = {id(layer) for _, layer in chosen}
     for name, module in model.named_modules():
         for parameter in () if id(module) in layers else module._parameters.values():
@@ -185,26 +213,31 @@ def _check_ties(model: nn.Module, chosen: Sequence[tuple[str, Any]]) -> None:
 
 
 def _takes(where: Where, name: str, layer: nn.Module) -> bool:
+    """Return whether `where` selects a layer. A string is a single pattern."""
     if where is None:
         return True
-    return where(name, layer) if callable(where) else any(fnmatchcase(name, pattern) for pattern in where)
+    if callable(where):
+        return where(name, layer)
+    return any(fnmatchcase(name, pattern) for pattern in ([where] if isinstance(where, str) else where))
 
 
 def _supported() -> str:
+    """Return the names of the layer types that can be factored, for a message."""
     return ", ".join(dict.fromkeys([layer.__name__ for layer in PLAIN.values()] + ["MultiheadAttention"]))
 
 
-def _check(name: str, layer: nn.Module) -> None:
+def _check_embedding(name: str, layer: nn.Module) -> None:
+    """Refuse an embedding whose options need a weight that is a Parameter of its own."""
     if isinstance(layer, nn.Embedding) and (layer.sparse or layer.max_norm is not None):
         raise ValueError(
-            f"embedding {name!r} has sparse gradients or a max_norm, which a composed weight cannot have; leave it out "
+            f"embedding {name!r} has sparse gradients or a max_norm, which a factored weight cannot have; leave it out "
             f"by `where`"
         )
 
 
 def _sizes(weight: Tensor, kind: str, tensorize: tuple[Sequence[int], Sequence[int]] | None) -> tuple[int, ...]:
-    """What a weight is seen as."""
-    if kind in EXPANDED:
+    """Return the sizes to which a weight is reshaped before it is factored."""
+    if kind in EXPANDED_KINDS:
         return tuple(weight.shape)
     if kind == "matrix":
         return (len(weight), math.prod(weight.shape[1:]))
@@ -212,7 +245,7 @@ def _sizes(weight: Tensor, kind: str, tensorize: tuple[Sequence[int], Sequence[i
         outs, ins = tuple(tensorize[0]), tuple(tensorize[1])
         if (math.prod(outs), math.prod(ins)) != tuple(weight.shape):
             raise ValueError(
-                f"tensorize {(outs, ins)} does not multiply up to the weight's shape {tuple(weight.shape)}"
+                f"tensorize is {(outs, ins)}, which does not multiply up to the weight's shape {tuple(weight.shape)}"
             )
         return (*outs, *ins)
     return tuple(weight.shape)
@@ -221,23 +254,25 @@ def _sizes(weight: Tensor, kind: str, tensorize: tuple[Sequence[int], Sequence[i
 def _factored(
     weight: Tensor, depth: int, kind: str, width: int | None, init: str | float, seed: int
 ) -> TensorNetwork | KernelChain:
-    if weight.dtype in (torch.float16, torch.bfloat16):  # which cannot be decomposed
+    """Return the factors of a weight that has been reshaped by `_sizes`."""
+    if weight.dtype in (torch.float16, torch.bfloat16):  # PyTorch has no decompositions in half precision
         return _factored(weight.float(), depth, kind, width, init, seed).to(weight.dtype)
-    settings: Any = {"dtype": weight.dtype, "device": weight.device}
-    size = float(weight.double().std(correction=0)) or 1 / math.sqrt(math.prod(weight.shape[1:]))
-    if kind in EXPANDED:
-        chain = KernelChain(expanded(weight.shape, width or RATE, stacked=kind == "stacked"), **settings)
-        return chain.keep_(weight, seed=seed) if init == KEEP else chain.scaled_(float(init) * size, seed=seed)
+    placement: _Placement = {"dtype": weight.dtype, "device": weight.device}
+    # A weight of zeros has no scale of its own; take that of the usual initialization by fan-in.
+    std = float(weight.double().std(correction=0)) or 1 / math.sqrt(math.prod(weight.shape[1:]))
+    if kind in EXPANDED_KINDS:
+        chain = KernelChain(expanded(weight.shape, width or EXPANSION_RATE, stacked=kind == "stacked"), **placement)
+        return chain.keep_(weight, seed=seed) if init == KEEP else chain.scaled_(float(init) * std, seed=seed)
     if kind == "matrix":
-        net = families.deep_matrix(tuple(weight.shape), depth, width, **settings)
+        net = families.deep_matrix(tuple(weight.shape), depth, width, **placement)
     elif width is None and kind in ("tensor_train", "tucker"):
-        raise ValueError(f"kind {kind!r} needs width=, the size of its bonds")
+        raise ValueError(f"kind {kind!r} needs width=, the size of its bonds; give a positive integer")
     else:
-        net = getattr(families, kind)(tuple(weight.shape), width, **settings)
+        net = getattr(families, kind)(tuple(weight.shape), width, **placement)
     if init != KEEP:
-        return inits.scaled_(net, float(init) * size, seed=seed)
-    if not bool(weight.any()):  # factors that are all zero have no gradient: one is, the others are as at random
-        inits.scaled_(net, size, seed=seed)
+        return inits.scaled_(net, float(init) * std, seed=seed)
+    if not bool(weight.any()):  # if all factors were zero, all gradients would be; so one is zero, the others random
+        inits.scaled_(net, std, seed=seed)
         with torch.no_grad():
             net.nodes[0].zero_()
         return net

@@ -1,41 +1,57 @@
-"""How low the rank of every weight is, beside a random matrix of its shape."""
+"""Rank measures of every weight of a model, beside those of random matrices."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import xarray as xr
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ranklens import drawing, files, seeds
+from ranklens import seeds
 from ranklens.nn.composed import COMPOSED, PLAIN, ComposedMultiheadAttention, Composition
 from ranklens.tensors import measures
 
-ENERGY = 0.99  # of the squared norm, for the rank that a weight could be compressed to
+# Default share of a weight's squared Frobenius norm that `rank_kept` components must hold.
+ENERGY = 0.99
+# Share of the squared norm by which `least_rank` may miss an energy. It absorbs rounding errors of the sum of squares,
+# so that an energy of 1 does not keep singular values that are zero up to rounding.
+ENERGY_SLACK = 1e-12
+
+
+@dataclass(frozen=True)
+class _Spectra:
+    """A weight as a matrix, its singular values, and those of a Gaussian random matrix of its shape."""
+
+    matrix: Tensor
+    singular: Tensor
+    random: Tensor
 
 
 def rank_profile(model: nn.Module | Mapping[str, Tensor], *, energy: float = ENERGY, seed: int = 0) -> xr.Dataset:
-    """Rank measures of every weight matrix of a model or state dict, with those of a random one as the control.
+    """Return rank measures of every weight matrix of a model, beside those of a random matrix of the same shape.
 
-    A kernel is seen as a matrix, its first axis against all others. A Gaussian matrix of the same shape says what its
-    shape alone makes of each measure: a wide matrix has nearly equal singular values, so that only what is well below
-    the control is low rank.
+    A weight with more than two axes is measured as the matrix of its first axis by all other axes. The random matrix
+    has independent Gaussian entries. It is the baseline: it shows which values the shape alone leads to, so only
+    measures well below its own indicate low rank.
 
     Args:
-        model: a module, whose composed weights count as one each, or names and tensors.
-        energy: share of the squared norm that `rank_kept` components hold at the least.
-        seed: of the controls.
+        model: a module, or a mapping of names to tensors such as a state dict. A factored weight of a module counts as
+            one weight, computed from its factors. Tensors with fewer than two axes, without entries, or with integer
+            entries are left out.
+        energy: share of the squared Frobenius norm that the `rank_kept` largest components must hold.
+        seed: seed of the random matrices.
 
     Returns:
-        A Dataset over `weight`, with rows, columns, effective_rank, stable_rank, numerical_rank, rank_kept, parameters,
-        parameters_kept (of the cheaper of dense and two factors), and `random_effective_rank`,
-        `random_stable_rank` and `random_rank_kept`; `spectrum` over `value` has the singular values, ending in NaN.
+        A Dataset over `weight` with these variables: rows, columns, effective_rank, stable_rank, numerical_rank,
+        rank_kept (the least rank that holds the energy), parameters, parameters_kept (the smaller of parameters and
+        the number of entries in two factors of rank rank_kept), random_effective_rank, random_stable_rank and
+        random_rank_kept (the measures of the random matrix), and `spectrum` over (weight, value), the singular values
+        in descending order, padded with NaN.
 
     Raises:
-        ValueError: for an energy outside (0, 1], no matrix at all, or weights that are not finite.
+        ValueError: if the energy is not in (0, 1], there is no weight matrix, or a weight has entries that are not
+            finite.
 
     Source: Roy and Vetterli (EUSIPCO 2007) for the effective rank.
 
@@ -50,137 +66,101 @@ def rank_profile(model: nn.Module | Mapping[str, Tensor], *, energy: float = ENE
     weights = dict(weight_matrices(model) if isinstance(model, nn.Module) else _matrices(model))
     if not weights:
         raise ValueError("there is no weight with two axes or more; pass a model or its state dict")
-    made = seeds.stream(seed, "random matrices")
+    generator = seeds.stream(seed, "random matrices")
     rows = []
     for name, weight in weights.items():
         if not bool(torch.isfinite(weight).all()):
-            raise ValueError(f"weight {name!r} has entries that are not finite")
-        s = torch.linalg.svdvals(weight.double())
-        control = torch.linalg.svdvals(torch.randn(weight.shape, generator=made, dtype=torch.float64))
-        rows.append((weight, s, control))
-    longest = max(len(s) for _, s, _ in rows)
-    spectra = np.stack([np.pad(s.numpy(), (0, longest - len(s)), constant_values=np.nan) for _, s, _ in rows])
-    columns = {name: np.array(values) for name, values in _columns(rows, energy).items()}
+            raise ValueError(f"weight {name!r} has entries that are not finite; leave it out or repair it")
+        singular = torch.linalg.svdvals(weight.double())
+        gaussian = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        rows.append(_Spectra(weight, singular, torch.linalg.svdvals(gaussian)))
+    longest = max(len(row.singular) for row in rows)
+    padded = [np.pad(r.singular.numpy(), (0, longest - len(r.singular)), constant_values=np.nan) for r in rows]
+    columns = {name: ("weight", np.array(values)) for name, values in _columns(rows, energy).items()}
     return xr.Dataset(
-        {**{name: ("weight", values) for name, values in columns.items()}, "spectrum": (("weight", "value"), spectra)},
+        {**columns, "spectrum": (("weight", "value"), np.stack(padded))},
         coords={"weight": list(weights)},
         attrs={"energy": energy},
     )
 
 
-def _columns(rows: list[tuple[Tensor, Tensor, Tensor]], energy: float) -> dict[str, list[Any]]:
-    kept = [least_rank(s, energy) for _, s, _ in rows]
-    dense = [weight.numel() for weight, _, _ in rows]
+def _columns(rows: list[_Spectra], energy: float) -> dict[str, list[int] | list[float]]:
+    """Return the values of every variable over `weight`, by the variable's name."""
+    kept = [least_rank(row.singular, energy) for row in rows]
+    parameters = [row.matrix.numel() for row in rows]
+    cutoffs = [measures.rank_cutoff(row.matrix.dtype, row.matrix.shape) * row.singular[0] for row in rows]
     return {
-        "rows": [len(weight) for weight, _, _ in rows],
-        "columns": [weight.shape[1] for weight, _, _ in rows],
-        "effective_rank": [float(measures.effective_rank_of(s)) for _, s, _ in rows],
-        "stable_rank": [float(measures.stable_rank_of(s)) for _, s, _ in rows],
-        "numerical_rank": [int((s > measures.rank_cutoff(w.dtype, w.shape) * s[0]).sum()) for w, s, _ in rows],
+        "rows": [len(row.matrix) for row in rows],
+        "columns": [row.matrix.shape[1] for row in rows],
+        "effective_rank": [float(measures.effective_rank_of(row.singular)) for row in rows],
+        "stable_rank": [float(measures.stable_rank_of(row.singular)) for row in rows],
+        "numerical_rank": [int((row.singular > cutoff).sum()) for row, cutoff in zip(rows, cutoffs, strict=True)],
         "rank_kept": kept,
-        "parameters": dense,
-        "parameters_kept": [min(d, k * sum(w.shape)) for d, k, (w, _, _) in zip(dense, kept, rows, strict=True)],
-        "random_effective_rank": [float(measures.effective_rank_of(c)) for _, _, c in rows],
-        "random_stable_rank": [float(measures.stable_rank_of(c)) for _, _, c in rows],
-        "random_rank_kept": [least_rank(c, energy) for _, _, c in rows],
+        "parameters": parameters,
+        "parameters_kept": [
+            min(dense, rank * sum(row.matrix.shape)) for dense, rank, row in zip(parameters, kept, rows, strict=True)
+        ],
+        "random_effective_rank": [float(measures.effective_rank_of(row.random)) for row in rows],
+        "random_stable_rank": [float(measures.stable_rank_of(row.random)) for row in rows],
+        "random_rank_kept": [least_rank(row.random, energy) for row in rows],
     }
 
 
 def least_rank(spectrum: Tensor, energy: float) -> int:
-    """The least number of singular values that hold a share of the squared norm, but for 1e-12; 0 for those of zero."""
-    return least_without(spectrum, 1 - energy + 1e-12)
+    """Return the least number of singular values whose squares add up to a share of all squares.
+
+    Args:
+        spectrum: singular values in descending order, of shape (values,).
+        energy: the share, between 0 and 1; the result may miss it by `ENERGY_SLACK`.
+
+    Returns:
+        The number of singular values; 0 if all are zero.
+    """
+    return least_without(spectrum, 1 - energy + ENERGY_SLACK)
 
 
 def least_without(spectrum: Tensor, share: float) -> int:
-    """The least number that leave at most a share of the squared norm; 0 for singular values of zero."""
+    """Return the least number of singular values such that all others hold at most a share of the squares.
+
+    Args:
+        spectrum: singular values in descending order, of shape (values,).
+        share: the share of the sum of all squares that may be left out, between 0 and 1.
+
+    Returns:
+        The number of singular values to keep; 0 if all are zero.
+    """
     squares = spectrum.double().square()
-    left = squares.flip(0).cumsum(0).flip(0)  # what the k-th and all smaller ones hold
-    return int((left > share * left[0]).sum())
+    tails = squares.flip(0).cumsum(0).flip(0)  # entry k is the sum of squares from the k-th singular value on
+    return int((tails > share * tails[0]).sum())
 
 
 def weight_matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a module as matrices, each read when its turn comes; what is composed as a whole."""
-    inner = {id(p) for m in model.modules() if isinstance(m, Composition) for p in m.parameters()}
-    held: list[tuple[str, Any, str]] = [(name, p, "data") for name, p in model.named_parameters() if id(p) not in inner]
+    """Yield the weights of a module as matrices on the CPU.
+
+    Every weight is read when it is yielded, not before. A factored weight comes once, computed from its factors, and
+    its factors do not come.
+
+    Args:
+        model: a module.
+
+    Yields:
+        Pairs (name of the parameter, matrix of its first axis by all others). Parameters with fewer than two axes,
+        without entries, or with integer entries are left out.
+    """
+    factors = {id(p) for m in model.modules() if isinstance(m, Composition) for p in m.parameters()}
+    plain = [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) not in factors]
+    for name, parameter in plain:
+        yield from _matrices({name: parameter})
     for name, module in model.named_modules():
-        if type(module) in PLAIN and type(module) not in COMPOSED:
-            held.append((f"{name}.weight".lstrip("."), module, "weight"))
-        elif type(module) is ComposedMultiheadAttention:
-            held.append((f"{name}.in_proj_weight".lstrip("."), module, "in_proj_weight"))
-    for name, owner, attribute in held:
-        with torch.no_grad():
-            tensor = getattr(owner, attribute)
-        yield from _matrices({name: tensor})
+        attribute = "in_proj_weight" if type(module) is ComposedMultiheadAttention else "weight"
+        if attribute == "in_proj_weight" or (type(module) in PLAIN and type(module) not in COMPOSED):
+            with torch.no_grad():
+                weight = getattr(module, attribute)
+            yield from _matrices({f"{name}.{attribute}".lstrip("."): weight})
 
 
 def _matrices(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Those with two axes or more, as matrices on the CPU in their own precision; integers and empty ones are none."""
+    """Yield the floating-point tensors with two axes or more as matrices on the CPU, in their own dtype."""
     for name, tensor in tensors.items():
         if isinstance(tensor, Tensor) and tensor.ndim >= 2 and tensor.is_floating_point() and tensor.numel():
             yield str(name), tensor.detach().cpu().flatten(1)
-
-
-def text(profile: xr.Dataset) -> str:
-    """A profile as a table for a terminal: rank measures with the random control in brackets."""
-    lines = [
-        ["weight", "shape", "effective rank", "stable rank", "rank", f"rank at {profile.energy:.4g}", "parameters kept"]
-    ]
-    for name in profile.weight.values:
-        row = profile.sel(weight=name)
-        share = float(row.parameters_kept / row.parameters)
-        lines.append(
-            [
-                str(name),
-                f"{int(row['rows'])} x {int(row['columns'])}",
-                f"{float(row.effective_rank):.1f} ({float(row.random_effective_rank):.1f})",
-                f"{float(row.stable_rank):.1f} ({float(row.random_stable_rank):.1f})",
-                f"{int(row.numerical_rank)}",
-                f"{int(row.rank_kept)} ({int(row.random_rank_kept)})",
-                f"{share:.0%}",
-            ]
-        )
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    table = ["  ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*table, "", "in brackets: a random matrix of that shape"])
-
-
-def picture(profile: xr.Dataset) -> Figure:
-    """Effective ranks of all weights against those of random matrices, and spectra of the largest weights."""
-    count = profile.sizes["weight"]
-    made, (ranks, spectra) = drawing.figure(2, width=5.2, height=max(3.3, min(0.22 * count, 20.0)))
-    places = np.arange(count)[::-1]
-    most = np.minimum(profile["rows"], profile["columns"])
-    ranks.barh(places, profile.effective_rank / most, 0.7, color=drawing.COLOURS[0], label="weight")
-    ranks.plot(profile.random_effective_rank / most, places, "D", color="#000000", markersize=4, label="random matrix")
-    ranks.set_yticks(places, [str(name)[-40:] for name in profile.weight.values], fontsize=7)
-    ranks.set_xlim(0, 1)
-    ranks.legend(fontsize=8, loc="lower right")
-    drawing.label(ranks, "How low the rank is", "effective rank / the most it can be", "")
-    for k, place in enumerate(np.argsort(-profile.parameters.values, kind="stable")[: drawing.FEW]):
-        row = profile.isel(weight=int(place))
-        values = row.spectrum.values[: int(most[int(place)])]
-        share = np.arange(1, len(values) + 1) / len(values)
-        spectra.plot(share, values / (values[0] or 1.0), label=str(row.weight.values)[-30:], **drawing.style(k))
-    spectra.set_yscale("log")
-    drawing.label(spectra, "Spectra of the largest weights", "share of singular values", "singular value / largest")
-    spectra.legend(fontsize=7)
-    return made
-
-
-def write(profile: xr.Dataset, path: Path) -> Path:
-    """A profile as .csv or .json (without the spectra), whole as a record, .nc, or as a picture, .png or .svg."""
-    if path.suffix not in (".csv", ".json", ".nc", ".png", ".svg"):
-        raise ValueError(f"{path} is not a .csv, .json, .nc, .png or .svg file")
-    if path.suffix in (".png", ".svg"):
-        with files.atomic(path) as beside:
-            picture(profile).savefig(beside, format=path.suffix[1:], dpi=150)
-        return path
-    if path.suffix == ".nc":
-        return files.save(profile, path)
-    frame = profile.drop_vars("spectrum").to_dataframe()
-    with files.atomic(path) as beside:
-        if path.suffix == ".csv":
-            frame.to_csv(beside)
-        else:
-            frame.reset_index().to_json(beside, orient="records", indent=2)
-    return path
