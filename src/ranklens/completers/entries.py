@@ -1,11 +1,10 @@
-"""Entries of a network at many indices, with the inner factors of a deep matrix multiplied first."""
+"""Entries of a network at many positions; the inner factors of a deep matrix are multiplied first."""
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import scipy.sparse as sp
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ranklens.tensors import contract
@@ -13,13 +12,20 @@ from ranklens.tensors.init import is_chain
 from ranklens.tensors.network import TensorNetwork
 from ranklens.tensors.products import product_svd
 
-CHUNK = 2**18  # entries at a time, where no gradient is needed
-ROWS = 4096  # looked up at a time: what stays in the cache is fast
-PER_ENTRY = 32  # entries of a whole product that cost what one that is looked up does
+# Entries that are computed at a time where no gradient is needed, so that memory does not grow with their number.
+CHUNK = 2**18
+# Rows of the factors that are looked up at a time: few enough to stay in the processor's cache.
+ROWS = 4096
+# Entries of a whole matrix product that cost as much as one entry that is looked up row by row (measured).
+PER_ENTRY = 32
 
 
-def outer_factors(net: TensorNetwork) -> tuple[Tensor, Tensor]:
-    """Left (rows, R) and right (R, columns) factors of a chain: the inner ones go to the side with fewer rows."""
+def outer_factors(net: TensorNetwork) -> tuple[Float[Tensor, "rows R"], Float[Tensor, "R columns"]]:
+    """Return two factors whose product is the end matrix of a deep matrix.
+
+    The inner factors are multiplied into the outer factor of the side that has fewer rows or columns, which costs
+    least.
+    """
     first, *inner, last = net.nodes
     if first.shape[0] <= last.shape[1]:
         for factor in inner:
@@ -30,31 +36,39 @@ def outer_factors(net: TensorNetwork) -> tuple[Tensor, Tensor]:
     return first, last
 
 
-def entries(net: TensorNetwork, indices: Tensor) -> Tensor:
-    """Differentiable entries at checked indices; a chain costs its inner products once, not once per entry."""
+def entries(net: TensorNetwork, indices: Int[Tensor, "m order"]) -> Float[Tensor, " m"]:
+    """Return entries of a network, differentiable in its nodes.
+
+    Args:
+        net: the network. The inner factors of a deep matrix are multiplied once, not once per entry.
+        indices: (m, N) positions, which are not checked.
+    """
     if not is_chain(net):
         return contract.entries(net.layout, net.stacks, indices)
     left, right = outer_factors(net)
-    return _Pairs.apply(left, right.T.contiguous(), indices)
+    return _ProductEntries.apply(left, right.T.contiguous(), indices)
 
 
-class _Pairs(torch.autograd.Function):
-    """Entries of left right^T, with sparse matrices for gradients.
+class _ProductEntries(torch.autograd.Function):
+    """Entries of left right^T at given positions, with gradients by sparse matrix products.
 
-    With G the gradient by the entries, scattered into a sparse matrix, the gradients are G right and G^T left. That
-    keeps nothing of size entries x width, and is several times faster on a CPU than the scattered sum of autograd.
+    Let G be the sparse matrix that holds the gradient of the loss by every entry. The gradients by the factors are
+    G right and G^T left. Nothing of size entries x width is kept, and on a CPU the sparse products are several times
+    faster than the scattered sum of autograd.
     """
 
     @staticmethod
     def forward(ctx: Any, left: Tensor, right: Tensor, indices: Tensor) -> Tensor:
+        """Return the entries: from the whole product, or row by row, whichever costs less."""
         ctx.save_for_backward(left, right, indices)
-        if math.prod((len(left), len(right))) <= PER_ENTRY * len(indices):
+        if len(left) * len(right) <= PER_ENTRY * len(indices):
             return (left @ right.T)[tuple(indices.T)]
         parts = [torch.einsum("zr,zr->z", left[part[:, 0]], right[part[:, 1]]) for part in indices.split(ROWS)]
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients by the left and by the right factor."""
         left, right, indices = ctx.saved_tensors
         shape, gradient = (len(left), len(right)), gradients[0]
         if gradient.device.type == "cpu":
@@ -66,26 +80,26 @@ class _Pairs(torch.autograd.Function):
 
 
 @torch.no_grad()
-def predict(net: TensorNetwork, indices: Tensor) -> Tensor:
-    """Entries in float64, a chunk at a time: memory does not grow with their number."""
+def predict(net: TensorNetwork, indices: Int[Tensor, "m order"]) -> Float[Tensor, " m"]:
+    """Return entries of a network in float64, without gradients, computed a chunk at a time.
+
+    Args:
+        net: the network.
+        indices: (m, N) positions, which are not checked.
+    """
     parts = [entries(net, part).double() for part in indices.split(CHUNK)]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device=indices.device)
 
 
 @torch.no_grad()
 def spectra(net: TensorNetwork) -> list[Tensor]:
-    """What stands in a network, largest first: singular values of a chain, else component norms of every bond."""
+    """Return the sizes of a network's components, each spectrum in decreasing order.
+
+    Returns:
+        The singular values of a deep matrix, as the only spectrum; for other networks the component norms of every
+        bond, one spectrum per bond.
+    """
     if is_chain(net):
         left, right = outer_factors(net)
         return [product_svd(left.double(), right.T.double())[1]]
     return [net.component_norms(bond).sort(descending=True).values for bond in net.bonds]
-
-
-def as_network(equation: str, nodes: Sequence[Tensor]) -> TensorNetwork:
-    """A float64 network of given nodes."""
-    return TensorNetwork(equation, [node.double() for node in nodes])
-
-
-def copied(net: TensorNetwork) -> TensorNetwork:
-    """The same network with numbers of its own."""
-    return TensorNetwork((net.layout.nodes, net.layout.out), [node.detach().clone() for node in net.nodes])

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from ranklens import data, seeds
-from ranklens.tensors import contract
 from ranklens.tensors.network import TensorNetwork
 
 CONTROLS = ("true", "random images", "random labels")
@@ -54,7 +53,7 @@ class PixelCompletion:
             net: a network with one mode per pixel, whose size is the number of grey levels.
         """
         size = len(self) if torch.is_grad_enabled() else AT_ONCE
-        found = [contract.entries(net.layout, net.stacks, part) for part in self.images.split(size)]
+        found = [net.entries(part, check=False) for part in self.images.split(size)]
         return (torch.cat(found) - self.labels).square()
 
     def loss(self, net: TensorNetwork) -> Float[Tensor, ""]:

@@ -11,7 +11,8 @@ from ranklens.problems.losses import AnyLoss
 from ranklens.problems.problem import Observations
 from ranklens.seeds import stream
 from ranklens.tensors import contract
-from ranklens.tensors.network import TensorNetwork, check_indices
+from ranklens.tensors.checks import check_indices
+from ranklens.tensors.network import TensorNetwork
 
 
 class Completion(Observations):
@@ -81,7 +82,7 @@ class Completion(Observations):
             return tensor.reshape(-1)[self._like("flat", tensor)]
         if contract.reads_whole(tensor.layout, len(self)):
             return tensor.tensor().reshape(-1)[self._like("flat", tensor.stacks[0])]
-        return contract.entries(tensor.layout, tensor.stacks, self._like("indices", tensor.stacks[0]))
+        return tensor.entries(self._like("indices", tensor.stacks[0]), check=False)
 
     def subset(self, rows: Tensor) -> "Completion":
         """The problem made of some of the observations, by row."""

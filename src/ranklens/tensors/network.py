@@ -1,41 +1,64 @@
-"""The one object of the library: a factorization is a tensor network, an einsum of trainable nodes, each used once."""
+"""The tensor network: an einsum of trainable nodes, each used once."""
 
 import math
 import os
-import string
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from ranklens.tensors import contract
+from ranklens.tensors.checks import check_indices, check_nodes, check_vectors
+from ranklens.tensors.convert import ArrayLike, TensorLike, as_tensor
+from ranklens.tensors.equation import parse, write
 from ranklens.tensors.layout import Label, Layout
-from ranklens.tensors.paths import symbols
+
+LONGEST_REPR = 8  # nodes, and modes, that `print(net)` writes out; of more than these it gives the number
+
+
+class Nodes(tuple[Tensor, ...]):
+    """The nodes of a network: a tuple whose error explains how nodes are written to."""
+
+    __slots__ = ()
+
+    def __setitem__(self, position: int, value: object) -> None:
+        """Refuse to replace a node. An augmented assignment such as ``net.nodes[0] *= 2`` assigns the node itself.
+
+        Raises:
+            TypeError: if the value is not the node at this position.
+        """
+        if value is not self[position]:
+            raise TypeError(
+                f"net.nodes[{position}] cannot be replaced; write to it in place under torch.no_grad(), as in "
+                f"net.nodes[{position}].copy_(value), or make another network by net.with_nodes(nodes)"
+            )
 
 
 class TensorNetwork(nn.Module):
     r"""A tensor given as an einsum of trainable nodes, each used once.
 
-    An index that appears on the right is a *mode*, in one node; a summed one is a *bond*, and a bond may meet any
-    number K >= 2 of nodes. The value r of a bond picks one slice of each of those K nodes: a *component*, whose norm is
-    the product of the slice norms. Under gradient flow from a balanced start every component norm of every bond obeys
+    An index on the right of the einsum is a *mode* and belongs to one node. A summed index is a *bond*, and a bond may
+    meet any number K >= 2 of nodes. The value r of a bond picks one slice of each of these K nodes. The K slices make
+    up a *component*, whose norm sigma_r is the product of the slice norms. Under gradient flow from a balanced
+    initialization every component norm of every bond obeys
 
-        d sigma_r / dt = K sigma_r^(2 - 2/K) <-grad L, C_r / sigma_r>.
+        d sigma_r / dt = K sigma_r^(2 - 2/K) <-grad L, C_r / sigma_r>,
 
-    Because a node is used once, the end tensor is linear in each slice, so that <slice, its gradient> is the same
-    number for all K slices of a component: differences of squared slice norms are conserved, and the law follows.
+    where L is the loss as a function of the end tensor and C_r is the component as a tensor of the shape of the end
+    tensor. The reason is that each node is used once, so the end tensor is linear in each slice. The inner product of a
+    slice with its gradient is then the same number for all K slices of a component, and the differences of their
+    squared norms are conserved.
 
     Args:
         equation: an einsum such as ``"ar,br,cr->abc"``, or a pair (labels of every node, labels of the end tensor)
-            with any hashable labels, for networks with more indices than there are letters.
-        nodes: one floating-point tensor per node, all of one dtype and device. They are copied.
-
-    Raises:
-        ValueError: for an einsum that is not a network (an index repeated within a node, a bond that meets a single
-            node, a mode in two nodes, an index on the right that no node has), or nodes that do not fit it.
-        TypeError: for nodes that are not floating-point tensors of one dtype.
+            with any hashable labels, for networks with more indices than there are letters. An einsum that is not a
+            network raises a ValueError: an index repeated within a node, a bond that meets a single node, a mode in two
+            nodes, or an index on the right that no node has.
+        nodes: one floating-point tensor, numpy array or nested list per node, all of one dtype and device. They are
+            copied. Nodes that do not fit the equation, and one tensor that requires a gradient given as two nodes,
+            raise a ValueError. Nodes that are not floating-point or differ in dtype raise a TypeError.
 
     Source: Razin, Maman, Cohen (ICML 2022), Theorem 3 and its proof, stated here for any network.
 
@@ -48,76 +71,122 @@ class TensorNetwork(nn.Module):
     """
 
     def __init__(
-        self, equation: str | tuple[Sequence[Sequence[Label]], Sequence[Label]], nodes: Sequence[Tensor]
+        self, equation: str | tuple[Sequence[Sequence[Label]], Sequence[Label]], nodes: Sequence[TensorLike]
     ) -> None:
         super().__init__()
         labels, out = parse(equation) if isinstance(equation, str) else equation
-        _check_nodes(nodes)
-        shapes = tuple(tuple(node.shape) for node in nodes)
+        values = check_nodes(nodes)
+        shapes = tuple(tuple(node.shape) for node in values)
         self._layout = Layout(tuple(tuple(node) for node in labels), shapes, tuple(out))
-        self._store([node.detach().clone() for node in nodes])
+        self._collected = False  # whether anyone may have put the Parameters into an optimizer
+        self._store([node.detach().clone() for node in values], {})
 
-    def _store(self, nodes: Sequence[Tensor]) -> None:
-        """Put the nodes into one Parameter per stack: 784 small tensors would cost 784 kernel calls."""
+    def _store(self, nodes: Sequence[Tensor], parameters: Mapping[tuple[int, ...], nn.Parameter]) -> None:
+        """Put the nodes into one Parameter per stack, because 784 small tensors would cost 784 kernel calls.
+
+        Args:
+            nodes: the values of all nodes.
+            parameters: the Parameters of the stacks that already exist, by the positions of their nodes.
+        """
         for name in list(self._parameters):
             del self._parameters[name]
         for k, stack in enumerate(contract.stacks_of(self._layout)):
-            value = nodes[stack[0]] if len(stack) == 1 else torch.stack([nodes[i] for i in stack])
-            trainable = stack[0] not in self._layout.frozen
-            self.register_parameter(f"stack_{k}", nn.Parameter(value.contiguous(), requires_grad=trainable))
+            parameter = parameters.get(stack)
+            if parameter is None:
+                value = nodes[stack[0]] if len(stack) == 1 else torch.stack([nodes[i] for i in stack])
+                parameter = nn.Parameter(value.contiguous())
+            if stack[0] in self._layout.frozen:
+                parameter.requires_grad_(False)
+                parameter.grad = None  # with which an optimizer would still move it
+            self.register_parameter(f"stack_{k}", parameter)
 
-    # what it is
+    # ------------------------------------------------------------------------------------------------------------------
+    # labels, sizes and nodes
 
     @property
     def layout(self) -> Layout:
-        """The labels and sizes of the network, without its numbers."""
+        """Return the labels and sizes of the network, without the values of its nodes."""
         return self._layout
 
     @property
     def stacks(self) -> tuple[nn.Parameter, ...]:
-        """The Parameters as stored: a lone node as it is, nodes of equal shape and role with a leading axis."""
+        """Return the Parameters in which the nodes are stored.
+
+        Nodes of equal shape and role are stacked along a new leading axis of one Parameter. Any other node is a
+        Parameter by itself.
+        """
         return tuple(self._parameters.values())  # type: ignore[arg-type]
 
     @property
-    def nodes(self) -> tuple[Tensor, ...]:
-        """The nodes in the order of the equation: views of the storage, differentiable, writable under no_grad."""
-        return contract.unstack(self._layout, self.stacks)
+    def nodes(self) -> Nodes:
+        """Return the nodes in the order of the equation.
+
+        They are differentiable views of the Parameters. Write to them in place, under `torch.no_grad()`: torch refuses
+        in-place changes of a trained tensor anywhere else.
+
+        >>> import torch, ranklens as rl
+        >>> net = rl.cp((2, 3, 4), rank=5)
+        >>> with torch.no_grad():
+        ...     _ = net.nodes[0].fill_(1.0)
+        >>> bool((net.nodes[0] == 1).all())
+        True
+        """
+        return Nodes(contract.unstack(self._layout, self.stacks))
+
+    @nodes.setter
+    def nodes(self, nodes: object) -> NoReturn:
+        raise AttributeError(
+            "net.nodes cannot be assigned; write to each node in place under torch.no_grad(), as in "
+            "net.nodes[0].copy_(value), or make another network by net.with_nodes(nodes)"
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes of the modes, in the order of the end tensor's axes."""
+        """Return the shape of the end tensor: the sizes of the modes."""
         return self._layout.shape
 
     @property
     def bonds(self) -> tuple[Label, ...]:
-        """Labels of the summed indices, in the order in which the nodes mention them."""
+        """Return the labels of the summed indices, in the order in which the nodes first mention them."""
         return self._layout.bonds
 
     @property
     def equation(self) -> str:
-        """The network as an einsum; labels that are not single letters get letters of their own."""
+        """Return the network as an einsum string. Labels that are not single letters get letters of their own."""
         return write(self._layout.nodes, self._layout.out)
 
     @property
     def frozen(self) -> tuple[int, ...]:
-        """Positions of the nodes that are not trained."""
+        """Return the positions of the nodes that are not trained."""
         return tuple(sorted(self._layout.frozen))
 
-    def extra_repr(self) -> str:
-        """Shape and bonds, for print(net)."""
-        equation = self.equation if len(self._layout.nodes) <= 8 else f"{len(self._layout.nodes)} nodes"
-        return f"{equation}, shape={self.shape if len(self.shape) <= 8 else f'order {len(self.shape)}'}"
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the dtype of the nodes."""
+        return self.stacks[0].dtype
 
-    # what it computes
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the nodes."""
+        return self.stacks[0].device
+
+    def extra_repr(self) -> str:
+        """Return the equation and the shape, for `print(net)`; of large networks, the numbers of nodes and modes."""
+        count, order = len(self._layout.nodes), len(self.shape)
+        equation = self.equation if count <= LONGEST_REPR else f"{count} nodes"
+        return f"{equation}, shape={self.shape if order <= LONGEST_REPR else f'order {order}'}"
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # values of the end tensor
 
     def tensor(self) -> Tensor:
-        """The end tensor, contracted pairwise in the order that costs least.
+        """Return the end tensor, contracted pairwise in the cheapest order that was found.
 
         Returns:
             A tensor of shape `net.shape` (0-d for an equation with nothing on the right).
 
         Raises:
-            ValueError: when the end tensor would not fit into this machine's memory.
+            ValueError: if the end tensor does not fit into this machine's memory.
         """
         size = math.prod(self.shape) * self.dtype.itemsize
         if size > _memory():
@@ -129,58 +198,93 @@ class TensorNetwork(nn.Module):
         return contract.tensor(self._layout, self.nodes)
 
     def forward(self) -> Tensor:
-        """The end tensor; the same as `tensor()`."""
+        """Return the end tensor, as `tensor()` does."""
         return self.tensor()
 
-    def entries(self, indices: Int[Tensor, "batch order"]) -> Float[Tensor, " batch"]:
-        """Entries of the end tensor: by contracting it whole or row by row, whichever costs less.
+    def entries(
+        self, indices: Integer[Tensor, "batch order"] | ArrayLike, *, check: bool = True
+    ) -> Float[Tensor, " batch"]:
+        """Return entries of the end tensor.
 
-        For a bond that joins very many leaves (CP of order 784) the product of their entries is taken in the log
-        domain, which neither underflows half-way nor costs one kernel call per factor.
+        The end tensor is contracted whole, or the entries are contracted one by one, whichever costs less. At a bond
+        that joins very many leaves (CP of order 784) the product of their factors is taken through logarithms. This
+        neither underflows in the middle of the product nor costs one kernel call per factor.
 
         Args:
-            indices: one row of mode indices per entry, integers of any width.
+            indices: one row of mode indices per entry, integers of any width. Unless `check` is False, indices that
+                are not integers raise a TypeError, and rows of the wrong length and indices outside their mode raise a
+                ValueError.
+            check: False skips the pass over the indices, for indices that were checked before. Wrong indices then raise
+                an IndexError or give undefined results.
 
         Returns:
-            The entries, of the network's dtype.
+            One number per row, of the network's dtype.
 
-        Raises:
-            ValueError: for an index outside its mode, or rows of the wrong length.
-            TypeError: for indices that are not integers.
+        >>> import ranklens as rl
+        >>> net = rl.cp((2, 3, 4), rank=5, std=1.0)
+        >>> bool(net.entries([[1, 2, 3]]).isclose(net.tensor()[1, 2, 3]))
+        True
         """
-        return contract.entries(self._layout, self.stacks, check_indices(indices, self.shape))
+        if check:
+            indices = check_indices(indices, self.shape)
+        else:
+            indices = as_tensor("indices", indices)
+            if contract.sweep(self._layout) is None:
+                indices = indices.long()  # torch takes an index of uint8 for a mask
+        return contract.entries(self._layout, self.stacks, indices)
 
-    def evaluate(self, vectors: Tensor | Sequence[Tensor]) -> Float[Tensor, " batch"]:
-        """Inner products with rank-one tensors: <end tensor, x_1 outer ... outer x_N> for every row of a batch.
+    def evaluate(self, vectors: TensorLike | Sequence[TensorLike]) -> Float[Tensor, " batch"]:
+        """Return the inner products of the end tensor with rank-one tensors x_1 outer ... outer x_N.
 
-        This is the forward pass of the circuit that the network is (a linear network for a deep matrix, a shallow
-        or deep convolutional arithmetic circuit for CP or hierarchical).
+        This is the forward pass of the circuit that the network describes: a linear network for a deep matrix, a
+        shallow or deep convolutional arithmetic circuit for a CP or hierarchical factorization.
 
         Args:
-            vectors: a (batch, N, d) tensor when all modes have size d, or N tensors of shapes (batch, d_n).
+            vectors: a (batch, N, d) tensor or numpy array if all modes have size d, or a list of N tensors (or arrays)
+                of shapes (batch, d_n), where d_n is the size of mode n. Vectors that do not fit raise a ValueError.
 
         Returns:
-            One number per row.
+            One number per row of the batch.
 
-        Raises:
-            ValueError: for vectors that do not fit the modes.
+        >>> import ranklens as rl
+        >>> net = rl.cp((2, 2), rank=3, std=1.0)
+        >>> unit = [[[0.0, 1.0]], [[1.0, 0.0]]]  # picks row 1 and column 0
+        >>> bool(net.evaluate(unit).isclose(net.tensor()[1, 0]))
+        True
         """
         parts = check_vectors(vectors, self.shape)
         return contract.evaluate(self._layout, self.stacks, [part.to(self.stacks[0]) for part in parts])
 
-    # what it is made of
+    # ------------------------------------------------------------------------------------------------------------------
+    # components, gradients and balance
 
     def order(self, bond: Label) -> int:
-        """K: how many nodes the bond meets, which sets the exponent 2 - 2/K of its law."""
+        """Return the order K of a bond: the number of nodes that it meets.
+
+        K sets the exponent 2 - 2/K in the law of the component norms. A label that is no bond raises a ValueError.
+        """
         return len(self._layout.meets(bond))
 
     def slice_norms(self, bond: Label) -> Float[Tensor, "order size"]:
-        """Norms of the slices of the K nodes at a bond, one row per node (in the order of `net.nodes`)."""
+        """Return the norms of the slices of the K nodes at a bond.
+
+        Args:
+            bond: label of the bond.
+
+        Returns:
+            One row per node, in the order of `net.nodes`, and one column per value of the bond.
+        """
         nodes = self.nodes
         return torch.stack([slices(nodes[k], axis).norm(dim=1) for k, axis in self._layout.meets(bond)])
 
     def component_norms(self, bond: Label) -> Float[Tensor, " size"]:
-        """sigma_r: the product of the K slice norms, for every value r of the bond.
+        """Return the norm sigma_r of every component of a bond: the product of its K slice norms.
+
+        Args:
+            bond: label of the bond.
+
+        Returns:
+            One number per value r of the bond.
 
         >>> import torch, ranklens as rl
         >>> net = rl.cp((2, 3, 4), rank=5)
@@ -192,7 +296,15 @@ class TensorNetwork(nn.Module):
         return self.slice_norms(bond).prod(dim=0)
 
     def gradients(self, loss: Float[Tensor, ""]) -> tuple[Tensor, ...]:
-        """Gradient of a scalar with respect to every node; zeros for nodes that are frozen or not involved."""
+        """Return the gradient of a scalar with respect to every node.
+
+        Args:
+            loss: a scalar that was computed from this network.
+
+        Returns:
+            One tensor per node, of the node's shape. It is zero if the node is frozen or if the loss does not depend on
+            the node.
+        """
         trained = [stack for stack in self.stacks if stack.requires_grad]
         if not trained:
             return tuple(torch.zeros_like(node) for node in self.nodes)
@@ -201,32 +313,34 @@ class TensorNetwork(nn.Module):
         return contract.unstack(self._layout, parts)
 
     def imbalance(self) -> Float[Tensor, ""]:
-        """The largest violation of balance over all bonds; 0 means that every law holds in its closed form.
+        """Return the largest violation of balance over all bonds.
 
-        For a bond of order 2 it is the Frobenius norm of the difference of the two Gram matrices, for one of higher
-        order the largest difference of squared slice norms. Gradient flow conserves what is measured. Frozen nodes
-        do not count. `rl.theory.conserved` has the tensors.
+        The violation at a bond of order 2 is the Frobenius norm of the difference of the Gram matrices of its two
+        nodes. At a bond of higher order it is the largest difference of squared slice norms at one value of the bond.
+        Gradient flow conserves these differences. If all are 0, the laws of the component norms hold as they are
+        written in `TensorNetwork`. Frozen nodes do not count. `rl.theory.conserved` returns the differences themselves.
         """
         with torch.no_grad():
             return torch.stack([self._violation(bond) for bond in self.bonds] or [self.stacks[0].new_zeros(())]).max()
 
     def _violation(self, bond: Label) -> Tensor:
+        """Return the violation of balance at one bond."""
         found = differences(self, bond)
         if self.order(bond) == 2:
             return found.norm()
         spread = torch.cat([torch.zeros_like(found[:1]), found])
         return (spread.amax(dim=0) - spread.amin(dim=0)).max() if len(spread) else found.new_zeros(())
 
-    def with_nodes(self, nodes: Sequence[Tensor]) -> "TensorNetwork":
+    # ------------------------------------------------------------------------------------------------------------------
+    # other values, frozen nodes
+
+    def with_nodes(self, nodes: Sequence[TensorLike]) -> "TensorNetwork":
         """Return a new network of the same equation and the same frozen nodes, with other values.
 
         Args:
-            nodes: one tensor per node, in the order of `net.nodes`. They are copied. Sizes may differ from this
-                network's, as long as they fit together, and so may the dtype.
-
-        Raises:
-            ValueError: for nodes that do not fit the equation.
-            TypeError: for nodes that are not floating-point tensors of one dtype.
+            nodes: one tensor per node, in the order of `net.nodes`. They are copied. Their sizes and their dtype may
+                differ from this network's, if they fit together. Nodes that do not fit the equation raise a ValueError,
+                and nodes that are not floating-point or differ in dtype raise a TypeError.
 
         >>> import ranklens as rl
         >>> net = rl.cp((2, 3, 4), rank=5).freeze(0)
@@ -237,31 +351,71 @@ class TensorNetwork(nn.Module):
         return TensorNetwork((self._layout.nodes, self._layout.out), nodes).freeze(*self.frozen)
 
     def freeze(self, *nodes: int) -> "TensorNetwork":
-        """Stop training some nodes, by position; returns the network. Freeze before you make an optimizer.
+        """Stop training some nodes, and return this network.
 
-        Plain CP, for instance, is the one-level tree whose root weights are frozen at one.
+        A CP factorization, for instance, is a hierarchical one with a single level whose root weights are frozen at 1.
+
+        A frozen node does not share a Parameter with a trained one. Freezing some of the nodes that share a Parameter
+        therefore moves the other ones to new Parameters, which an optimizer made before would not train. This is done
+        only before the network's Parameters (or those of a model that contains it) are first listed, for instance by
+        `net.parameters()`. Later it is refused. Every other Parameter remains the same object.
+
+        Args:
+            nodes: positions of the nodes in `net.nodes`.
+
+        Returns:
+            This network.
+
+        Raises:
+            ValueError: if there is no node at a position.
+            RuntimeError: if trained nodes would move to new Parameters after the Parameters have been listed.
+
+        >>> import ranklens as rl
+        >>> net = rl.cp((3, 3, 3), rank=2)
+        >>> net.freeze(1).frozen, [parameter.requires_grad for parameter in net.parameters()]
+        ((1,), [True, False])
         """
         for k in nodes:
             if not 0 <= k < len(self._layout.nodes):
                 raise ValueError(f"node {k} does not exist; the network has nodes 0 to {len(self._layout.nodes) - 1}")
-        if not nodes:
-            return self
+        layout = self._layout.freeze(nodes)
+        parameters = dict(zip(contract.stacks_of(self._layout), self.stacks, strict=True))
+        moved = [
+            k
+            for stack in contract.stacks_of(layout)
+            if stack not in parameters and stack[0] not in layout.frozen
+            for k in stack
+        ]
+        if moved and (self._collected or any(stack.grad is not None for stack in self.stacks)):
+            raise RuntimeError(
+                f"freezing nodes {nodes} would move the trained nodes {tuple(sorted(moved))} to new Parameters, but "
+                f"the present Parameters may already be in an optimizer; freeze before net.parameters() is called, or "
+                f"make a new network by net.with_nodes(net.nodes).freeze{nodes} and a new optimizer"
+            )
         values = [node.detach().clone() for node in self.nodes]
-        self._layout = self._layout.freeze(nodes)
-        self._store(values)
+        self._layout = layout
+        self._store(values, parameters)
         return self
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the nodes."""
-        return self.stacks[0].dtype
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """Yield this network, as every nn.Module does, and note for `freeze` that its Parameters are being listed.
 
-    @property
-    def device(self) -> torch.device:
-        """Where the nodes live."""
-        return self.stacks[0].device
+        `parameters()` of this network and of every module that contains it comes through here.
 
-    # files speak of nodes, however they are stored
+        Yields:
+            The prefix and this network.
+        """
+        self._collected = True
+        yield from super().named_modules(memo, prefix, remove_duplicate)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # copies and files: a state_dict has one tensor per node, however the nodes are stored
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._collected = False  # the Parameters of a copy are new
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         for k, node in enumerate(self.nodes):
@@ -289,16 +443,39 @@ class TensorNetwork(nn.Module):
         unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in own)
 
 
+def check_network(name: str, value: object) -> TensorNetwork:
+    """Return the value of an argument if it is a network.
+
+    Args:
+        name: name of the argument, for the error.
+        value: the value.
+
+    Raises:
+        TypeError: if the value is anything else.
+    """
+    if not isinstance(value, TensorNetwork):
+        raise TypeError(
+            f"{name} is of type {type(value).__name__}; pass a rl.TensorNetwork, as rl.deep_matrix makes it"
+        )
+    return value
+
+
 def slices(node: Tensor, axis: int) -> Float[Tensor, "size rest"]:
-    """The slices of a node along one of its axes, flattened: row r is the slice at value r."""
+    """Return the slices of a node along one of its axes, flattened: row r is the slice at value r."""
     return node.movedim(axis, 0).reshape(node.shape[axis], -1)
 
 
-def differences(net: TensorNetwork, bond: Label) -> Tensor:
-    """What a gradient flow conserves at a bond (`rl.theory.conserved` says why): nothing for fewer than two free nodes.
+def differences(net: TensorNetwork, bond: Label) -> Float[Tensor, "rows size"]:
+    """Return the differences at a bond that gradient flow conserves (`rl.theory.conserved` says why).
 
-    For a bond of order 2 the difference (R, R) of its Gram matrices; for higher ones, or where nodes are frozen, those
-    (K - 1, R) of the first node's squared slice norms and every other's.
+    Args:
+        net: the network.
+        bond: label of the bond, of size R.
+
+    Returns:
+        At a bond of order 2 whose nodes are both trained, the (R, R) Gram matrix of the slices of the first node minus
+        that of the second. At every other bond, one row per trained node but the first: the R squared slice norms of
+        the first trained node minus those of this node. There are no rows if fewer than two of the nodes are trained.
     """
     nodes = net.nodes
     free = [slices(nodes[k], axis) for k, axis in net.layout.meets(bond) if k not in net.layout.frozen]
@@ -310,86 +487,6 @@ def differences(net: TensorNetwork, bond: Label) -> Tensor:
     return squared[:1] - squared[1:]
 
 
-def parse(equation: str) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
-    """Split ``"ar,br->ab"`` into the labels of every node and of the end tensor."""
-    if equation.count("->") != 1:
-        raise ValueError(f"equation {equation!r} needs exactly one '->', as in 'ar,br->ab'")
-    left, right = equation.replace(" ", "").split("->")
-    strange = sorted(set(left + right) - set(string.ascii_letters) - {","})
-    if strange:
-        raise ValueError(
-            f"equation {equation!r} has {strange[0]!r}; use letters, or pass the labels as a pair of lists"
-        )
-    return [tuple(node) for node in left.split(",")], tuple(right)
-
-
-def write(nodes: Sequence[Sequence[Label]], out: Sequence[Label]) -> str:
-    """The einsum string of labels: single letters stay, other labels get the first symbols that are free."""
-    labels = list(dict.fromkeys([*out, *(label for node in nodes for label in node)]))
-    kept = {x: x for x in labels if isinstance(x, str) and len(x) == 1 and x in string.ascii_letters}
-    free = (symbol for symbol in symbols() if symbol not in kept)
-    names = {label: kept[label] if label in kept else next(free) for label in labels}
-    return ",".join("".join(names[x] for x in node) for node in nodes) + "->" + "".join(names[x] for x in out)
-
-
-def check_indices(indices: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return indices as int64 after checking type, width and range; the first offender is named."""
-    if not isinstance(indices, Tensor):
-        raise TypeError(
-            f"indices are a {type(indices).__name__}; pass an integer tensor of shape (batch, {len(shape)})"
-        )
-    if indices.dtype.is_floating_point or indices.dtype.is_complex or indices.dtype == torch.bool:
-        raise TypeError(f"indices are {indices.dtype}; mode indices are integers: convert with .long()")
-    if indices.ndim != 2 or indices.shape[1] != len(shape):
-        raise ValueError(
-            f"indices have shape {tuple(indices.shape)}; a tensor of order {len(shape)} needs (batch, {len(shape)})"
-        )
-    indices = indices.long()
-    if indices.numel():  # the usual case takes one pass over what may be millions of indices
-        least, most = indices.aminmax()
-        if least >= 0 and most < min(shape):
-            return indices
-    wrong = (indices < 0) | (indices >= torch.tensor(shape, device=indices.device))
-    if bool(wrong.any()):
-        row, mode = (int(x) for x in wrong.nonzero()[0])
-        raise ValueError(
-            f"index {int(indices[row, mode])} in row {row} is outside mode {mode} of size {shape[mode]}; "
-            f"indices run from 0 to {shape[mode] - 1}"
-        )
-    return indices
-
-
-def check_vectors(vectors: Tensor | Sequence[Tensor], shape: Sequence[int]) -> tuple[Tensor, ...]:
-    """One (B, d_n) tensor per mode, of numbers that can be contracted with the network."""
-    if not shape:
-        raise ValueError("the network has no modes, and no vectors to be evaluated on; use net.tensor()")
-    parts = tuple(vectors.unbind(1)) if isinstance(vectors, Tensor) and vectors.ndim == 3 else tuple(vectors)
-    if len(parts) != len(shape):
-        raise ValueError(
-            f"{len(parts)} vectors were given for {len(shape)} modes; pass one (batch, d_n) tensor per mode"
-        )
-    for mode, (part, size) in enumerate(zip(parts, shape, strict=True)):
-        if part.ndim != 2 or part.shape[1] != size or part.shape[0] != parts[0].shape[0]:
-            raise ValueError(
-                f"vectors of mode {mode} have shape {tuple(part.shape)}; expected ({parts[0].shape[0]}, {size}) "
-                f"for a mode of size {size}"
-            )
-    return parts
-
-
-def _check_nodes(nodes: Sequence[Tensor]) -> None:
-    if not nodes:
-        raise ValueError("nodes is empty; a network needs at least one node")
-    for k, node in enumerate(nodes):
-        if not isinstance(node, Tensor) or not node.dtype.is_floating_point:
-            kind = node.dtype if isinstance(node, Tensor) else type(node).__name__
-            raise TypeError(f"node {k} is {kind}; nodes are floating-point tensors: convert with .double()")
-        if node.dtype != nodes[0].dtype or node.device != nodes[0].device:
-            raise TypeError(
-                f"node {k} is {node.dtype} on {node.device}, node 0 {nodes[0].dtype} on {nodes[0].device}; "
-                f"convert them to one dtype and device"
-            )
-
-
 def _memory() -> int:
+    """Return the size of this machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
