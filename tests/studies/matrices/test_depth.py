@@ -25,8 +25,8 @@ def test_at_depth_one_the_error_is_that_of_zeros():
     seen = task.indices.numpy()
     zeros[seen[:, 0], seen[:, 1]] = task.values.numpy()
     expected = np.linalg.norm(zeros - task.target.numpy()) / np.linalg.norm(task.target.numpy())
-    assert end["error"] == pytest.approx(expected, rel=1e-3)
-    assert end["missing"] < 1e-12
+    assert end.error == pytest.approx(expected, rel=1e-3)
+    assert end.missing < 1e-12
 
 
 def test_a_whole_depth_ends_where_its_end_matrix_does():
@@ -34,13 +34,13 @@ def test_a_whole_depth_ends_where_its_end_matrix_does():
     layers = study._end(SETTINGS, task, 2.0, 0)
     fractional = study.Settings(**{**SETTINGS.__dict__, "depths": (1,)})
     matrix = study._end(fractional, task, 2.0, 0)
-    assert layers["error"] == pytest.approx(matrix["error"], rel=0.05)
-    assert layers["nuclear_norm"] == pytest.approx(matrix["nuclear_norm"], rel=1e-2)
+    assert layers.error == pytest.approx(matrix.error, rel=0.05)
+    assert layers.nuclear_norm == pytest.approx(matrix.nuclear_norm, rel=1e-2)
 
 
 def test_no_flow_undercuts_the_certified_bound():
     record = study.run(SETTINGS)
     record.attrs["settings"] = "{}"
-    over = study._over_least(record, SETTINGS).values
+    over = study._over_least(record, SETTINGS)
     assert (over[np.isfinite(over)] >= 1).all()
     assert np.isfinite(over).any()

@@ -1,38 +1,49 @@
-"""Depth against recovery: from few entries deeper factorizations find the matrix; the least nuclear norm does not."""
+"""Recovery of a matrix by depth: from few entries deep factorizations find it, the least nuclear norm does not."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ranklens import drawing, problems, seeds
 from ranklens.dynamics import end_matrix, flow
 from ranklens.problems import targets
-from ranklens.studies.kit import records
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit import records, reduce
+from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import families, init, measures
 from ranklens.theory import convex
 
 TITLE = "Depth helps: from few entries only deeper factorizations find the matrix"
 EXPLANATION = (
     "A matrix of rank five is fitted from a fifth and from half of its entries by flows that differ in nothing but "
-    "their depth, which may be any real number. At depth 1 what is not seen stays zero; from few entries the matrix of "
-    "least nuclear norm is wrong, depth 2 is better, and from depth 2.5 on the matrix is recovered, at a nuclear norm "
-    "that is not the least."
+    "their depth, which may be any real number. At depth 1 unobserved entries keep their initial values near zero. "
+    "From few entries the matrix of least nuclear norm is wrong, depth 2 is better, and from depth 2.5 on the flow "
+    "recovers the matrix, at a nuclear norm above the least."
 )
 SOURCE = "Arora, Cohen, Hu, Luo (NeurIPS 2019), figures on depth and on the nuclear norm"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A size x size matrix; all depths start from one random product of `scale` / sqrt(size) per entry, balanced.
+    """Completion of a matrix of low rank at several depths, all from one initial product.
 
-    Depths `between` whole ones are run from the fewest entries, for the first seeds.
+    Attributes:
+        size: number of rows and of columns, and Frobenius norm of the target.
+        rank: rank of the target.
+        observed: numbers of observed entries.
+        depths: whole depths; the factors are followed. They are run for all numbers of observed entries and all seeds.
+        between: other depths; the end matrix is followed. They are run for the fewest observed entries only.
+        between_seeds: number of the first seeds for which the depths `between` are run.
+        scale: sqrt(`size`) times the standard deviation of the entries of the initial product.
+        until_loss: training loss at which the flows end.
+        gap: relative gap at which the least nuclear norm counts as certified.
+        rtol: relative tolerance of the solver.
+        seeds: seeds of target, observed entries and initial product.
     """
 
     size: int = 100
@@ -60,16 +71,20 @@ PRESETS = {
     "tiny": Settings(size=12, rank=1, observed=(60,), depths=(1, 2, 3), between=(2.5,), until_loss=1e-4, seeds=(0,)),
 }
 MINUTES = {"laptop": 1.1, "paper": 20.0, "tiny": 0.05}
+# Name of the matrix of least nuclear norm among all that fit, in claims and figures.
 NUCLEAR = "least nuclear norm"
+
+# Value of `stopped` for combinations of depth, entries and seed that are not run.
+NOT_RUN = "not run"
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Error, nuclear norm and effective rank where every depth ends, and those of the least nuclear norm."""
+    """Run the flows of all depths, and compute the least nuclear norm of all fitting matrices for the same entries."""
     depths = sorted({*map(float, settings.depths), *settings.between})
     dims, coords = ("observed", "depth", "seed"), {"observed": list(settings.observed), "depth": depths}
     shape = (len(settings.observed), len(depths), len(settings.seeds))
     found = {name: np.full(shape, np.nan) for name in ("error", "nuclear_norm", "effective_rank", "loss", "missing")}
-    stopped = np.full(shape, "not run", dtype="<U12")
+    stopped = np.full(shape, NOT_RUN, dtype="<U12")
     least = {name: np.zeros((shape[0], shape[2])) for name in ("error", "nuclear_norm", "lower_bound")}
     for i, j in np.ndindex(shape[0], shape[2]):
         task = problem(settings, settings.observed[i], settings.seeds[j])
@@ -79,9 +94,9 @@ def run(settings: Settings) -> xr.Dataset:
         for k, depth in enumerate(depths):
             if depth in settings.depths or (i == 0 and j < settings.between_seeds):
                 end = _end(settings, task, depth, settings.seeds[j])
-                stopped[i, k, j] = end["stopped"]
+                stopped[i, k, j] = end.stopped
                 for name, values in found.items():
-                    values[i, k, j] = end[name]
+                    values[i, k, j] = getattr(end, name)
     return xr.Dataset(
         {
             **{name: (dims, values) for name, values in found.items()},
@@ -93,97 +108,156 @@ def run(settings: Settings) -> xr.Dataset:
 
 
 def problem(settings: Settings, observed: int, seed: int) -> problems.Completion:
-    """Some entries of a random matrix of low rank."""
+    """Return the completion of a random matrix of low rank.
+
+    Args:
+        settings: size and rank of the matrix.
+        observed: number of observed entries.
+        seed: seed of the matrix and of the observed entries.
+    """
     shape = (settings.size, settings.size)
     target = targets.low_rank_matrix(shape, settings.rank, norm=float(settings.size), seed=seed)
     return problems.Completion.sample(target, observed, seed=seed)
 
 
 def start(settings: Settings, seed: int) -> Tensor:
-    """The product that all depths start from."""
+    """Return the initial product of all depths: a Gaussian matrix of the scale that the settings say."""
     [W] = seeds.normals([(settings.size, settings.size)], seed, "start of all depths")
     return settings.scale / settings.size**0.5 * W
 
 
-def _end(settings: Settings, task: problems.Completion, depth: float, seed: int) -> dict[str, Any]:
-    """Follow the factors of a whole depth, or the end matrix of any other, to the loss."""
-    bounds: dict[str, Any] = {"until_loss": settings.until_loss, "rtol": settings.rtol}
+@dataclass(frozen=True)
+class _End:
+    """The end of one flow.
+
+    Attributes:
+        error: relative error over all entries.
+        nuclear_norm: nuclear norm of the end matrix.
+        effective_rank: effective rank of the end matrix.
+        loss: training loss.
+        missing: norm of the change of the unobserved entries since the start, over the norm of the end matrix.
+        stopped: why the flow ended.
+    """
+
+    error: float
+    nuclear_norm: float
+    effective_rank: float
+    loss: float
+    missing: float
+    stopped: str
+
+
+def _end(settings: Settings, task: problems.Completion, depth: float, seed: int) -> _End:
+    """Follow the factors of a depth in `settings.depths`, or the end matrix of any other depth, to its end."""
+    initial = start(settings, seed)
+    until, rtol = settings.until_loss, settings.rtol
     if depth in settings.depths:
-        net = families.deep_matrix((settings.size, settings.size), int(depth))
-        record = flow.gradient_flow(init.product_(net, start(settings, seed)), task, **bounds)
+        net = init.product_(families.deep_matrix((settings.size, settings.size), int(depth)), initial)
+        record = flow.gradient_flow(net, task, until_loss=until, rtol=rtol)
         W = net.tensor().detach()
     else:
-        record = end_matrix.end_matrix_flow(start(settings, seed), task, depth=depth, **bounds)
+        record = end_matrix.end_matrix_flow(initial, task, depth=depth, until_loss=until, rtol=rtol)
         W = torch.from_numpy(record["matrix"].values)
-    unseen = torch.ones(W.numel(), dtype=torch.bool)
-    unseen[task.flat] = False
-    return {
-        "error": float(task.error(W)),
-        "nuclear_norm": float(measures.nuclear_norm(W)),
-        "effective_rank": float(measures.effective_rank(W)),
-        "loss": float(record.loss[-1]),
-        "missing": float((W - start(settings, seed)).reshape(-1)[unseen].norm() / W.norm()),
-        "stopped": record.attrs["stopped"],
-    }
+    unobserved = torch.ones(W.numel(), dtype=torch.bool)
+    unobserved[task.flat] = False
+    return _End(
+        error=float(task.error(W)),
+        nuclear_norm=float(measures.nuclear_norm(W)),
+        effective_rank=float(measures.effective_rank(W)),
+        loss=float(record.loss[-1]),
+        missing=float((W - initial).reshape(-1)[unobserved].norm() / W.norm()),
+        stopped=record.attrs["stopped"],
+    )
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """Depth 1 fills in nothing; no flow undercuts the least nuclear norm; errors by depth from few and many entries."""
+    """Return the claims: what depth 1 leaves, the least nuclear norm, and errors from few and from many entries."""
     settings = records.settings_of(record, Settings)
-    few, many = record.isel(observed=0), record.isel(observed=-1)
-    error, least = few.error.median(dim="seed"), float(few.least_error.median())
+    over = _over_least(record, settings)
     found = [
-        Claim(
-            "theorem",
-            "depth 1: what it changes of unseen entries, over its norm (largest)",
-            float(record.missing.sel(depth=1.0).max(skipna=False)),
-            "<=",
-            1e-10,
+        theorem(
+            "At depth 1 unobserved entries keep their initial values: norm of their change over the norm of the end "
+            f"matrix, largest of {record.missing.sel(depth=1.0).size} runs",
+            reduce.largest(record.missing.sel(depth=1.0)),
+            at_most=1e-10,
         ),
-        Claim(
-            "theorem",
-            "nuclear norm over the certified least, for what fits to relative residual e at most 1 - e below (least)",
-            float(_over_least(record, settings).min()),
-            ">=",
-            1.0,
+        theorem(
+            "No flow ends below the least nuclear norm of all matrices with the same observed entries: nuclear norm "
+            f"over a certified lower bound of it, least of {len(over)} runs",
+            reduce.least(over),
+            at_least=1.0,
         ),
     ]
     if set(settings.depths) >= {2, 3}:
-        deep = max(float(error.sel(depth=float(d))) for d in settings.depths if d >= 3)
-        two = float(error.sel(depth=2.0))
-        of = f"{int(few.observed)} entries:"
-        found += [
-            Claim("finding", f"{of} error at depth 3 and more over that at depth 2 (medians)", deep / two, "<=", 0.5),
-            Claim("finding", f"{of} error at depth 2 over that of the {NUCLEAR} (medians)", two / least, "<=", 1.0),
-            Claim("finding", f"{of} error at depth 3 and more (largest median)", deep, "<=", 0.03),
-        ]
+        found += _few(record.isel(observed=0), settings)
     if len(settings.observed) > 1:
-        worst = float(many.error.sel(depth=[float(d) for d in settings.depths if d > 1]).median(dim="seed").max())
-        found += [
-            Claim("finding", f"{int(many.observed)} entries: error at depth 2 and more", worst, "<=", 0.03),
-            Claim(
-                "finding",
-                f"{int(many.observed)} entries: error of the {NUCLEAR}",
-                float(many.least_error.median()),
-                "<=",
-                0.03,
-            ),
-        ]
+        found += _many(record.isel(observed=-1), settings)
     return found
 
 
-def _over_least(record: xr.Dataset, settings: Settings) -> xr.DataArray:
-    """Nuclear norm of an end over the least of what has its very entries at the observed places, by a lower bound.
+def _few(few: xr.Dataset, settings: Settings) -> list[Claim]:
+    """Return the claims on errors from the fewest entries."""
+    error = {depth: reduce.median(few.error.sel(depth=float(depth))) for depth in settings.depths}
+    deep = reduce.largest([error[depth] for depth in settings.depths if depth >= 3])
+    of, medians = f"From {int(few.observed)} entries", f"medians of {reduce.count(few.seed)}"
+    return [
+        finding(
+            f"{of}, depth 3 and more beat depth 2: relative error over all entries, largest of depths 3 and more over "
+            f"depth 2, {medians}",
+            deep / error[2],
+            at_most=0.5,
+        ),
+        finding(
+            f"{of}, depth 2 beats the {NUCLEAR}: relative error over all entries, depth 2 over {NUCLEAR}, {medians}",
+            error[2] / reduce.median(few.least_error),
+            at_most=1.0,
+        ),
+        finding(
+            f"{of}, depth 3 and more recover the matrix: relative error over all entries, largest of the depths, "
+            f"{medians}",
+            deep,
+            at_most=0.03,
+        ),
+    ]
 
-    The dual certificate Y of the problem has spectral norm 1, so |W|_* >= <Y, W> >= <Y, target> - |Y| |residual|, and
-    on the observed places |Y| <= sqrt(size), |residual| = sqrt(loss x observed).
+
+def _many(many: xr.Dataset, settings: Settings) -> list[Claim]:
+    """Return the claims on errors from the most entries."""
+    errors = [reduce.median(many.error.sel(depth=float(depth))) for depth in settings.depths if depth > 1]
+    of, medians = f"From {int(many.observed)} entries", f"median of {reduce.count(many.seed)}"
+    return [
+        finding(
+            f"{of}, depth 2 and more recover the matrix: relative error over all entries, largest of the depths, "
+            f"{medians}",
+            reduce.largest(errors),
+            at_most=0.03,
+        ),
+        finding(
+            f"{of}, the {NUCLEAR} recovers the matrix: relative error over all entries, {medians}",
+            reduce.median(many.least_error),
+            at_most=0.03,
+        ),
+    ]
+
+
+def _over_least(record: xr.Dataset, settings: Settings) -> NDArray[np.float64]:
+    """Return nuclear norms of end matrices over a lower bound of the least norm with the same observed entries.
+
+    An end matrix W fits only up to a residual r, so its nuclear norm is compared with the least one of all matrices
+    that have exactly its entries at the observed places. The dual certificate Y of the problem has spectral norm 1 and
+    is zero elsewhere, so |W|_* >= <Y, W> >= <Y, target> - |Y| |r|, with |Y| <= sqrt(size) and
+    |r| = sqrt(loss * observed).
+
+    Returns:
+        One ratio per flow that was run.
     """
     slack = settings.size**0.5 * np.sqrt(record.loss * record.observed)
-    return record.nuclear_norm / (record.least_lower_bound - slack)
+    ratio = (record.nuclear_norm / (record.least_lower_bound - slack)).transpose(*record.stopped.dims)
+    return np.asarray(ratio.values[record.stopped.values != NOT_RUN])
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Error, nuclear norm and effective rank against depth, one line per number of observed entries."""
+    """Draw error, effective rank and nuclear norm against depth, with one line per number of observed entries."""
     settings = records.settings_of(record, Settings)
     made, (errors, ranks, norms) = drawing.figure(3)
     _lines(errors, record, "error", least="least_error")
@@ -193,12 +267,12 @@ def draw(record: xr.Dataset) -> Figure:
     _lines(ranks, record, "effective_rank")
     errors.set_yscale("log")
     for k, observed in enumerate(settings.observed):
-        unseen = (1 - observed / settings.size**2) ** 0.5
-        errors.plot([1.0], [unseen], "x", color="#000000", label="zeros filled in" if k == 0 else None)
+        unobserved = (1 - observed / settings.size**2) ** 0.5
+        errors.plot([1.0], [unobserved], "x", color="#000000", label="zeros in unobserved places" if k == 0 else None)
     ranks.axhline(settings.rank, **drawing.THEORY, label=f"rank of the matrix: {settings.rank}")
-    drawing.label(errors, "From few entries, depth decides", "depth L", "|W - target| / |target|")
+    drawing.label(errors, "From few entries, depth decides", "depth L", "relative error |W - target| / |target|")
     drawing.label(ranks, "Depth lowers the rank", "depth L", "effective rank")
-    drawing.label(norms, "The nuclear norm is not the least", "depth L", "nuclear norm above the least, %")
+    drawing.label(norms, "The nuclear norm is above the least", "depth L", "nuclear norm above the least, %")
     errors.legend(fontsize=7, loc=(0.45, 0.08))
     ranks.legend(fontsize=7, loc="upper right")
     norms.legend(fontsize=7, loc="center right")
@@ -206,7 +280,7 @@ def draw(record: xr.Dataset) -> Figure:
 
 
 def _lines(axes: Axes, record: xr.Dataset, name: str, *, least: str | None = None) -> None:
-    """Medians against depth with the range of the seeds, and what the least nuclear norm has."""
+    """Draw medians against depth with the range of the seeds; `least` names the variable of the least nuclear norm."""
     for k, observed in enumerate(record.observed.values):
         at, style = record.sel(observed=observed), drawing.style(k)
         at = at.sel(depth=at[name].notnull().any(dim="seed"))
@@ -220,7 +294,7 @@ def _lines(axes: Axes, record: xr.Dataset, name: str, *, least: str | None = Non
 
 
 def alt(record: xr.Dataset) -> str:
-    """What the picture shows."""
+    """Describe the figure in words."""
     parts = []
     for observed in record.observed.values:
         at = record.sel(observed=observed)
@@ -229,4 +303,7 @@ def alt(record: xr.Dataset) -> str:
         parts.append(f"{observed} entries, {ends}; {NUCLEAR} {float(at.least_error.median()):.3f}")
     early = int((record.stopped == "singular").sum())
     also = f" {early} flows of a depth below 2 ended where a singular value reached zero." if early else ""
-    return f"Error by depth: {'. '.join(parts)}. Effective rank falls with depth to that of the matrix.{also}"
+    return (
+        f"Relative error over all entries by depth, medians of the seeds: {'. '.join(parts)}. The effective rank falls "
+        f"with depth to the rank of the matrix.{also}"
+    )

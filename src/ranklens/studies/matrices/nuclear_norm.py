@@ -1,4 +1,4 @@
-"""Is the nuclear norm what gradient flow minimizes? Against the exact least one, where it is, and where it is not."""
+"""Gradient flow compared with the least nuclear norm: where it reaches the least, and where it does not."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,17 @@ from matplotlib.figure import Figure
 from ranklens import drawing, problems, seeds, theory
 from ranklens.dynamics import end_matrix, flow
 from ranklens.problems import targets
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit import reduce
+from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import families, init, measures
 from ranklens.theory import convex
 
-TITLE = "Gradient flow does not minimize the nuclear norm, save in special cases"
+TITLE = "Gradient flow does not minimize the nuclear norm, except in special cases"
 EXPLANATION = (
-    "From few entries deeper factorizations find the matrix at a nuclear norm above the certified least, which is that "
-    "of a wrong matrix. Depth 2 from a vanishing start does reach the least among positive matrices if the operators "
-    "commute, and if the observations fall into parts that nothing joins; where they hang together it lowers the rank."
+    "From few entries, deep factorizations find the matrix at a nuclear norm above the certified least one, which "
+    "belongs to a wrong matrix. Depth 2 with a vanishing initialization does reach the least nuclear norm among "
+    "positive semidefinite matrices if the measurement operators commute, and if the observed entries split into two "
+    "blocks without a common row or column; if they are connected, it lowers the rank instead."
 )
 SOURCE = (
     "Gunasekar et al. (NeurIPS 2017), the conjecture; Arora, Cohen, Hu, Luo (NeurIPS 2019); Bai, Zhao, Zhang (NeurIPS "
@@ -29,7 +31,28 @@ SOURCE = (
 
 @dataclass(frozen=True)
 class Settings:
-    """A size x size matrix of some rank; positive matrices of another size; and matrices of rank one in two parts."""
+    """Three experiments: completion, sensing of positive semidefinite matrices, and connected or separate blocks.
+
+    Attributes:
+        size: number of rows and of columns in the completion experiment.
+        rank: rank of the target in the completion experiment.
+        observed: numbers of observed entries in the completion experiment.
+        depths: depths in the completion experiment.
+        scale: sqrt(`size`) times the standard deviation of the entries of the initial product.
+        until_loss: training loss at which the flows of the completion experiment end.
+        psd_size: number of rows and of columns of the positive semidefinite matrices.
+        psd_rank: rank of the positive semidefinite matrices.
+        operators: number of measurement operators.
+        psd_depths: depths of the flows with commuting operators; the first one also with general operators.
+        alphas: scales of the initial matrices alpha * I, from large to small.
+        parts_size: number of rows and of columns of the matrices with two blocks, or with connected entries.
+        scales: standard deviations of the initial product in the experiment with blocks, from large to small.
+        tight_loss: training loss at which the flows of the last two experiments end.
+        rtol: relative tolerance of the solver.
+        compared: number of seeds in the experiment with positive semidefinite matrices.
+        parts: number of seeds in the experiment with blocks.
+        seeds: seeds of targets, observed entries, operators and initializations.
+    """
 
     size: int = 20
     rank: int = 2
@@ -74,17 +97,23 @@ PRESETS = {
     ),
 }
 MINUTES = {"laptop": 0.65, "paper": 10.0, "tiny": 0.05}
+# Kinds of measurement operators.
 COMMUTE = ("commuting", "general")
+# Kinds of patterns of observed entries: two blocks without a common row or column, or one connected pattern.
 GRAPHS = ("two parts", "connected")
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """The three experiments in one record, each with the exact least nuclear norm beside it."""
+    """Run the three experiments, each with the certified least nuclear norm, and return them in one record."""
     return xr.merge([_completion(settings), _positive(settings), _connectivity(settings)])
 
 
 def _completion(settings: Settings) -> xr.Dataset:
-    """Flows of several depths from few and many entries of a random matrix of low rank."""
+    """Run flows of several depths on few and on many observed entries of a random matrix of low rank.
+
+    The variable `slack` is <Y, W - target> on the observed places, Y the dual certificate: how much the residual of an
+    end matrix W may change the certified lower bound.
+    """
     dims = ("observed", "depth", "seed")
     sizes = (len(settings.observed), len(settings.depths), len(settings.seeds))
     found = {name: np.zeros(sizes) for name in ("error", "norm", "slack")}
@@ -116,7 +145,13 @@ def _completion(settings: Settings) -> xr.Dataset:
 
 
 def positive_problem(settings: Settings, commuting: bool, seed: int) -> problems.DenseSensing:
-    """Inner products of a positive matrix of low rank with symmetric operators, of one eigenbasis or of their own."""
+    """Return the sensing of a positive semidefinite matrix of low rank by symmetric operators.
+
+    Args:
+        settings: sizes, rank and number of operators.
+        commuting: whether the operators and the matrix share one eigenbasis, so that they all commute.
+        seed: seed of the operators and of the matrix.
+    """
     d, m = settings.psd_size, settings.operators
     Q, A, x = seeds.normals([(d, d), (m, d, d), (d, settings.psd_rank)], seed, "positive sensing")
     if commuting:
@@ -131,7 +166,10 @@ def positive_problem(settings: Settings, commuting: bool, seed: int) -> problems
 
 
 def _positive(settings: Settings) -> xr.Dataset:
-    """Ends of the flow from alpha I: the end matrix stays symmetric, and at depth 2 follows X' = -(X G + G X)."""
+    """Run flows of the end matrix X from alpha I.
+
+    X stays symmetric, and at depth 2 it follows dX/dt = -(X G + G X), where G is the gradient of the loss in X.
+    """
     compared = settings.seeds[: settings.compared]
     dims = ("operator", "psd_depth", "alpha", "psd_seed")
     excess = np.full((2, len(settings.psd_depths), len(settings.alphas), len(compared)), np.nan)
@@ -161,7 +199,14 @@ def _positive(settings: Settings) -> xr.Dataset:
 
 
 def parts_problem(settings: Settings, graph: str, seed: int) -> problems.Completion:
-    """Half of the entries of a matrix of rank one: two blocks that nothing joins, or as many that hang together."""
+    """Return the completion of a matrix of rank one from half of its entries.
+
+    Args:
+        settings: size of the matrix.
+        graph: "two parts" for the entries of two diagonal blocks, which have no common row or column, or "connected"
+            for random entries whose rows and columns form one connected graph.
+        seed: seed of the matrix and of the random entries.
+    """
     n = settings.parts_size
     u, v = (x.sign() * (0.5 + x.abs()) for x in seeds.normals([(n,), (n,)], seed, "rank one in parts"))
     places = torch.cartesian_prod(torch.arange(n), torch.arange(n))
@@ -177,7 +222,7 @@ def parts_problem(settings: Settings, graph: str, seed: int) -> problems.Complet
 
 
 def _connectivity(settings: Settings) -> xr.Dataset:
-    """Depth 2 from ever smaller starts: the second singular value over the first, and the nuclear norm."""
+    """Run depth 2 from smaller and smaller initializations; record the ratio of singular values and nuclear norms."""
     compared = settings.seeds[: settings.parts]
     dims = ("graph", "scale", "parts_seed")
     second = np.zeros((len(GRAPHS), len(settings.scales), len(compared)))
@@ -197,88 +242,106 @@ def _connectivity(settings: Settings) -> xr.Dataset:
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """Certificates bound every flow; who is right from few entries; the special cases, and the smallest starts."""
-    few, many = record.isel(observed=0), record.isel(observed=-1)
-    deep = few.error.sel(depth=[d for d in few.depth.values if d >= 3]).median(dim="seed")
-    norms = few.norm / few.least_norm
-    positive = record.isel(alpha=-1)
-    small, large = record.isel(scale=-1), record.isel(scale=0)
-    found = [
-        Claim(
-            "theorem",
-            "nuclear norm of every flow over the certified bound for what it fits (least)",
-            float((record.norm / (record.least_bound + record.slack)).min()),
-            ">=",
-            1.0,
+    """Return the claims: the certified bounds, completion from few entries, and the two special cases."""
+    return [*_certificates(record), *_completion_claims(record), *_positive_claims(record), *_parts_claims(record)]
+
+
+def _certificates(record: xr.Dataset) -> list[Claim]:
+    """Return the claims on the certified least nuclear norms."""
+    return [
+        theorem(
+            "No flow ends below the least nuclear norm of all matrices with the same observed entries: nuclear norm "
+            f"over a certified lower bound of it, least of {record.norm.size} runs",
+            reduce.least(record.norm / (record.least_bound + record.slack)),
+            at_least=1.0,
         ),
-        Claim(
-            "theorem",
-            "certified relative gap of the least nuclear norms (largest)",
-            float(record.least_gap.max()),
-            "<=",
-            1e-6,
-        ),
-        _ratio("error at depth 3 and more over that of the least nuclear norm", few, deep.max(), 0.5),
-        Claim(
-            "finding",
-            f"{int(few.observed)} entries: share of seeds whose norm at depth 3 is above the least by 1% or more",
-            float((norms.sel(depth=3) >= 1.01).mean()),
-            ">=",
-            0.8,
-        ),
-        Claim(
-            "finding",
-            f"{int(many.observed)} entries: error at any depth, and of the least nuclear norm (largest median)",
-            float(max(many.error.median(dim="seed").max(), many.least_error.median())),
-            "<=",
-            0.02,
-        ),
-        Claim(
-            "finding",
-            "commuting operators, smallest start: trace over the least, minus one (largest)",
-            float(positive.psd_excess.sel(operator="commuting").max()),
-            "<=",
-            0.05,
-        ),
-        Claim(
-            "finding",
-            "and that at the largest start over that at the smallest (least)",
-            float((record.psd_excess.isel(alpha=0) / positive.psd_excess).sel(operator="commuting").min()),
-            ">=",
-            3.0,
-        ),
-        Claim(
-            "finding",
-            "two parts, smallest start: nuclear norm over the least, minus one (largest)",
-            float(small.parts_excess.sel(graph="two parts").max()),
-            "<=",
-            1e-3,
-        ),
-        Claim(
-            "finding",
-            "two parts: second singular value over the first, although rank one fits (least of all starts)",
-            float(record.second.sel(graph="two parts").min()),
-            ">=",
-            0.1,
-        ),
-        Claim(
-            "finding",
-            "connected: that ratio at the smallest start over that at the largest (median of the seeds)",
-            float((small.second / large.second).sel(graph="connected").median()),
-            "<=",
-            0.1,
+        theorem(
+            "The least nuclear norms are certified: relative gap between the norm found and its lower bound, largest "
+            f"of {record.least_gap.size} problems",
+            reduce.largest(record.least_gap),
+            at_most=1e-6,
         ),
     ]
-    return found
 
 
-def _ratio(statement: str, few: xr.Dataset, error: xr.DataArray, bound: float) -> Claim:
-    value = float(error / few.least_error.median())
-    return Claim("finding", f"{int(few.observed)} entries: {statement} (medians)", value, "<=", bound)
+def _completion_claims(record: xr.Dataset) -> list[Claim]:
+    """Return the claims on completion from few and from many entries."""
+    few, many = record.isel(observed=0), record.isel(observed=-1)
+    seeds = reduce.count(record.seed)
+    deep = reduce.largest([reduce.median(few.error.sel(depth=d)) for d in few.depth.values if d >= 3])
+    above = (few.norm / few.least_norm).sel(depth=3)
+    every = [reduce.median(many.error.sel(depth=d)) for d in many.depth.values]
+    return [
+        finding(
+            f"From {int(few.observed)} entries, depth 3 and more beat the least nuclear norm: relative error over all "
+            f"entries, largest of the depths over that of the least nuclear norm, medians of {seeds}",
+            deep / reduce.median(few.least_error),
+            at_most=0.5,
+        ),
+        finding(
+            f"From {int(few.observed)} entries, depth 3 ends above the least nuclear norm: share of {seeds} whose "
+            "nuclear norm is above the least by 1% or more",
+            reduce.share(above, lambda ratio: ratio >= 1.01),
+            at_least=0.8,
+        ),
+        finding(
+            f"From {int(many.observed)} entries, every depth and the least nuclear norm recover the matrix: relative "
+            f"error over all entries, largest of their medians over {seeds}",
+            reduce.largest([*every, reduce.median(many.least_error)]),
+            at_most=0.02,
+        ),
+    ]
+
+
+def _positive_claims(record: xr.Dataset) -> list[Claim]:
+    """Return the claims on positive semidefinite matrices and commuting operators."""
+    excess = record.psd_excess.sel(operator="commuting")
+    of = f"{excess.isel(alpha=0).size} runs"
+    return [
+        finding(
+            "Commuting operators: the smallest initialization ends near the least trace of all positive semidefinite "
+            f"fitting matrices: trace over the least, minus 1, largest of {of}",
+            reduce.largest(excess.isel(alpha=-1)),
+            at_most=0.05,
+        ),
+        finding(
+            "Commuting operators: a smaller initialization ends nearer to the least trace: (trace over the least, "
+            f"minus 1) from the largest initialization, over that from the smallest one, least of {of}",
+            reduce.least(excess.isel(alpha=0) / excess.isel(alpha=-1)),
+            at_least=3.0,
+        ),
+    ]
+
+
+def _parts_claims(record: xr.Dataset) -> list[Claim]:
+    """Return the claims on two separate blocks and on connected entries."""
+    blocks, connected = record.second.sel(graph="two parts"), record.second.sel(graph="connected")
+    excess = record.parts_excess.sel(graph="two parts").isel(scale=-1)
+    seeds = reduce.count(record.parts_seed)
+    return [
+        finding(
+            "Two blocks: the smallest initialization ends near the least nuclear norm of all fitting matrices: nuclear "
+            f"norm over the least, minus 1, largest of {seeds}",
+            reduce.largest(excess),
+            at_most=1e-3,
+        ),
+        finding(
+            "Two blocks: the flow ends at rank two although a matrix of rank one fits: second singular value over the "
+            f"first, least of {blocks.size} initializations",
+            reduce.least(blocks),
+            at_least=0.1,
+        ),
+        finding(
+            "Connected entries: a smaller initialization ends nearer to rank one: (second singular value over the "
+            f"first) from the smallest initialization, over that from the largest one, median of {seeds}",
+            reduce.median(connected.isel(scale=-1) / connected.isel(scale=0)),
+            at_most=0.1,
+        ),
+    ]
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Errors and norms from few entries; positive matrices; parts and what hangs together."""
+    """Draw errors and norms of completion, traces of positive semidefinite matrices, and ranks by connectivity."""
     made, (errors, norms, positive, parts) = drawing.figure(2, 2)
     _draw_completion(errors, norms, record)
     shown = [(o, d) for o in COMMUTE for d in record.psd_depth.values]
@@ -293,15 +356,17 @@ def draw(record: xr.Dataset) -> Figure:
         for j, seed in enumerate(record.parts_seed.values):
             second = record.second.sel(graph=graph, parts_seed=seed)
             parts.loglog(record.scale, second, label=graph if j == 0 else None, **drawing.style(k))
-    drawing.label(positive, "Positive matrices: least if they commute", "start alpha I", "trace / least - 1")
-    drawing.label(parts, "What hangs together gets rank one", "scale of the start", "second / first singular value")
+    drawing.label(
+        positive, "Positive matrices: operators that commute", "initial scale alpha", "trace / least trace - 1"
+    )
+    drawing.label(parts, "Connected entries give rank one", "initial scale", "second / first singular value")
     for axes in (errors, norms, positive, parts):
         axes.legend(fontsize=7)
     return made
 
 
 def _draw_completion(errors: Axes, norms: Axes, record: xr.Dataset) -> None:
-    """Every seed's error and excess of the nuclear norm by depth, beside the least."""
+    """Draw every seed's error, and the median nuclear norm above the least, by depth and for the least itself."""
     for k, observed in enumerate(record.observed.values):
         at = record.sel(observed=observed)
         each = np.concatenate([at.least_error.values[None], at.error.values])
@@ -317,14 +382,14 @@ def _draw_completion(errors: Axes, norms: Axes, record: xr.Dataset) -> None:
     norms.set_xticks(places, names, fontsize=8)
     norms.axhline(0.0, **drawing.THEORY, label="certified least")
     errors.set_yscale("log")
-    drawing.label(errors, "The least nuclear norm is not the matrix", "", "|W - target| / |target|")
-    drawing.label(norms, "and depth goes above it", "", "nuclear norm above the least, %")
+    drawing.label(errors, "The least nuclear norm misses the matrix", "", "relative error |W - target| / |target|")
+    drawing.label(norms, "Depth ends above the least nuclear norm", "", "nuclear norm above the least, %")
     for axes in (errors, norms):
-        axes.set_xlabel("how it was completed")
+        axes.set_xlabel("method of completion")
 
 
 def alt(record: xr.Dataset) -> str:
-    """What the picture shows."""
+    """Describe the figure in words."""
     few = record.isel(observed=0)
     errors = ", ".join(f"depth {d} {float(few.error.sel(depth=d).median()):.3f}" for d in record.depth.values)
     ends = record.isel(alpha=-1).psd_excess.median(dim=("psd_seed", "psd_depth"))
@@ -332,8 +397,9 @@ def alt(record: xr.Dataset) -> str:
     trace = {name: float(ends.sel(operator=name)) for name in COMMUTE}
     ratio = {name: float(second.sel(graph=name)) for name in GRAPHS}
     return (
-        f"From {int(few.observed)} entries the least nuclear norm errs by {float(few.least_error.median()):.3f}, "
-        f"{errors} (medians). Trace above the least at the smallest start: commuting operators "
-        f"{trace['commuting']:.1e}, general {trace['general']:.1e}. Second singular value over the first: two parts "
-        f"{ratio['two parts']:.2f}, connected {ratio['connected']:.0e}."
+        f"Relative error from {int(few.observed)} entries, medians of the seeds: least nuclear norm "
+        f"{float(few.least_error.median()):.3f}, {errors}. Trace over the least, minus 1, from the smallest "
+        f"initialization: commuting operators {trace['commuting']:.1e}, general operators {trace['general']:.1e}. "
+        f"Second singular value over the first: two blocks {ratio['two parts']:.2f}, connected entries "
+        f"{ratio['connected']:.0e}."
     )
