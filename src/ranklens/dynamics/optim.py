@@ -9,6 +9,12 @@ from torch import Tensor
 
 from ranklens.tensors.measures import rank_cutoff
 
+__all__ = ["GroupRMSprop", "SharedAdam", "SignDescent", "Spectral"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class GroupRMSprop(torch.optim.Optimizer):
     r"""Gradient descent whose one step size is divided by a running norm of the whole gradient.

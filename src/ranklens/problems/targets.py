@@ -12,6 +12,12 @@ from ranklens.tensors import families
 from ranklens.tensors.network import TensorNetwork
 from ranklens.tensors.trees import ModeTree
 
+__all__ = ["cp", "hierarchical", "low_rank_matrix"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 def low_rank_matrix(
     shape: Sequence[int], rank: int, norm: float | None = None, *, seed: int = 0

@@ -26,8 +26,8 @@ def check_nodes(nodes: Sequence[TensorLike]) -> list[Tensor]:
         if isinstance(node, Tensor) and node.requires_grad and first_position.setdefault(id(node), k) < k:
             raise ValueError(
                 f"nodes {first_position[id(node)]} and {k} are one tensor that requires a gradient; nodes are copied "
-                f"and trained apart: pass node.detach() for equal initial values, or use rl.nn.circuit(net, shared=True) "
-                f"for tied factors"
+                f"and trained apart: tied factors are rl.nn.circuit(net, shared=True), and for equal initial values "
+                f"pass node.detach()"
             )
     found = [as_floating(f"node {k}", node) for k, node in enumerate(nodes)]
     for k, node in enumerate(found):

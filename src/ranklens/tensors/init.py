@@ -1,4 +1,4 @@
-"""Initial values of a network, written in place. Every function returns the network it changed."""
+"""Initial values of a network, written to its nodes in place. Every public function returns the network it changed."""
 
 import itertools
 import math
@@ -9,20 +9,48 @@ from torch import Tensor
 
 from ranklens import seeds
 from ranklens.tensors import contract
+from ranklens.tensors.convert import ArrayLike, as_tensor
+from ranklens.tensors.layout import Label
 from ranklens.tensors.measures import rank_cutoff
-from ranklens.tensors.network import TensorNetwork, slices
+from ranklens.tensors.network import TensorNetwork, check_network, slices
 from ranklens.tensors.products import product_svd, set_balanced_
 
-SWEEPS = 2000  # of `balance_`; a sweep shrinks the violation by a constant factor
+__all__ = ["balance_", "normal_", "product_", "scaled_"]
+
+# Largest number of sweeps over the bonds in `balance_`. A sweep shrinks the imbalance by a constant factor, so networks
+# that can be balanced need far fewer.
+SWEEPS = 2000
+# Smallest tolerance of `balance_`, in units of the rounding error of the dtype: rounding leaves an imbalance of this
+# size.
+SMALLEST_TOLERANCE = 100
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 @torch.no_grad()
 def normal_(net: TensorNetwork, std: float = 1e-3, mean: float = 0.0, *, seed: int = 0) -> TensorNetwork:
-    """Draw every entry of every trained node from N(mean, std^2).
+    """Draw every entry of every trained node from the normal distribution N(mean, std^2).
+
+    Args:
+        net: the network. Anything else raises a TypeError.
+        std: standard deviation of every entry.
+        mean: mean of every entry.
+        seed: seed of the draw.
+
+    Returns:
+        The network.
 
     Raises:
-        ValueError: for a negative or infinite std, or a mean that is not finite.
+        ValueError: if `std` is negative or infinite, or `mean` is not finite.
+
+    >>> import ranklens as rl
+    >>> net = rl.init.normal_(rl.cp((50, 50), rank=50), std=2.0, seed=1)
+    >>> 1.9 < float(net.nodes[0].detach().std()) < 2.1
+    True
     """
+    check_network("net", net)
     if not (math.isfinite(std) and std >= 0):
         raise ValueError(f"std is {std}; it must be a finite number, zero or more")
     if not math.isfinite(mean):
@@ -35,28 +63,31 @@ def normal_(net: TensorNetwork, std: float = 1e-3, mean: float = 0.0, *, seed: i
 
 
 def scaled_(net: TensorNetwork, scale: float = 1e-6, *, seed: int = 0) -> TensorNetwork:
-    r"""Draw the nodes so that the entries of the END tensor have standard deviation `scale`.
+    r"""Draw the trained nodes so that the entries of the END tensor have standard deviation `scale`.
 
-    An entry is a sum over all values of all bonds of products of M distinct node entries; such products are
-    uncorrelated, so its variance is std^(2M) prod_bonds R, and std = (scale^2 / prod R)^(1/(2M)).
+    An entry of the end tensor is a sum, over all values of all bonds, of products of M distinct entries of nodes. Such
+    products are uncorrelated, so the variance of their sum is std^(2M) prod_bonds R, where std is the standard
+    deviation of the node entries and R the size of a bond. The draw therefore has std = (scale^2 / prod R)^(1/(2M)).
 
     Args:
-        net: the network.
-        scale: standard deviation of the end tensor's entries (root mean square over the modes, if nodes are frozen).
-        seed: of the draw.
+        net: the network. Anything else raises a TypeError.
+        scale: standard deviation of the end tensor's entries. If nodes are frozen, entries may differ in their standard
+            deviation, and `scale` is its root mean square over all entries.
+        seed: seed of the draw.
 
     Returns:
         The network.
 
     Raises:
-        ValueError: for a scale that is not positive and finite, or frozen nodes for which there is no such draw: all of
-            them, two that are joined to each other alone, or zeros.
+        ValueError: if `scale` is not positive and finite, or no draw has this scale because all nodes are frozen, two
+            nodes that share a bond with each other alone are frozen, or the frozen nodes make the end tensor zero.
 
     >>> import ranklens as rl
     >>> net = rl.init.scaled_(rl.deep_matrix((60, 60), depth=3), scale=1e-6)
     >>> 0.8e-6 < float(net.tensor().detach().std()) < 1.2e-6
     True
     """
+    check_network("net", net)
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale is {scale}; it must be positive and finite")
     layout = net.layout
@@ -66,27 +97,45 @@ def scaled_(net: TensorNetwork, scale: float = 1e-6, *, seed: int = 0) -> Tensor
     for bond in layout.bonds:
         if all(k in layout.frozen for k, _ in layout.meets(bond)):
             raise ValueError(f"bond {bond!r} joins frozen nodes only; contract them into one node first")
+    log_terms = _log_of_frozen_terms(net) if layout.frozen else sum(math.log(layout.sizes[x]) for x in layout.bonds)
+    return normal_(net, math.exp((2 * math.log(scale) - log_terms) / (2 * trained)), seed=seed)
+
+
+def _log_of_frozen_terms(net: TensorNetwork) -> float:
+    """Return the log of the mean square of an entry of the end tensor, if trained nodes have entries of variance 1.
+
+    The products that make up an entry are uncorrelated, so its mean square is the same contraction of the squared
+    frozen nodes and of ones in place of the trained nodes.
+
+    Raises:
+        ValueError: if the mean square is zero.
+    """
     squares = [s.detach().square() if not s.requires_grad else torch.ones_like(s) for s in net.stacks]
     uniform = [torch.full((1, d), 1 / d, dtype=net.dtype, device=net.device) for d in net.shape]
-    if layout.frozen:
-        total = float(contract.evaluate(layout, squares, uniform))
-        if total == 0:
-            raise ValueError("the frozen nodes make the end tensor zero whatever the others are")
-        terms = math.log(total)
-    else:
-        terms = sum(math.log(layout.sizes[bond]) for bond in layout.bonds)
-    return normal_(net, math.exp((2 * math.log(scale) - terms) / (2 * trained)), seed=seed)
+    total = float(contract.evaluate(net.layout, squares, uniform))
+    if total == 0:
+        raise ValueError("the frozen nodes make the end tensor zero whatever the others are")
+    return math.log(total)
 
 
 @torch.no_grad()
-def product_(net: TensorNetwork, W0: Float[Tensor, "rows columns"]) -> TensorNetwork:
-    """Balanced factors of a deep matrix whose product is W0: W_l = S^(1/L) between, U S^(1/L) and S^(1/L) V^T outside.
+def product_(net: TensorNetwork, W0: Float[Tensor, "rows columns"] | ArrayLike) -> TensorNetwork:
+    """Set a deep matrix to the balanced factors of a given product W0.
 
-    Of all factorizations of W0 it has the least sum of squared norms.
+    With the singular value decomposition W0 = U S V^T and depth L, the outer factors are U S^(1/L) and S^(1/L) V^T, and
+    every factor in between is S^(1/L). Of all factorizations of W0 this one has the least sum of squared norms.
+
+    Args:
+        net: a deep matrix W_L ... W_1, as `rl.deep_matrix` makes it. Anything but a network raises a TypeError, and a
+            network that is no chain of matrices raises a ValueError.
+        W0: the product, as a tensor, numpy array or nested lists, of the shape of the network.
+
+    Returns:
+        The network.
 
     Raises:
-        ValueError: if the network is no chain of matrices, has frozen nodes, W0 has another shape or is not finite, or
-            a width is less than the rank of W0.
+        ValueError: if the network has frozen nodes, W0 has another shape or is not finite, or a bond is smaller than
+            the numerical rank of W0.
 
     >>> import torch, ranklens as rl
     >>> W0 = torch.tensor([[3.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
@@ -94,9 +143,10 @@ def product_(net: TensorNetwork, W0: Float[Tensor, "rows columns"]) -> TensorNet
     >>> bool(torch.allclose(net.tensor(), W0)), bool(net.imbalance() < 1e-14)
     (True, True)
     """
-    check_chain(net)
+    check_chain(check_network("net", net))
     if net.frozen:
         raise ValueError(f"nodes {net.frozen} are frozen; a given product needs all factors")
+    W0 = as_tensor("W0", W0)
     if tuple(W0.shape) != net.shape or not bool(torch.isfinite(W0).all()):
         raise ValueError(
             f"W0 has shape {tuple(W0.shape)}, or entries that are not finite; expected {net.shape}, finite"
@@ -116,24 +166,26 @@ def product_(net: TensorNetwork, W0: Float[Tensor, "rows columns"]) -> TensorNet
 
 @torch.no_grad()
 def balance_(net: TensorNetwork, tolerance: float = 1e-12) -> TensorNetwork:
-    """Balance every bond exactly, with the end tensor unchanged.
+    """Balance every bond of a network, and leave the end tensor unchanged.
 
-    A bond of order K > 2 has its slices rescaled to equal norms, (prod of norms)^(1/K); a bond of order 2 gets the
-    balanced factors of the product of its two nodes, turned so as to stay next to the old ones. Nodes share bonds,
-    so bonds are swept in turn: coordinate descent of sum |node|^2 over rescalings and changes of basis at the bonds,
-    which leave the end tensor as it is. A component with a zero slice contributes nothing, and becomes zero altogether.
+    At a bond of order K > 2 the slices of a component are rescaled to equal norms, (product of the norms)^(1/K). At a
+    bond of order 2 the two nodes are replaced by balanced factors of their product, in the basis in which they change
+    least. Nodes share bonds, so the bonds are balanced in turn until all are. Every step is a step of coordinate
+    descent: it minimizes the sum of squared norms of the nodes over the rescalings and changes of basis at one bond.
+    If one slice of a component is zero, the component contributes nothing, and all its slices become zero.
 
     Args:
-        net: the network; frozen nodes stay as they are.
-        tolerance: stop when the imbalance is below this times the largest squared norm of a node.
+        net: the network. Its frozen nodes are not changed. Anything but a network raises a TypeError.
+        tolerance: the imbalance that is accepted, in units of the largest squared norm of a node. Values below 100
+            times the rounding error of the dtype are raised to this.
 
     Returns:
         The network.
 
     Raises:
-        RuntimeError: when the sweeps stall above the tolerance.
+        RuntimeError: if the imbalance is still above the tolerance after `SWEEPS` sweeps over the bonds.
 
-    Source: Razin, Maman, Cohen (ICML 2021 and 2022), whose theorems assume it.
+    Source: Razin, Maman, Cohen (ICML 2021 and 2022), whose theorems assume balance.
 
     >>> import torch, ranklens as rl
     >>> net = rl.hierarchical((3, 3, 3, 3), width=4, std=0.5)
@@ -142,7 +194,8 @@ def balance_(net: TensorNetwork, tolerance: float = 1e-12) -> TensorNetwork:
     >>> bool(torch.allclose(net.tensor(), before)), bool(net.imbalance() < 1e-11)
     (True, True)
     """
-    tolerance = max(tolerance, 100 * torch.finfo(net.dtype).eps)  # no dtype is balanced better
+    check_network("net", net)
+    tolerance = max(tolerance, SMALLEST_TOLERANCE * torch.finfo(net.dtype).eps)
     for _ in range(SWEEPS):
         scale = max(float(node.square().sum()) for node in net.nodes)
         if float(net.imbalance()) <= tolerance * scale:
@@ -155,7 +208,8 @@ def balance_(net: TensorNetwork, tolerance: float = 1e-12) -> TensorNetwork:
     )
 
 
-def _balance_bond(net: TensorNetwork, bond: object) -> None:
+def _balance_bond(net: TensorNetwork, bond: Label) -> None:
+    """Balance one bond in place. A bond with fewer than two trained nodes stays as it is."""
     nodes = net.nodes
     meets = [(k, axis) for k, axis in net.layout.meets(bond) if k not in net.layout.frozen]
     if len(meets) == 2 and net.order(bond) == 2:
@@ -163,27 +217,31 @@ def _balance_bond(net: TensorNetwork, bond: object) -> None:
         _balance_pair(nodes[i].movedim(a, 0), nodes[j].movedim(b, 0))
     elif len(meets) >= 2:
         norms = torch.stack([slices(nodes[k], axis).norm(dim=1) for k, axis in meets])
-        logs = norms.log().mean(dim=0).exp()
+        geometric_mean = norms.log().mean(dim=0).exp()
         for (k, axis), norm in zip(meets, norms, strict=True):
-            factor = (logs / norm).where((norms > 0).all(dim=0), 0.0)
-            moved = nodes[k].movedim(axis, -1)
-            moved.mul_(factor)
+            factor = (geometric_mean / norm).where((norms > 0).all(dim=0), 0.0)
+            nodes[k].movedim(axis, -1).mul_(factor)
 
 
 def _balance_pair(first: Tensor, second: Tensor) -> None:
-    """Balance A^T B over the leading axis of both: A = S^(1/2) U^T and B = S^(1/2) V^T, with A^T B = U S V^T."""
+    """Balance two nodes in place over the leading axis of both.
+
+    Flattened to A and B, they have the product A^T B = U S V^T. Its balanced factors are A' = Q S^(1/2) U^T and
+    B' = Q S^(1/2) V^T for any orthogonal Q. The one that is nearest to A and B is the orthogonal factor of a polar
+    decomposition (orthogonal Procrustes problem).
+    """
     A, B = slices(first, 0), slices(second, 0)
     U, s, V = product_svd(A.T, B.T)
     root = s.sqrt()
-    new_a, new_b = (U * root).T, (V * root).T
-    P, _, Qh = torch.linalg.svd(new_a @ A.T + new_b @ B.T, full_matrices=False)
-    turn = (P @ Qh).T
-    first.copy_((turn @ new_a).reshape(first.shape))
-    second.copy_((turn @ new_b).reshape(second.shape))
+    new_A, new_B = (U * root).T, (V * root).T
+    P, _, Qh = torch.linalg.svd(new_A @ A.T + new_B @ B.T, full_matrices=False)
+    rotation = (P @ Qh).T
+    first.copy_((rotation @ new_A).reshape(first.shape))
+    second.copy_((rotation @ new_B).reshape(second.shape))
 
 
 def is_chain(net: TensorNetwork) -> bool:
-    """Whether a network is a product of matrices in the order of its nodes, W_L ... W_1."""
+    """Return whether a network is a product of matrices in the order of its nodes, W_L ... W_1."""
     labels, out = net.layout.nodes, net.layout.out
     chain = all(len(node) == 2 for node in labels) and all(
         left[1] == right[0] for left, right in itertools.pairwise(labels)
@@ -192,6 +250,10 @@ def is_chain(net: TensorNetwork) -> bool:
 
 
 def check_chain(net: TensorNetwork) -> None:
-    """Refuse a network that is not a product of matrices in the order of its nodes."""
+    """Refuse a network that is not a product of matrices in the order of its nodes.
+
+    Raises:
+        ValueError: for such a network.
+    """
     if not is_chain(net):
         raise ValueError(f"{net.equation} is not a deep matrix, W_L ... W_1; make one with rl.deep_matrix")
