@@ -1,13 +1,14 @@
-"""Tensor networks as layers: the circuits that factorizations are, factored layers of any model, ranks, locality."""
+"""Tensor networks in PyTorch models: circuits, factored layers, compression, rank measures, and locality penalties."""
 
 from ranklens.nn.checkpoint import load_weights
 from ranklens.nn.circuits import ArithmeticCircuit, LinearCircuit, circuit, product_pool
 from ranklens.nn.composed import Composition
-from ranklens.nn.compress import Compression, compress, pareto, prune
+from ranklens.nn.compress import Compression, compress, pareto
 from ranklens.nn.kernel_chain import KernelChain
 from ranklens.nn.locality_penalty import LocalityPenalty, locality_penalty
 from ranklens.nn.locality_profile import locality_profile
 from ranklens.nn.overparameterize import collapse, overparameterize
+from ranklens.nn.prune import prune
 from ranklens.nn.rank_monitor import RankMonitor
 from ranklens.nn.rank_profile import rank_profile
 from ranklens.nn.regions import PatchPairs

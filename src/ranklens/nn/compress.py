@@ -1,41 +1,34 @@
-"""Weights cut to the rank that they have, where that saves anything."""
+"""Truncation of the weights of a model to low rank, where two smaller layers need fewer parameters than one."""
 
 import copy
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from ranklens.nn.composed import Composition, check_values
-from ranklens.nn.overparameterize import collapse
+from ranklens.nn.decomposition import DecomposedLayer, decomposed_layers
+from ranklens.nn.overparameterize import M, collapse
 from ranklens.nn.rank_profile import least_rank, least_without
-from ranklens.tensors.init import is_chain
-from ranklens.tensors.network import TensorNetwork
-from ranklens.tensors.truncation import truncate
-from ranklens.theory.rank_bounds import pruning_bound
 
-M = TypeVar("M", bound=nn.Module)
-LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-HALVINGS = 40  # of the interval of energies, to meet a budget
+# Number of times that the interval of energies is halved to meet a budget. It leaves an interval of width 1e-12, which
+# is `rank_profile.ENERGY_SLACK`.
+HALVINGS = 40
+# Shares of the squared norm at which `pareto` compresses a model, unless others are given.
+ENERGIES = (1.0, 0.999, 0.99, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 
 
 @dataclass(frozen=True)
 class Compression(Generic[M]):
-    """A smaller model, and what became of its layers.
+    """A smaller model, and a table of what changed in its layers.
 
     Attributes:
-        model: the copy.
-        table: Dataset over `layer`: shape, rank (that the shape allows), rank_kept, parameters, parameters_kept, and
-            error, the relative Frobenius error of the weight; with a batch also multiply_adds and multiply_adds_kept of
-            the batch, and output_error, the relative error of the layer's output on what reaches it in the whole model.
-            The attributes model_parameters and model_parameters_kept count the whole model, and output_error is that of
-            its output.
+        model: the smaller model, a copy.
+        table: a Dataset over `layer`; `compress` and `prune` say which variables it has.
     """
 
     model: M
@@ -43,27 +36,35 @@ class Compression(Generic[M]):
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """A layer that could be cut."""
+class _Criterion:
+    """What decides the rank of every layer: an argument of `compress` by name, and its value."""
 
     name: str
-    names: tuple[str, ...]
-    module: Any
-    U: Tensor
-    s: Tensor
-    Vh: Tensor
+    value: float
 
-    @property
-    def dense(self) -> int:
-        return len(self.U) * self.Vh.shape[1]
+    def __post_init__(self) -> None:
+        """Refuse a value that is out of range."""
+        if self.name == "rank":
+            if not (math.isfinite(self.value) and self.value >= 1):
+                raise ValueError(f"rank is {self.value}; give a number of components, at least 1")
+        elif not 0 <= self.value <= 1 or (self.value == 0 and self.name != "tolerance"):
+            least = "at least" if self.name == "tolerance" else "above"
+            raise ValueError(f"{self.name} is {self.value}; give a share {least} 0 and at most 1")
 
-    def cost(self, rank: int) -> int:
-        """Parameters of two factors, or of the weight itself, if that is no more."""
-        return min(rank * (len(self.U) + self.Vh.shape[1]), self.dense)
 
-    def error(self, rank: int) -> float:
-        total = self.s.square().sum()
-        return float((self.s[rank:].square().sum() / total).sqrt()) if float(total) > 0 else 0.0
+@dataclass(frozen=True)
+class _Outputs:
+    """Outputs of the plain model on a batch.
+
+    Attributes:
+        positions: by layer, the number of output vectors that the layer computed, over samples and places.
+        errors: by layer, the relative error of the truncated layer's output on the inputs that reach the layer.
+        whole: the output of the model.
+    """
+
+    positions: dict[str, int]
+    errors: dict[str, float]
+    whole: Tensor
 
 
 def compress(
@@ -73,28 +74,40 @@ def compress(
     rank: int | None = None,
     tolerance: float | None = None,
     budget: float | None = None,
-    batch: Any = None,
+    batch: object = None,
 ) -> Compression[M]:
-    r"""A copy of a model with its weights truncated to low rank, as two smaller layers each, where that saves any.
+    r"""Return a copy of a model whose weights are truncated to low rank, where that saves parameters.
 
-    W (m x n) cut to rank r costs r (m + n) instead of m n, and is off by sqrt(sum_{k > r} sigma_k^2), the least that
-    any matrix of rank r is (Eckart and Young). A layer for which r (m + n) is no less stays what it is. A convolution
-    becomes one with r channels and its kernel, followed by one of size 1.
+    A weight W of shape m x n truncated to rank r is stored as two layers with r (m + n) parameters instead of m n. Its
+    error in Frobenius norm is sqrt(sum_{k > r} sigma_k^2), the least of any matrix of rank r (Eckart and Young). A
+    layer for which r (m + n) is not less than m n stays as it is. A convolution becomes a convolution with r output
+    channels and the same kernel size, followed by one with kernel size 1.
+
+    Give exactly one of energy, rank, tolerance and budget.
 
     Args:
-        model: any; composed layers are collapsed first. Linear and Conv layers are cut, without groups and without
-            weights that others share; those within attention are left. Hooks of a layer that is cut are not kept.
-        energy: keep the least rank that holds this share of the squared norm, or
-        rank: so many components of every layer, or
-        tolerance: the least rank with this relative Frobenius error of every weight, or
-        budget: the largest energy, the same for all, with this share of the model's parameters.
-        batch: an input of the model, or a tuple of its arguments, on which outputs are compared.
+        model: any model; it is not changed. Factored layers are made plain first, by `collapse`. Linear, Conv1d, Conv2d
+            and Conv3d layers are truncated, except layers with groups, layers that share their weight with another
+            layer, and layers inside a MultiheadAttention. Hooks of a truncated layer are not copied.
+        energy: share of the squared Frobenius norm of every weight that is kept, above 0; the least such rank is taken.
+        rank: number of components that are kept of every weight, at least 1.
+        tolerance: largest relative Frobenius error of every weight; the least such rank is taken.
+        budget: share of the model's parameters that may be kept, above 0. The largest energy that meets it, equal
+            for all layers, is taken.
+        batch: an input of the model, or a tuple of its positional arguments. If it is given, the plain and the
+            compressed model are run on it in evaluation mode, and their outputs, which must be tensors, are compared.
 
     Returns:
-        A `Compression`: the smaller model and a table.
+        A `Compression` with the smaller model. Its table is a Dataset over `layer` with the variables shape, rank (the
+        largest that the shape allows), rank_kept, parameters and parameters_kept (entries of the weight), and error
+        (the relative Frobenius error of the weight). With a batch it also has multiply_adds and multiply_adds_kept
+        (for the whole batch) and output_error (relative error of the layer's output on its inputs in the plain model).
+        The attributes model_parameters and model_parameters_kept count all parameters of the model; with a batch, the
+        attribute output_error is the relative error of the model's output.
 
     Raises:
-        ValueError: unless exactly one of the four is given and makes sense, or if no rank meets the budget.
+        ValueError: unless exactly one of the four is given and is in its range; if even rank 1 everywhere exceeds the
+            budget; or if a weight is not finite.
 
     >>> import torch, ranklens as rl
     >>> layer = torch.nn.Linear(20, 20, bias=False)
@@ -105,43 +118,32 @@ def compress(
     (40, 1)
     """
     given = {"energy": energy, "rank": rank, "tolerance": tolerance, "budget": budget}
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = [_Criterion(name, float(value)) for name, value in given.items() if value is not None]
     if len(chosen) != 1:
-        raise ValueError(f"give exactly one of {', '.join(given)}; given are {', '.join(chosen) or 'none'}")
-    [(name, value)] = chosen.items()
-    _check(name, value)
+        names = ", ".join(criterion.name for criterion in chosen) or "none"
+        raise ValueError(f"give exactly one of {', '.join(given)}; given are {names}")
     plain = collapse(model)
-    return _compressed(plain, list(_layers(plain)), name, float(value), batch)
+    return _compressed(plain, list(decomposed_layers(plain)), chosen[0], batch)
 
 
-def _check(name: str, value: float) -> None:
-    least = 1 if name == "rank" else 0
-    if (
-        not math.isfinite(value)
-        or value < least
-        or (name != "rank" and value > 1)
-        or (name != "tolerance" and value == 0)
-    ):
-        raise ValueError(f"{name} is {value}; it must be {'at least 1' if name == 'rank' else 'a share, at most 1'}")
-
-
-def _compressed(plain: M, layers: list[_Layer], name: str, value: float, batch: Any) -> Compression[M]:
-    """A copy of a plain model, cut; its layers are given, so that several cuts share one decomposition."""
+def _compressed(plain: M, layers: list[DecomposedLayer], criterion: _Criterion, batch: object) -> Compression[M]:
+    """Return a compressed copy of a plain model, whose decomposed layers are given so that several calls share them."""
     total = sum(p.numel() for p in plain.parameters())
-    ranks = _ranks(layers, name, value, total)
-    table = _table(layers, ranks, total)
-    arguments = batch if isinstance(batch, tuple) else (batch,)
-    if batch is not None:
-        table, whole = _with_outputs(plain, layers, ranks, table, arguments)
+    ranks = _ranks(layers, criterion, total)
     small = copy.deepcopy(plain)
     for layer, kept in zip(layers, ranks, strict=True):
-        if layer.cost(kept) < layer.dense:
-            pair = _factored(layer, kept)
-            for place in layer.names:
-                small = _replaced(small, place, pair)
+        pair = layer.truncated(kept)
+        if pair is not None:
+            for name in layer.names:
+                small = _with_part(small, name, pair)
+    table = _table(layers, ranks)
+    table.attrs["model_parameters"] = total
     table.attrs["model_parameters_kept"] = sum(p.numel() for p in small.parameters())
     if batch is not None:
-        table.attrs["output_error"] = _relative(_output(small, arguments), whole)
+        arguments = batch if isinstance(batch, tuple) else (batch,)
+        outputs = _outputs(plain, layers, ranks, arguments)
+        table = _with_outputs(table, outputs)
+        table.attrs["output_error"] = _relative_error(_output(small, arguments), outputs.whole)
     return Compression(small, table)
 
 
@@ -149,20 +151,24 @@ def pareto(
     model: nn.Module,
     score: Callable[[nn.Module], float] | None = None,
     *,
-    energies: Sequence[float] = (1.0, 0.999, 0.99, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5),
-    batch: Any = None,
+    energies: Sequence[float] = ENERGIES,
+    batch: object = None,
 ) -> xr.Dataset:
-    """What `compress` makes of a model at several energies: how small, and how good.
+    """Compress a model at several energies, and return the size and the quality of every result.
+
+    Every weight is decomposed once for all energies.
 
     Args:
-        model: as for `compress`.
-        score: a function of a model, such as its accuracy.
-        energies: shares of the squared norm.
-        batch: an input, for the error of the output.
+        model: any model, as for `compress`; it is not changed.
+        score: a function of a model that returns a number, such as its accuracy on held-out data. It is called for
+            every compressed model and for the plain model.
+        energies: shares of the squared Frobenius norm of every weight that are kept, above 0 and at most 1.
+        batch: an input of the model, or a tuple of its positional arguments, on which outputs are compared.
 
     Returns:
-        A Dataset over `energy`: parameters, and where asked for score and output_error; its attribute parameters counts
-        those of the plain model, whose score is score_plain.
+        A Dataset over `energy` with the variables parameters (of the compressed model), output_error (relative error
+        of the model's output, if `batch` is given) and score (if `score` is given). The attribute parameters is the
+        number of parameters of the plain model, and score_plain its score.
 
     >>> import torch, ranklens as rl
     >>> with torch.random.fork_rng():
@@ -171,13 +177,12 @@ def pareto(
     >>> bool((found.parameters.diff("energy") <= 0).all()), bool((found.output_error.diff("energy") >= 0).all())
     (True, True)
     """
-    for energy in energies:
-        _check("energy", energy)
+    criteria = [_Criterion("energy", float(energy)) for energy in energies]
     plain = collapse(model)
-    layers = list(_layers(plain))
-    found = [_compressed(plain, layers, "energy", energy, batch) for energy in energies]
+    layers = list(decomposed_layers(plain))
+    found = [_compressed(plain, layers, criterion, batch) for criterion in criteria]
     columns: dict[str, list[float]] = {"parameters": [c.table.attrs["model_parameters_kept"] for c in found]}
-    attrs = {"parameters": found[0].table.attrs["model_parameters"]}
+    attrs: dict[str, float] = {"parameters": sum(p.numel() for p in plain.parameters())}
     if batch is not None:
         columns["output_error"] = [c.table.attrs["output_error"] for c in found]
     if score is not None:
@@ -187,244 +192,117 @@ def pareto(
     return xr.Dataset(data, coords={"energy": list(energies)}, attrs=attrs)
 
 
-@torch.no_grad()
-def prune(model: M, tolerance: float) -> Compression[M]:
-    r"""A copy of a model whose tensor-factored layers lose components that provably do not matter.
-
-    The components of smallest norm are left out at every bond as long as the bound on what that can change of a weight,
-
-        sum over bonds of (dropped component norms) x (product of the norms of the nodes the bond does not meet),
-
-    stays below `tolerance` times the weight's norm; every bond gets an equal part of it, as in the theorem.
-
-    Args:
-        model: with layers of `overparameterize`; those that are products of matrices or expanded kernels are left.
-        tolerance: relative, of every weight.
-
-    Returns:
-        A `Compression`; its table is over `layer`, with components, components_kept, parameters, parameters_kept, bound
-        and error, both relative.
-
-    Raises:
-        ValueError: for a tolerance outside [0, 1], or a model without such layers.
-
-    Source: Razin, Maman, Cohen (ICML 2022), low local component norms and low hierarchical tensor rank.
-
-    >>> import torch, ranklens as rl
-    >>> deep = rl.nn.overparameterize(torch.nn.Linear(16, 16).double(), kind="hierarchical", tensorize=((4, 4), (4, 4)))
-    >>> table = rl.nn.prune(deep, 0.2).table
-    >>> bool(table.error[0] <= table.bound[0] <= 0.2), bool(table.components_kept[0] <= table.components[0])
-    (True, True)
-    """
-    if not 0 <= tolerance <= 1:
-        raise ValueError(f"tolerance is {tolerance}; it is a relative error, at least 0 and at most 1")
-    model = copy.deepcopy(model)
-    rows: dict[str, list[Any]] = {}
-    for name, module in model.named_modules():
-        if not isinstance(module, Composition) or not isinstance(module.network, TensorNetwork):
-            continue
-        net = module.network
-        if is_chain(net):
-            continue
-        weight = net.tensor()
-        size = float(weight.norm())
-        small = truncate(net, _prunable(net, tolerance * size / max(len(net.bonds), 1)))
-        small.requires_grad_(any(p.requires_grad for p in net.parameters()))
-        found = {
-            "layer": name.removesuffix(".composition").removesuffix("composition"),
-            "components": sum(net.layout.sizes[bond] for bond in net.bonds),
-            "components_kept": sum(small.layout.sizes[bond] for bond in net.bonds),
-            "parameters": sum(p.numel() for p in net.parameters()),
-            "parameters_kept": sum(p.numel() for p in small.parameters()),
-            "bound": float(pruning_bound(net, {b: small.layout.sizes[b] for b in net.bonds})) / (size or 1.0),
-            "error": float((small.tensor() - weight).norm()) / (size or 1.0),
-        }
-        for key, value in found.items():
-            rows.setdefault(key, []).append(value)
-        module.network = small
-        module._kept = None
-    if not rows:
-        raise ValueError(
-            "no layer is a tensor factorization; make some with rl.nn.overparameterize(kind='hierarchical')"
-        )
-    data = {name: ("layer", np.array(values)) for name, values in rows.items() if name != "layer"}
-    return Compression(model, xr.Dataset(data, coords={"layer": rows["layer"]}))
-
-
-def _prunable(net: TensorNetwork, allowed: float) -> dict[Any, int]:
-    """The least width of every bond whose own part of the bound, which falls with the width, is allowed."""
-
-    def least(bond: Any) -> int:
-        widths = range(1, net.layout.sizes[bond] + 1)
-        place = bisect_left(widths, -allowed, key=lambda width: -float(pruning_bound(net, {bond: width})))
-        return widths[place]
-
-    return {bond: least(bond) for bond in net.bonds}
-
-
-def _layers(model: nn.Module) -> Iterator[_Layer]:
-    """What can be cut, with its singular values."""
-    held: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module._parameters.values():
-            held[id(parameter)] = held.get(id(parameter), 0) + 1
-    names: dict[int, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(id(module), []).append(name)
-    attention = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
-    for name, module in model.named_modules():
-        if type(module) not in LAYERS or getattr(module, "groups", 1) != 1 or held.get(id(module.weight), 0) != 1:
-            continue
-        if any(name.startswith(f"{outer}.".lstrip(".")) for outer in attention):
-            continue
-        check_values(name, module.weight)
-        W = module.weight.detach().double().flatten(1)
-        U, s, Vh = torch.linalg.svd(W, full_matrices=False)
-        yield _Layer(name, tuple(names[id(module)]), module, U, s, Vh)
-
-
-def _ranks(layers: list[_Layer], name: str, value: float, total: int) -> list[int]:
-    if name == "rank":
+def _ranks(layers: list[DecomposedLayer], criterion: _Criterion, total: int) -> list[int]:
+    """Return the rank to which each layer is to be truncated, at least 1; `total` is the model's parameter count."""
+    value = criterion.value
+    if criterion.name == "rank":
         return [min(int(value), len(layer.s)) for layer in layers]
-    if name == "energy":
-        return [max(least_rank(layer.s, value), 1) for layer in layers]
-    if name == "tolerance":
+    if criterion.name == "tolerance":
         return [max(least_without(layer.s, value**2), 1) for layer in layers]
+    energy = value if criterion.name == "energy" else _largest_energy(layers, value, total)
+    return [max(least_rank(layer.s, energy), 1) for layer in layers]
+
+
+def _largest_energy(layers: list[DecomposedLayer], budget: float, total: int) -> float:
+    """Return the largest energy at which the model keeps at most a share `budget` of its `total` parameters."""
 
     def size(energy: float) -> int:
         kept = [max(least_rank(layer.s, energy), 1) for layer in layers]
         return total - sum(layer.dense - layer.cost(r) for layer, r in zip(layers, kept, strict=True))
 
-    if size(0.0) > value * total:
-        raise ValueError(f"budget is {value}; even rank 1 everywhere takes {size(0.0) / total:.3f} of the parameters")
+    if size(0.0) > budget * total:
+        raise ValueError(
+            f"budget is {budget}; even rank 1 everywhere takes {size(0.0) / total:.3f} of the parameters, so give at "
+            f"least that"
+        )
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if size(middle) <= value * total else (low, middle)
-    return [max(least_rank(layer.s, low), 1) for layer in layers]
+        low, high = (middle, high) if size(middle) <= budget * total else (low, middle)
+    return low
 
 
-def _table(layers: list[_Layer], ranks: list[int], total: int) -> xr.Dataset:
-    cut = [layer.cost(r) < layer.dense for layer, r in zip(layers, ranks, strict=True)]
-    costs = [layer.cost(r) for layer, r in zip(layers, ranks, strict=True)]
-    kept = [r if c else len(layer.s) for layer, r, c in zip(layers, ranks, cut, strict=True)]
+def _table(layers: list[DecomposedLayer], ranks: list[int]) -> xr.Dataset:
+    """Return the variables over `layer` that need no batch."""
+    costs = [layer.cost(rank) for layer, rank in zip(layers, ranks, strict=True)]
+    kept = [r if cost < x.dense else len(x.s) for x, r, cost in zip(layers, ranks, costs, strict=True)]
     columns = {
         "shape": [" x ".join(map(str, layer.module.weight.shape)) for layer in layers],
         "rank": [len(layer.s) for layer in layers],
         "rank_kept": kept,
         "parameters": [layer.dense for layer in layers],
         "parameters_kept": costs,
-        "error": [layer.error(r) for layer, r in zip(layers, kept, strict=True)],
+        "error": [layer.error(rank) for layer, rank in zip(layers, kept, strict=True)],
     }
-    saved = sum(layer.dense for layer in layers) - sum(costs)
-    return xr.Dataset(
-        {name: ("layer", np.array(values)) for name, values in columns.items()},
-        coords={"layer": [layer.name for layer in layers]},
-        attrs={"model_parameters": total, "model_parameters_kept": total - saved},
-    )
+    data = {name: ("layer", np.array(values)) for name, values in columns.items()}
+    return xr.Dataset(data, coords={"layer": [layer.name for layer in layers]})
 
 
-def _with_outputs(
-    model: nn.Module, layers: list[_Layer], ranks: list[int], table: xr.Dataset, arguments: tuple[Any, ...]
-) -> tuple[xr.Dataset, Tensor]:
-    """The table with what a batch says, and the model's output."""
-    places, errors = dict.fromkeys((layer.name for layer in layers), 0), dict.fromkeys((x.name for x in layers), 0.0)
+def _with_outputs(table: xr.Dataset, outputs: _Outputs) -> xr.Dataset:
+    """Return the table with the variables that a batch gives."""
+    positions = np.array([outputs.positions[name] for name in table.layer.values])
+    columns = {
+        "multiply_adds": positions * table.parameters.values,
+        "multiply_adds_kept": positions * table.parameters_kept.values,
+        "output_error": np.array([outputs.errors[name] for name in table.layer.values]),
+    }
+    return table.assign({name: ("layer", values) for name, values in columns.items()})
 
-    def watch(layer: _Layer, rank: int) -> Any:
-        small = _factored(layer, rank) if layer.cost(rank) < layer.dense else None
 
-        def hook(_: nn.Module, inputs: Any, named: dict[str, Any], output: Tensor) -> None:
-            places[layer.name] += output.numel() // len(layer.U)
-            if small is not None:
-                errors[layer.name] = max(errors[layer.name], _relative(small(*inputs, *named.values()), output))
+def _outputs(
+    model: nn.Module, layers: list[DecomposedLayer], ranks: list[int], arguments: tuple[object, ...]
+) -> _Outputs:
+    """Run a model once; for a layer that runs several times, add up the positions and take the largest error."""
+    positions = dict.fromkeys((layer.name for layer in layers), 0)
+    errors = dict.fromkeys((layer.name for layer in layers), 0.0)
+
+    def watch(
+        layer: DecomposedLayer, rank: int
+    ) -> Callable[[nn.Module, tuple[object, ...], dict[str, object], Tensor], None]:
+        pair = layer.truncated(rank)
+
+        def hook(_: nn.Module, inputs: tuple[object, ...], named: dict[str, object], output: Tensor) -> None:
+            positions[layer.name] += output.numel() // len(layer.U)
+            if pair is not None:
+                error = _relative_error(pair(*inputs, *named.values()), output)
+                errors[layer.name] = max(errors[layer.name], error)
 
         return hook
 
     pairs = zip(layers, ranks, strict=True)
     handles = [x.module.register_forward_hook(watch(x, rank), with_kwargs=True) for x, rank in pairs]
-    whole = _output(model, arguments)
-    for handle in handles:
-        handle.remove()
-    count = np.array([places[layer.name] for layer in layers])
-    added = {
-        "multiply_adds": count * table.parameters.values,
-        "multiply_adds_kept": count * table.parameters_kept.values,
-        "output_error": np.array([errors[layer.name] for layer in layers]),
-    }
-    return table.assign({name: ("layer", values) for name, values in added.items()}), whole
+    try:
+        return _Outputs(positions, errors, _output(model, arguments))
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()
-def _output(model: nn.Module, arguments: tuple[Any, ...]) -> Tensor:
-    """The output of a model that is not being trained, which stays as it is."""
+def _output(model: nn.Module, arguments: tuple[object, ...]) -> Tensor:
+    """Return the output of a model in evaluation mode, and restore the mode of every module."""
     modes = {module: module.training for module in model.modules()}
     found = model.eval()(*arguments)
     for module, training in modes.items():
         module.training = training
     if not isinstance(found, Tensor):
-        raise TypeError(f"the model gives a {type(found).__name__}; outputs are compared where it gives a tensor")
+        raise TypeError(
+            f"the model gives a {type(found).__name__}, and only tensors can be compared; wrap the model so that it "
+            f"returns a tensor, or leave out batch="
+        )
     return found
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
+def _relative_error(found: Tensor, expected: Tensor) -> float:
+    """Return the error of a tensor in Frobenius norm, relative to what was expected; 0 if that is zero."""
     size = float(expected.norm())
     return float((found - expected).norm()) / size if size > 0 else 0.0
 
 
-class LowRank(nn.Sequential):
-    """Two layers in place of one, which models may still ask for its weight, its bias and its sizes."""
-
-    @property
-    def weight(self) -> Any:  # what transformer layers of torch read
-        """The product of both."""
-        before: Any = self[0].weight
-        after: Any = self[1].weight
-        return (after.flatten(1) @ before.flatten(1)).reshape(len(after), *before.shape[1:])
-
-    @property
-    def bias(self) -> Any:
-        """That of the second."""
-        return self[1].bias
-
-    def __getattr__(self, name: str) -> Any:
-        """Sizes: what goes in is the first's, what comes out the second's."""
-        if name in ("in_features", "in_channels"):
-            return getattr(self[0], name)
-        return getattr(self[1], name) if name in ("out_features", "out_channels") else super().__getattr__(name)
-
-
-def _factored(layer: _Layer, rank: int) -> LowRank:
-    """Two layers of the same function, with balanced weights."""
-    module, root = layer.module, layer.s[:rank].sqrt()
-    weight = module.weight
-    last, first = layer.U[:, :rank] * root, root[:, None] * layer.Vh[:rank]
-    where: dict[str, Any] = {"dtype": weight.dtype, "device": weight.device}
-    has_bias = module.bias is not None
-    if isinstance(module, nn.Linear):
-        before: Any = nn.utils.skip_init(nn.Linear, module.in_features, rank, bias=False, **where)
-        after: Any = nn.utils.skip_init(nn.Linear, rank, module.out_features, bias=has_bias, **where)
-    else:
-        kind: Any = type(module)
-        shape = {name: getattr(module, name) for name in ("stride", "padding", "dilation", "padding_mode")}
-        before = nn.utils.skip_init(kind, module.in_channels, rank, module.kernel_size, bias=False, **shape, **where)
-        after = nn.utils.skip_init(kind, rank, module.out_channels, 1, bias=has_bias, **where)
-    with torch.no_grad():
-        before.weight.copy_(first.reshape(before.weight.shape))
-        after.weight.copy_(last.reshape(after.weight.shape))
-        if has_bias:
-            after.bias.copy_(module.bias)
-    pair = LowRank(before, after).train(module.training)
-    for parameter in pair.parameters():
-        parameter.requires_grad_(weight.requires_grad)
-    if has_bias:
-        after.bias.requires_grad_(module.bias.requires_grad)
-    return pair
-
-
-def _replaced(model: Any, name: str, module: nn.Module) -> Any:
-    """A model with a part exchanged; the model itself, if that is the part."""
+def _with_part(model: M, name: str, part: nn.Module) -> M:
+    """Return the model with the module of this name replaced; if the name is empty, the part itself."""
     if not name:
-        return module
+        return part  # type: ignore[return-value]
     parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)
+    setattr(model.get_submodule(parent), last, part)
     return model

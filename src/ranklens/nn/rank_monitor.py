@@ -144,7 +144,7 @@ class RankMonitor:
             the time that measuring took.
         """
         elapsed = time.perf_counter() - self._began
-        steps = sorted({row.step for row in (*self._ranks, *self._norms)})
+        steps = sorted({row.step for row in self._ranks} | {row.step for row in self._norms})
         parts = list(dict.fromkeys(row.part for row in self._ranks))
         bonds = list(dict.fromkeys(row.bond for row in self._norms))
         tables = {name: np.full((len(steps), len(parts)), np.nan) for name in MEASURES}
@@ -153,8 +153,8 @@ class RankMonitor:
                 tables[name][steps.index(row.step), parts.index(row.part)] = getattr(row, name)
         most = max((len(row.norms) for row in self._norms), default=0)
         norms = np.full((len(steps), len(bonds), most), np.nan)
-        for entry in self._norms:
-            norms[steps.index(entry.step), bonds.index(entry.bond), : len(entry.norms)] = entry.norms
+        for found in self._norms:
+            norms[steps.index(found.step), bonds.index(found.bond), : len(found.norms)] = found.norms
         return xr.Dataset(
             {
                 **{name: (("step", "part"), table) for name, table in tables.items()},
