@@ -61,7 +61,7 @@ def share(values: ArrayLike, condition: Callable[[NDArray[np.float64]], NDArray[
     >>> share([1.0, 2.0, 3.0, 4.0], lambda x: x > 1), share([2.0, float("nan")], lambda x: x > 1)
     (0.75, nan)
     """
-    return _reduced(values, lambda x: np.mean(condition(x)))
+    return _reduced(values, lambda x: np.float64(condition(x).mean()))
 
 
 def count(values: Sized, noun: str = "seed") -> str:

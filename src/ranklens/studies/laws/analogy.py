@@ -1,8 +1,8 @@
-"""The talk's table: three factorizations, one law. The exponent 2 - 2/K is fitted to trajectories, not assumed."""
+"""One law for three factorizations: the exponent 2 - 2/K is fitted to measured rates along trajectories."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,23 +14,32 @@ from torch import Tensor
 from ranklens import drawing, problems, theory
 from ranklens.dynamics import flow
 from ranklens.problems import targets
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit.claim import Claim, theorem
 from ranklens.tensors import families, init, measures
 from ranklens.tensors.network import TensorNetwork
 
 TITLE = "Three factorizations, one law: d sigma / dt = K sigma^(2 - 2/K) gamma"
 EXPLANATION = (
-    "For a deep matrix K is the depth, for a tensor factorization its order, for a hierarchical one the number of "
-    "children of a tree node plus one. The rate of every singular value or component norm, measured from a "
-    "trajectory and divided by the separately evaluated alignment gamma, is a power of its size: the fitted exponents "
-    "are those of the theorems, which the raw rates do not show."
+    "K is the depth of a matrix factorization, the order of a tensor factorization, or, in a hierarchical "
+    "factorization, the number of children of a tree node plus one. The rate of every singular value or component norm sigma, measured "
+    "along a trajectory and divided by the alignment gamma of the component with the negative gradient, is a power of "
+    "sigma: the fitted exponents are those of the theorems, which the rates alone do not show."
 )
-SOURCE = "the talk's closing table; Arora et al. (NeurIPS 2019), Razin, Maman, Cohen (ICML 2021, 2022)"
+SOURCE = "The talk's closing table; Arora et al. (NeurIPS 2019), Razin, Maman, Cohen (ICML 2021, 2022)"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Small completions from balanced starts; `samples` points of each trajectory are differentiated."""
+    """Small completion problems, from balanced initializations.
+
+    Attributes:
+        depth: depth of the matrix factorization.
+        order: number of modes of the tensor factorization.
+        samples: largest number of times of a trajectory at which rates are measured.
+        rtol: relative tolerance of the solver.
+        until_loss: training loss at which the trajectories end.
+        seeds: seeds of targets, observed entries and initializations; one trajectory per factorization and seed.
+    """
 
     depth: int = 4
     order: int = 3
@@ -46,28 +55,40 @@ PRESETS = {
     "tiny": Settings(samples=10, seeds=(0,)),
 }
 MINUTES = {"laptop": 0.4, "paper": 2.0, "tiny": 0.1}
-NEAR = 1e-4  # relative distance in time of the two points of a difference
+# Relative distance in time of the points of a central difference to its middle.
+NEAR = 1e-4
+# Least |rate| * time / size of a component whose rate is measured: others are at rest, and a difference is rounding.
+MOVING = 1e-2
 KINDS = ("matrix", "tensor", "hierarchical")
 
 
 @dataclass(frozen=True)
 class _Case:
-    """A factorization on a problem: what is measured, the alignment that the law needs, and its order K."""
+    """A factorization, the problem it is fitted to, and the quantity whose law is tested.
+
+    Attributes:
+        net: the factorization.
+        task: the problem.
+        order: K, on which the law's exponent 2 - 2/K depends.
+        size: returns the singular values or component norms of a network.
+        alignment: returns the alignment gamma of each of them.
+    """
 
     net: TensorNetwork
-    task: Any
+    task: problems.Completion
     order: int
     size: Callable[[TensorNetwork], Tensor]
     alignment: Callable[[TensorNetwork], Tensor]
 
 
 def _matrix(settings: Settings, seed: int) -> _Case:
+    """Return the case of a deep matrix factorization and its singular values."""
     target = targets.low_rank_matrix((8, 8), 2, norm=8.0, seed=seed)
     task = problems.Completion.sample(target, 40, seed=seed)
     net = families.deep_matrix((8, 8), settings.depth, std=0.1, seed=seed)
 
     def alignment(net: TensorNetwork) -> Tensor:
-        # the law's own factor: minus the gradient in the product, along its singular vectors
+        """Return the negative gradient in the product, along each pair of its singular vectors."""
         U, _, Vh = torch.linalg.svd(net.tensor())
         return -torch.einsum("ir,ij,rj->r", U, theory.end_gradient(net, task), Vh)
 
@@ -75,6 +96,7 @@ def _matrix(settings: Settings, seed: int) -> _Case:
 
 
 def _tensor(settings: Settings, seed: int) -> _Case:
+    """Return the case of a CP factorization and its component norms."""
     shape = (5,) * settings.order
     target = targets.cp(shape, 2, norm=5.0 ** (settings.order / 2), seed=seed)
     task = problems.Completion.sample(target, 5**settings.order * 2 // 3, seed=seed)
@@ -83,13 +105,15 @@ def _tensor(settings: Settings, seed: int) -> _Case:
 
 
 def _hierarchical(settings: Settings, seed: int) -> _Case:
+    """Return the case of a hierarchical factorization of order 4 and the component norms at its root."""
     target = targets.hierarchical((4,) * 4, 2, norm=16.0, seed=seed)
     task = problems.Completion.sample(target, 170, seed=seed)
     net = families.hierarchical((4,) * 4, 6, std=0.3, seed=seed)
     return _component_case(net, task, (0, 1, 2, 3))
 
 
-def _component_case(net: TensorNetwork, task: Any, bond: Hashable) -> _Case:
+def _component_case(net: TensorNetwork, task: problems.Completion, bond: Hashable) -> _Case:
+    """Return the case of the component norms of one bond."""
     return _Case(
         net,
         task,
@@ -103,7 +127,7 @@ CASES = {"matrix": _matrix, "tensor": _tensor, "hierarchical": _hierarchical}
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Sizes, their measured rates and alignments, at points along the trajectories of all three."""
+    """Follow all factorizations; return sizes, measured rates and alignments of components along their trajectories."""
     parts = []
     for kind in KINDS:
         found = [_points(CASES[kind](settings, seed), settings) for seed in settings.seeds]
@@ -115,7 +139,11 @@ def run(settings: Settings) -> xr.Dataset:
 
 
 def _points(case: _Case, settings: Settings) -> xr.Dataset:
-    """Two passes: one to learn when things happen, one that records three neighbouring times at every sample."""
+    """Return sizes, rates and alignments along one trajectory, which is computed twice.
+
+    The first pass finds times that are spread over the steps of the solver. The second pass, from the same initial
+    values, records three neighbouring times at each of them, for central differences.
+    """
     start = [stack.detach().clone() for stack in init.balance_(case.net).stacks]
     scout = flow.gradient_flow(case.net, case.task, until_loss=settings.until_loss, until_evaluations=50_000)
     some = np.unique(np.linspace(1, scout.sizes["time"] - 2, settings.samples).astype(int))
@@ -136,56 +164,80 @@ def _points(case: _Case, settings: Settings) -> xr.Dataset:
     size = record["size"].values[1:].reshape(*times.shape, -1)
     alignment = record.alignment.values[1:].reshape(*times.shape, -1)[:, 1]
     rate = (size[:, 2] - size[:, 0]) / (times[:, 2] - times[:, 0])[:, None]
-    moving = np.abs(rate) * middle[:, None] > 1e-2 * size[:, 1]  # what rests has no rate to measure
+    moving = np.abs(rate) * middle[:, None] > MOVING * size[:, 1]
     return xr.Dataset(
         {"size": ("point", size[:, 1][moving]), "rate": ("point", rate[moving]), "gamma": ("point", alignment[moving])}
     )
 
 
-def exponent(size: NDArray[Any], rate: NDArray[Any]) -> tuple[float, float]:
-    """Slope and factor of |rate| = factor size^slope, by least squares of logarithms."""
+def exponent(size: NDArray[np.float64], rate: NDArray[np.float64]) -> tuple[float, float]:
+    """Return slope and factor of |rate| = factor * size^slope, fitted by least squares to the logarithms.
+
+    Args:
+        size: (points,) positive sizes.
+        rate: (points,) rates, none of them zero.
+    """
     slope, offset = np.polyfit(np.log(size), np.log(np.abs(rate)), 1)
     return float(slope), float(np.exp(offset))
 
 
-def _of(record: xr.Dataset, kind: str) -> tuple[int, NDArray[Any], NDArray[Any], NDArray[Any]]:
+class _Points(NamedTuple):
+    """Points along all trajectories of one factorization: K, and sizes, measured rates and alignments, each (n,)."""
+
+    K: int
+    size: NDArray[np.float64]
+    rate: NDArray[np.float64]
+    gamma: NDArray[np.float64]
+
+
+def _of(record: xr.Dataset, kind: str) -> _Points:
+    """Return the points of one factorization, without the padding and without alignments that are exactly zero."""
     part = record.sel(kind=kind)
-    there = np.isfinite(part["size"].values) & (part.gamma.values != 0)
-    return int(part.K), part["size"].values[there], part.rate.values[there], part.gamma.values[there]
+    padding = np.isnan(part["size"].values) & np.isnan(part.rate.values) & np.isnan(part.gamma.values)
+    there = ~padding & (part.gamma.values != 0)
+    return _Points(int(part.K), part["size"].values[there], part.rate.values[there], part.gamma.values[there])
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """The fitted exponents and factors; and the rates themselves, with their signs."""
-    found = []
-    for kind in KINDS:
-        K, size, rate, gamma = _of(record, kind)
+    """Return the claims: the fitted exponents and factors, and every single rate with its sign."""
+    return [claim for kind in KINDS for claim in _claims_of(kind, _of(record, kind))]
+
+
+def _claims_of(kind: str, points: _Points) -> list[Claim]:
+    """Return the claims on one factorization."""
+    K, size, rate, gamma = points
+    if np.isnan(points[1:]).any():
+        slope = factor = raw = float("nan")
+    else:
         slope, factor = exponent(size, rate / gamma)
         raw, _ = exponent(size, rate)
-        ratio = rate / (K * size ** (2 - 2 / K) * gamma)
-        found += [
-            Claim(
-                "theorem",
-                f"{kind}: fitted exponent against 2 - 2/K = {2 - 2 / K:.4g}, K = {K} (raw rates have {raw:.2f})",
-                abs(slope - (2 - 2 / K)),
-                "<=",
-                0.005,
-            ),
-            Claim("theorem", f"{kind}: fitted factor over K = {K}", factor / K, "within", (0.98, 1.02)),
-            Claim(
-                "theorem",
-                f"{kind}: measured rate over the law's at {len(size)} points (99% quantile of distance from 1)",
-                float(np.quantile(np.abs(ratio - 1), 0.99)),
-                "<=",
-                1e-2,
-            ),
-        ]
-    return found
+    ratio = rate / (K * size ** (2 - 2 / K) * gamma)
+    return [
+        theorem(
+            f"{kind.capitalize()} factorization, K = {K}: rate / gamma is a power of sigma with exponent 2 - 2/K = "
+            f"{2 - 2 / K:.4g}: distance of the fitted exponent from it at {len(size)} points (the rate alone has "
+            f"{raw:.2f})",
+            abs(slope - (2 - 2 / K)),
+            at_most=0.005,
+        ),
+        theorem(
+            f"{kind.capitalize()} factorization, K = {K}: the factor of that power is K: fitted factor over K",
+            factor / K,
+            within=(0.98, 1.02),
+        ),
+        theorem(
+            f"{kind.capitalize()} factorization, K = {K}: every rate is K sigma^(2 - 2/K) gamma: distance of measured "
+            f"rate over this law from 1, 99% quantile of {len(size)} points",
+            float(np.quantile(np.abs(ratio - 1), 0.99)),
+            at_most=1e-2,
+        ),
+    ]
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Rate over alignment against size, with the law drawn in."""
+    """Draw rate over alignment against size in logarithmic axes, with the law, in one panel per factorization."""
     made, panels = drawing.figure(3)
-    titles = {"matrix": "depth", "tensor": "order", "hierarchical": "children + 1"}
+    meanings = {"matrix": "depth", "tensor": "order", "hierarchical": "children + 1"}
     for kind, axes in zip(KINDS, panels, strict=True):
         K, size, rate, gamma = _of(record, kind)
         slope, _ = exponent(size, rate / gamma)
@@ -193,20 +245,22 @@ def draw(record: xr.Dataset) -> Figure:
         axes.loglog(size, rate / gamma, "o", color=drawing.COLOURS[0], markersize=3, label="rate / gamma")
         line = np.geomspace(size.min(), size.max(), 50)
         axes.loglog(line, K * line ** (2 - 2 / K), **drawing.THEORY, label=f"law: {K} sigma^(2 - 2/{K})")
-        what = "singular value" if kind == "matrix" else "component norm"
-        drawing.label(axes, f"{kind}: K = {titles[kind]} = {K}\nfitted exponent {slope:.3f}", f"{what} sigma", "rate")
+        quantity = "singular value" if kind == "matrix" else "component norm"
+        drawing.label(
+            axes, f"{kind}: K = {meanings[kind]} = {K}\nfitted exponent {slope:.3f}", f"{quantity} sigma", "rate"
+        )
         axes.legend(fontsize=8)
     return made
 
 
 def alt(record: xr.Dataset) -> str:
-    """What the picture shows."""
+    """Describe the figure in words."""
     parts = []
     for kind in KINDS:
         K, size, rate, gamma = _of(record, kind)
         slope, _ = exponent(size, rate / gamma)
         parts.append(f"{kind}, K = {K}: fitted exponent {slope:.3f}, law {2 - 2 / K:.3f}")
     return (
-        "Three panels of measured rates divided by alignment against size, in logarithmic axes. The points lie on the "
-        f"law's straight line, while rates alone are scattered. {'; '.join(parts)}."
+        "Three panels of measured rates over alignment against size, in logarithmic axes. The points lie on the law's "
+        f"straight line, while rates alone are scattered. {'; '.join(parts)}."
     )

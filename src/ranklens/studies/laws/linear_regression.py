@@ -1,31 +1,32 @@
-"""The warm-up: in linear regression gradient methods find the nearest solution, and methods per coordinate do not."""
+"""Linear regression: gradient methods find the solution nearest to their initialization, others do not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from ranklens import drawing, problems, seeds
 from ranklens.dynamics import descent, flow, optim
-from ranklens.studies.kit import records
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit import records, reduce
+from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import families
 from ranklens.tensors.network import TensorNetwork
 
-TITLE = "Linear regression: of all solutions, gradient descent finds the one nearest to its start"
+TITLE = "Linear regression: of all solutions, gradient descent finds the one nearest to its initialization"
 EXPLANATION = (
-    "With more unknowns than equations, every gradient is a combination of the equations' rows, so descent, momentum, "
-    "mini-batches and flow never leave the row space and end at the solution nearest to their start: from zero "
-    "the one of least norm. Adam and sign steps rescale coordinates, leave the row space and end elsewhere."
+    "With more unknowns than equations, every gradient is a linear combination of the rows of the design matrix, so "
+    "descent, momentum, mini-batches and flow move only within the row space and end at the solution nearest to their "
+    "initialization: from zero, the solution of least norm. Adam and sign descent rescale coordinates, leave the row "
+    "space and end elsewhere."
 )
 SOURCE = "The talk's first slides; a classical fact of least squares"
 
-Make = Callable[[Any, float], torch.optim.Optimizer]
+Make = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
+# Optimizers by name, as functions of the parameters and the base learning rate; Adam and sign have rates of their own.
 METHODS: dict[str, Make] = {
     "descent": lambda params, lr: torch.optim.SGD(params, lr=lr),
     "heavy ball": lambda params, lr: torch.optim.SGD(params, lr=lr / 5, momentum=0.8),
@@ -34,12 +35,25 @@ METHODS: dict[str, Make] = {
     "Adam": lambda params, _: torch.optim.Adam(params, lr=3e-3),
     "sign": lambda params, _: optim.SignDescent(params, lr=1e-3),
 }
+# Optimizers whose steps are not combinations of gradients.
 LEAVE = ("Adam", "sign")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A Gaussian design of `equations` rows and `unknowns` columns; steps in units of 1 / (largest curvature)."""
+    """Least squares with a Gaussian design matrix.
+
+    Attributes:
+        equations: number of rows of the design matrix.
+        unknowns: number of columns of the design matrix.
+        lr: base learning rate, in units of 1 / (largest curvature of the loss).
+        batch: number of equations per step of the mini-batches.
+        steps: number of steps at which the optimizers end at the latest.
+        every: number of steps between two rows of the record.
+        until_loss: training loss at which optimizers and flow end.
+        rtol: relative tolerance of the solver of the flow.
+        seeds: seeds of design, observations, random initialization and batches.
+    """
 
     equations: int = 20
     unknowns: int = 60
@@ -58,11 +72,19 @@ PRESETS = {
     "tiny": Settings(equations=5, unknowns=12, batch=3, steps=2000, seeds=(0,)),
 }
 MINUTES = {"laptop": 0.15, "paper": 0.5, "tiny": 0.05}
+# Kinds of initial parameters.
 STARTS = ("zero", "random")
+# Largest distance from the row space that counts as rounding.
+ROUNDING = 1e-10
+# Largest distance to the nearest solution, over the least norm of all solutions, that counts as having found it.
+FOUND = 1e-6
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Every method from zero and from a random start: distance to the nearest solution, and out of the row space."""
+    """Run every optimizer and the flow from zero and from random parameters; record two distances, and the final loss.
+
+    The distances are to the solution nearest to the initialization, and from the row space.
+    """
     names = [*METHODS, "flow"]
     parts = [
         xr.concat([_one(settings, name, seed, start) for seed in settings.seeds], dim="seed")
@@ -75,7 +97,7 @@ def run(settings: Settings) -> xr.Dataset:
 
 
 def problem(settings: Settings, seed: int) -> tuple[problems.DenseSensing, Tensor]:
-    """Least squares as sensing of a column, |X w - y|^2 / m, and its design X."""
+    """Return least squares as the sensing of a column w, with loss |X w - y|^2 / equations, and the design matrix X."""
     X, y = seeds.normals(
         [(settings.equations, settings.unknowns), (settings.equations,)], seed, "design and observations"
     )
@@ -83,11 +105,18 @@ def problem(settings: Settings, seed: int) -> tuple[problems.DenseSensing, Tenso
 
 
 def nearest(X: Tensor, y: Tensor, start: Tensor) -> Tensor:
-    """The solution of X w = y nearest to a start: start + X^+ (y - X start)."""
+    """Return the solution of X w = y nearest to an initial w0: w0 + X^+ (y - X w0), with the pseudoinverse X^+.
+
+    Args:
+        X: (equations, unknowns) design matrix.
+        y: (equations,) observations.
+        start: (unknowns,) the initial w0.
+    """
     return start + torch.linalg.pinv(X) @ (y - X @ start)
 
 
 def _one(settings: Settings, name: str, seed: int, start: str) -> xr.Dataset:
+    """Return the record of one method, seed and kind of initialization, with rows padded to the same number."""
     task, X = problem(settings, seed)
     net = families.deep_matrix((settings.unknowns, 1), 1, std=0.0 if start == "zero" else 1.0, seed=seed)
     w0 = net.tensor().detach()[:, 0].clone()
@@ -96,9 +125,11 @@ def _one(settings: Settings, name: str, seed: int, start: str) -> xr.Dataset:
     inside = torch.linalg.pinv(X) @ X
 
     def away(net: TensorNetwork) -> Tensor:
+        """Return the distance to the nearest solution, over the least norm of all solutions."""
         return (net.tensor()[:, 0] - solution).norm() / least.norm()
 
     def outside(net: TensorNetwork) -> Tensor:
+        """Return the norm of the part of w - w0 that is orthogonal to the row space."""
         moved = net.tensor()[:, 0] - w0
         return (moved - inside @ moved).norm()
 
@@ -126,50 +157,46 @@ def _one(settings: Settings, name: str, seed: int, start: str) -> xr.Dataset:
         {
             **{x: ("row", v) for x, v in padded.items()},
             "end": float(found.away[-1]),
-            "farthest": float(found.outside.max()),
+            "farthest": float(found.outside.max(skipna=False)),
             "fit": float(found.loss[-1]),
         }
     )
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """Those that go along gradients stay in the row space and find the nearest solution; the others do not."""
+    """Return the claims: gradient methods stay in the row space and find the nearest solution; the others do not."""
     gradients = record.drop_sel(optimizer=list(LEAVE))
-    others = record.sel(optimizer=list(LEAVE))
+    others = record.end.sel(optimizer=list(LEAVE), start="zero")
+    adam = record.fit.sel(optimizer="Adam")
     return [
-        Claim(
-            "theorem",
-            "descent, momentum, mini-batches, flow: distance out of the row space (largest, at all steps)",
-            float(gradients.farthest.max()),
-            "<=",
-            1e-10,
+        theorem(
+            "Descent, momentum, mini-batches and flow stay in the row space: distance of the parameters' change from "
+            f"the row space, largest at all recorded steps of {gradients.farthest.size} runs",
+            reduce.largest(gradients.farthest),
+            at_most=ROUNDING,
         ),
-        Claim(
-            "theorem",
-            "distance of their ends to the solution nearest to the start, over the least norm (largest)",
-            float(gradients.end.max()),
-            "<=",
-            1e-6,
+        theorem(
+            "Descent, momentum, mini-batches and flow find the solution nearest to their initialization: final "
+            f"distance to it over the least norm of all solutions, largest of {gradients.end.size} runs",
+            reduce.largest(gradients.end),
+            at_most=FOUND,
         ),
-        Claim(
-            "finding",
-            "Adam and sign steps from zero: the same distance (least)",
-            float(others.end.sel(start="zero").min()),
-            ">=",
-            0.1,
+        finding(
+            "Adam and sign descent from zero end elsewhere: final distance to the solution of least norm over its "
+            f"norm, least of {others.size} runs",
+            reduce.least(others),
+            at_least=0.1,
         ),
-        Claim(
-            "finding",
-            "loss of Adam at the end (largest): it fits",
-            float(record.fit.sel(optimizer="Adam").max()),
-            "<=",
-            1e-6,
+        finding(
+            f"Adam fits the equations nevertheless: final training loss, largest of {adam.size} runs",
+            reduce.largest(adam),
+            at_most=1e-6,
         ),
     ]
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Distance to the nearest solution, and out of the row space, against steps."""
+    """Draw the distances to the solution of least norm and from the row space against steps, from zero, first seed."""
     settings = records.settings_of(record, Settings)
     made, (ends, outside) = drawing.figure(2)
     first = record.sel(start="zero").isel(seed=0)
@@ -178,20 +205,20 @@ def draw(record: xr.Dataset) -> Figure:
         run = first.sel(optimizer=name)
         ends.semilogy(steps, run.away, label=name, **drawing.style(k))
         outside.semilogy(steps, np.maximum(run.outside, 1e-17), label=name, **drawing.style(k))
-    outside.axhline(1e-10, **drawing.THEORY, label="rounding is below")
-    ends.axhline(1e-6, **drawing.THEORY, label="counts as there")
-    drawing.label(ends, "From zero to the solution of least norm", "step", "|w - least| / |least|")
-    drawing.label(outside, "Who leaves the row space", "step", "distance from the row space")
+    outside.axhline(ROUNDING, **drawing.THEORY, label="counts as rounding")
+    ends.axhline(FOUND, **drawing.THEORY, label="counts as found")
+    drawing.label(ends, "From zero to the solution of least norm", "step", "relative distance |w - least| / |least|")
+    drawing.label(outside, "Only Adam and sign leave the row space", "step", "distance from the row space")
     ends.legend(fontsize=7)
     outside.legend(fontsize=7)
     return made
 
 
 def alt(record: xr.Dataset) -> str:
-    """What the picture shows."""
+    """Describe the figure in words."""
     ends = record.end.sel(start="zero").median(dim="seed")
     found = ", ".join(f"{name} {float(ends.sel(optimizer=name)):.0e}" for name in record.optimizer.values)
     return (
-        f"Left: distance to the solution of least norm at the end: {found}. Right: only Adam and sign steps leave the "
-        f"row space."
+        f"Left: final distance to the solution of least norm over its norm, medians of the seeds: {found}. Right: only "
+        f"Adam and sign descent leave the row space."
     )
