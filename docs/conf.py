@@ -14,7 +14,7 @@ html_theme = "furo"
 html_title = f"ranklens {release}"
 html_show_sourcelink = False
 
-myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3  # headings down to this level can be linked to, as on a page of the repository
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
