@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ranklens.dynamics.gradient import LossGradient
 from ranklens.dynamics.record import (
     Cost,
     Outcome,
@@ -150,9 +151,11 @@ class _Descent:
     ) -> None:
         self.net, self.task, self.optimizer, self.recorder = net, task, optimizer, recorder
         self.first, self.steps, self.every, self.until_loss = first, steps, every, until_loss
+        self.gradient = LossGradient(net, task)
+        self.on_cpu = net.device.type == "cpu"  # elsewhere reading the loss of every step would wait for the device
         self.kept = self._keep(first, math.nan)
 
-    def go(self, batches: Iterator[BatchedProblem] | None, report: Report) -> tuple[str, str]:
+    def go(self, batches: Iterator[Tensor] | None, report: Report) -> tuple[str, str]:
         """Run the loop until it ends or Ctrl-C is pressed.
 
         Returns:
@@ -164,11 +167,19 @@ class _Descent:
             self._go_back()
             return "interrupted", f"interrupted from the keyboard; the state is that of step {self.kept.step}"
 
-    def _go(self, batches: Iterator[BatchedProblem] | None, report: Report) -> tuple[str, str]:
+    def _go(self, batches: Iterator[Tensor] | None, report: Report) -> tuple[str, str]:
+        value = 0.0  # the latest loss that was read
         for step in range(self.first, self.steps + 1):
-            loss = (self.task if batches is None else next(batches)).loss(self.net)
+            rows = None if batches is None else next(batches)
             recorded = self._is_recorded(step)
-            value = self._whole_loss() if recorded and batches is not None else float(loss.detach())
+            if not self.gradient.is_current:
+                self.gradient = LossGradient(self.net, self.task)
+            if recorded and (rows is not None or step == self.steps):
+                value = float(self.gradient.loss())
+            if step < self.steps:
+                loss = self._differentiate(rows)
+                if rows is None and (recorded or self.on_cpu):
+                    value = float(loss)
             if not math.isfinite(value):
                 self._go_back()
                 return "nan", f"the loss is not finite at step {step}; take a smaller lr"
@@ -179,10 +190,21 @@ class _Descent:
                 if value <= self.until_loss:
                     return "loss", ""
             if step < self.steps:
-                self.optimizer.zero_grad()
-                loss.backward()
                 self.optimizer.step()
         return "steps", ""
+
+    def _differentiate(self, rows: Tensor | None) -> Tensor:
+        """Write the gradient at the present parameters to their `grad`, and return the loss without a graph."""
+        if not self.gradient.is_planned(rows):  # a problem may have parameters of its own, which autograd reaches
+            self.optimizer.zero_grad()
+            loss = self.gradient.problem(rows).loss(self.net)
+            loss.backward()
+            return loss.detach()
+        loss = self.gradient(rows)
+        for stack, part in zip(self.gradient.trained, self.gradient.parts, strict=True):
+            if stack.grad is not part:
+                stack.grad = part
+        return loss
 
     def _is_recorded(self, step: int) -> bool:
         """Return whether a step gets a row: multiples of `every`, the last, and the first step of a new run."""
@@ -191,10 +213,6 @@ class _Descent:
 
     def _keep(self, step: int, loss: float) -> _Kept:
         return _Kept(step, loss, [stack.detach().clone() for stack in self.net.stacks])
-
-    def _whole_loss(self) -> float:
-        with torch.no_grad():
-            return float(self.task.loss(self.net))
 
     def _go_back(self) -> None:
         """Give the network the parameters of the latest row, and record a row if there is none at all."""
@@ -214,8 +232,8 @@ def _batched(task: Problem | BatchedProblem) -> BatchedProblem:
     return task
 
 
-def _batches(task: BatchedProblem, size: int, seed: int, first: int) -> Iterator[BatchedProblem]:
-    """Yield one problem per step from step `first` on.
+def _batches(task: BatchedProblem, size: int, seed: int, first: int) -> Iterator[Tensor]:
+    """Yield the rows of the observations of one step after the other, from step `first` on.
 
     A shuffle depends only on the seed and the epoch, so that a run can resume at any step.
     """
@@ -224,7 +242,7 @@ def _batches(task: BatchedProblem, size: int, seed: int, first: int) -> Iterator
     while True:
         order = torch.randperm(len(task), generator=stream(seed, f"shuffle of epoch {epoch}"))
         for k in range(position, per_epoch):
-            yield task.subset(order[k * size : (k + 1) * size])
+            yield order[k * size : (k + 1) * size]
         epoch, position = epoch + 1, 0
 
 

@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ranklens.dynamics.gradient import LossGradient
 from ranklens.dynamics.record import Cost, Outcome, Recorder, Track, run_attributes, warn_if_early
 from ranklens.dynamics.solver import KRYLOV, SOLVER, Floats, Run, default_errors, flow_bounds, local_error
 from ranklens.problems.problem import Problem, check_smooth
@@ -97,11 +98,12 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
     with _flattened(net) as flat, threads(contract.work(net.layout)), reporter(progress) as report:
         if resume is not None:
             _restore(flat, resume)
-        field = _Field(net, task, flat, before.evaluations)
+        field = _Field(net, task, flat, before.evaluations, shared=flat.device.type == "cpu")
         errors = _absolute_errors(flat, rtol, atol, resume)
         run = Run(field, recorder, local_error(rtol), errors, start)
         run.go(bounds, report)
-        state = {"state": flat.numpy().copy(), "atol": errors}
+        field.subject  # noqa: B018  (leaves the network at the last state)
+        state = {"state": field.array.copy(), "atol": errors}
     seconds = before.seconds + clock.perf_counter() - started
     outcome = Outcome(run.stopped, run.message, Cost(field.evaluations, before.steps + run.steps, seconds))
     warn_if_early(outcome, run.point.loss, until_loss)
@@ -111,37 +113,63 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
 
 
 class _Field:
-    """The right-hand side of the flow of a network: minus the gradient, by autograd."""
+    """The right-hand side of the flow of a network: minus the gradient.
 
-    def __init__(self, net: TensorNetwork, task: Problem, flat: Tensor, evaluations: int) -> None:
-        self.net, self.task = net, task
-        self.array: Floats = flat.numpy()
-        self.trained = [stack for stack in net.stacks if stack.requires_grad]
+    The solver works on the CPU. State and gradient of a network on the CPU share memory with the solver's arrays; on
+    an accelerator only these two flat vectors are copied.
+
+    Args:
+        net: the network.
+        task: the problem.
+        flat: the trained parameters of `net` as one tensor, with which they share memory.
+        evaluations: number of gradients that an earlier run has evaluated.
+        shared: whether `flat` shares memory with the solver's array, which needs the CPU.
+    """
+
+    def __init__(self, net: TensorNetwork, task: Problem, flat: Tensor, evaluations: int, *, shared: bool) -> None:
+        self.net, self.flat, self.shared = net, flat, shared
+        self.array: Floats = flat.numpy() if shared else flat.cpu().numpy().copy()
+        self.flat_gradient = torch.zeros_like(flat)
+        trained = [stack for stack in net.stacks if stack.requires_grad]
+        parts = self.flat_gradient.split([stack.numel() for stack in trained])
+        shaped = [part.view_as(stack) for part, stack in zip(parts, trained, strict=True)]
+        self.gradient = LossGradient(net, task, shaped)
         self.evaluations = evaluations
         self.slope = math.inf  # norm of the latest gradient
 
     def __call__(self, _: float, y: Floats, yp: Floats) -> None:
         np.copyto(self.array, y)
-        np.copyto(yp, self.velocity())
+        np.negative(self._evaluate(), out=yp)
 
     @property
     def subject(self) -> TensorNetwork:
         """Return the network, at the present state."""
+        self._place()
         return self.net
 
     def velocity(self) -> Floats:
         """Return minus the gradient at the present state, flat."""
-        self.evaluations += 1
-        parts = torch.autograd.grad(self.task.loss(self.net), self.trained, allow_unused=True, materialize_grads=True)
-        gradient = torch.cat([part.reshape(-1) for part in parts])
-        self.slope = float(gradient.norm())
-        return gradient.neg_().numpy()
+        return np.negative(self._evaluate())
 
     def loss_at(self, y: Floats) -> float:
         """Go to a state, and return its loss."""
         np.copyto(self.array, y)
-        with torch.no_grad():
-            return float(self.task.loss(self.net))
+        self._place()
+        return float(self.gradient.loss())
+
+    def _place(self) -> None:
+        """Give the network the state that the solver's array holds."""
+        if not self.shared:
+            self.flat.copy_(torch.from_numpy(self.array))
+
+    def _evaluate(self) -> Floats:
+        """Return the gradient at the present state, in memory that the next evaluation writes to again."""
+        self._place()
+        self.evaluations += 1
+        self.gradient()
+        found: Floats = self.flat_gradient.numpy() if self.shared else self.flat_gradient.cpu().numpy()
+        self.slope = math.sqrt(float(np.dot(found, found)))
+        return found
 
 
 @contextmanager
@@ -171,7 +199,7 @@ def _absolute_errors(flat: Tensor, rtol: float, atol: float | None, record: xr.D
         return np.full(len(flat), atol)
     if record is not None:
         return np.array(record["atol"].values * (local_error(rtol) / local_error(float(record.attrs["rtol"]))))
-    return default_errors(flat.numpy(), rtol)
+    return default_errors(flat.cpu().numpy(), rtol)
 
 
 def _restore(flat: Tensor, record: xr.Dataset) -> None:
@@ -185,8 +213,8 @@ def _restore(flat: Tensor, record: xr.Dataset) -> None:
 
 
 def _check_network(net: TensorNetwork) -> None:
-    if net.dtype != torch.float64 or net.device.type != "cpu":
+    if net.dtype != torch.float64 or net.device.type not in ("cpu", "cuda"):
         raise TypeError(
-            f"the network is {net.dtype} on {net.device}; a flow needs float64 on the CPU, because its laws are "
-            f"checked to 1e-8: make it with dtype=torch.float64, or use rl.gradient_descent"
+            f"the network is {net.dtype} on {net.device}; a flow needs float64 on the CPU or on CUDA, because its laws "
+            f"are checked to 1e-8: make it with dtype=torch.float64, or use rl.gradient_descent"
         )

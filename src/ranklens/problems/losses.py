@@ -8,6 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+__all__ = ["Loss", "half_sse", "huber", "l1", "mse"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Elementwise = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -20,17 +27,37 @@ class Loss:
         elementwise: (prediction, value) -> one number each.
         reduction: "mean" or "sum" over observations.
         smooth: whether its gradient is continuous, which a gradient flow needs.
+        derivative: (prediction, value) -> the derivative of `elementwise` in the prediction, one number each. Without
+            it, autograd finds the derivative.
     """
 
     name: str
     elementwise: Elementwise
     reduction: Literal["mean", "sum"] = "mean"
     smooth: bool = True
+    derivative: Elementwise | None = None
 
     def __call__(self, prediction: Tensor, value: Tensor) -> Tensor:
         """The reduced loss, a differentiable scalar."""
         each = self.elementwise(prediction, value)
         return each.mean() if self.reduction == "mean" else each.sum()
+
+    def with_derivative(self, prediction: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the reduced loss and its derivative in every prediction.
+
+        >>> import torch, ranklens as rl
+        >>> loss, derivative = rl.losses.mse.with_derivative(torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0]))
+        >>> float(loss), derivative.tolist()
+        (2.0, [2.0, 0.0])
+        """
+        if self.derivative is None:
+            with torch.enable_grad():
+                free = prediction.detach().requires_grad_()
+                loss = self(free, value)
+                (derivative,) = torch.autograd.grad(loss, free)
+            return loss.detach(), derivative
+        derivative = self.derivative(prediction, value)
+        return self(prediction, value), derivative / len(prediction) if self.reduction == "mean" else derivative
 
 
 AnyLoss = str | Loss | Elementwise
@@ -44,8 +71,16 @@ def _half_square(prediction: Tensor, value: Tensor) -> Tensor:
     return (prediction - value).square() / 2
 
 
+def _twice_difference(prediction: Tensor, value: Tensor) -> Tensor:
+    return 2 * (prediction - value)
+
+
 def _absolute(prediction: Tensor, value: Tensor) -> Tensor:
     return (prediction - value).abs()
+
+
+def _sign(prediction: Tensor, value: Tensor) -> Tensor:
+    return (prediction - value).sign()
 
 
 @dataclass(frozen=True)
@@ -54,6 +89,9 @@ class _Huber:
 
     def __call__(self, prediction: Tensor, value: Tensor) -> Tensor:
         return torch.nn.functional.huber_loss(prediction, value, reduction="none", delta=self.delta)
+
+    def derivative(self, prediction: Tensor, value: Tensor) -> Tensor:
+        return (prediction - value).clamp(-self.delta, self.delta)
 
 
 def huber(delta: float = 1.0) -> Loss:
@@ -70,12 +108,13 @@ def huber(delta: float = 1.0) -> Loss:
     """
     if not (math.isfinite(delta) and delta > 0):
         raise ValueError(f"delta is {delta}; the threshold of a Huber loss is positive and finite")
-    return Loss(f"huber({delta:g})", _Huber(delta))
+    elementwise = _Huber(delta)
+    return Loss(f"huber({delta:g})", elementwise, derivative=elementwise.derivative)
 
 
-mse = Loss("mse", _square)
-half_sse = Loss("half_sse", _half_square, reduction="sum")
-l1 = Loss("l1", _absolute, smooth=False)
+mse = Loss("mse", _square, derivative=_twice_difference)
+half_sse = Loss("half_sse", _half_square, reduction="sum", derivative=torch.sub)
+l1 = Loss("l1", _absolute, smooth=False, derivative=_sign)
 
 PRESETS = {"mse": mse, "half_sse": half_sse, "huber": huber(), "l1": l1}
 

@@ -66,6 +66,11 @@ def work(layout: Layout) -> int:
     return entries if entries > WHOLE else _path(layout, "tensor").work
 
 
+def path_of_end_tensor(layout: Layout) -> Path:
+    """The pairwise contraction of the whole end tensor that costs least."""
+    return _path(layout, "tensor")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # pairwise contraction
 

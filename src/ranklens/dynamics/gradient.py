@@ -1,0 +1,102 @@
+"""The loss of a problem and its gradient in a network's parameters, without autograd wherever that is possible."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ranklens.problems.problem import BatchedProblem, Problem
+from ranklens.problems.readout import Readout, readout, reads_end_tensor
+from ranklens.tensors import contract
+from ranklens.tensors.network import TensorNetwork
+from ranklens.tensors.planned import Operand, Planned
+
+
+class LossGradient:
+    """The loss of a network and its gradient, evaluated again and again while the parameters are written in place.
+
+    For the library's own problems the end tensor and its reverse sweep are planned matrix products over memory that is
+    allocated once (`Planned`); for any other problem, and where a few entries of a large tensor are cheaper than the
+    tensor, autograd differentiates `task.loss(net)`. Both give the same numbers up to rounding.
+
+    Args:
+        net: the network. Its trained parameters may be written in place; `is_current` tells whether they have been
+            replaced since.
+        task: the problem.
+        parts: one tensor per trained stack of `net`, of its shape, where gradients are written; None allocates them.
+
+    >>> import torch, ranklens as rl
+    >>> net = rl.deep_matrix((4, 4), depth=3, std=0.5)
+    >>> task = rl.Completion.sample(torch.ones(4, 4, dtype=torch.float64), observed=9)
+    >>> gradient = LossGradient(net, task)
+    >>> loss = gradient()
+    >>> wanted = torch.autograd.grad(task.loss(net), net.stacks)
+    >>> all(torch.allclose(part, other) for part, other in zip(gradient.parts, wanted))
+    True
+    """
+
+    def __init__(self, net: TensorNetwork, task: Problem, parts: Sequence[Tensor] | None = None) -> None:
+        self.net, self.task = net, task
+        self.trained = [stack for stack in net.stacks if stack.requires_grad]
+        self.parts = [torch.empty_like(stack.detach()) for stack in self.trained] if parts is None else list(parts)
+        self._places = [stack.data_ptr() for stack in net.stacks]
+        self.planned = _plan(net, self.parts) if reads_end_tensor(task, net.layout) else None
+        self._readout: Readout | None = None if self.planned is None else readout(task, self.planned)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the parameters are still where they were when the gradient was planned."""
+        return self.planned is None or self._places == [stack.data_ptr() for stack in self.net.stacks]
+
+    def is_planned(self, rows: Tensor | None = None) -> bool:
+        """Return whether the gradient needs no autograd, for all observations or for those of a mini-batch."""
+        return self._readout is not None and (rows is None or reads_end_tensor(self.task, self.net.layout, len(rows)))
+
+    def problem(self, rows: Tensor | None = None) -> Problem:
+        """Return the problem, or the part of it that is a mini-batch."""
+        if rows is None:
+            return self.task
+        if not isinstance(self.task, BatchedProblem):
+            raise TypeError(f"a {type(self.task).__name__} has no subset(rows), which a mini-batch needs")
+        return self.task.subset(rows)
+
+    def __call__(self, rows: Tensor | None = None) -> Tensor:
+        """Return the loss, a scalar without a graph, and write the gradient to `parts`.
+
+        Args:
+            rows: positions of the observations that count, for a mini-batch; None takes all.
+        """
+        if self.planned is None or self._readout is None or not self.is_planned(rows):
+            with torch.enable_grad():
+                loss = self.problem(rows).loss(self.net)
+                found = torch.autograd.grad(loss, self.trained, allow_unused=True, materialize_grads=True)
+            for part, gradient in zip(self.parts, found, strict=True):
+                part.copy_(gradient)
+            return loss.detach()
+        self.planned.forward()
+        loss = (self._readout if rows is None else self._readout.of(rows)).loss_and_upstream()
+        self.planned.backward()
+        return loss
+
+    def loss(self) -> Tensor:
+        """Return the loss alone, a scalar without a graph."""
+        if self.planned is None or self._readout is None:
+            with torch.no_grad():
+                return self.task.loss(self.net)
+        self.planned.forward()
+        return self._readout.loss()
+
+
+def _plan(net: TensorNetwork, parts: Sequence[Tensor]) -> Planned:
+    """Plan the end tensor over the present storage of the nodes, with gradients written to `parts`."""
+    given = iter(parts)
+    gradients = [next(given) if stack.requires_grad else None for stack in net.stacks]
+    nodes = contract.unstack(net.layout, [stack.detach() for stack in net.stacks])
+    blank = [stack.detach() if part is None else part for stack, part in zip(net.stacks, gradients, strict=True)]
+    places = contract.unstack(net.layout, blank)
+    trained = [k not in net.layout.frozen for k in range(len(nodes))]
+    operands = [
+        Operand(labels, node, place if free else None)
+        for labels, node, place, free in zip(net.layout.nodes, nodes, places, trained, strict=True)
+    ]
+    return Planned(operands, net.layout.out, contract.path_of_end_tensor(net.layout))

@@ -1,0 +1,148 @@
+"""The loss of a problem, and its derivative in the end tensor, computed in the memory of a planned contraction."""
+
+import math
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ranklens.problems.completion import Completion
+from ranklens.problems.losses import Loss, half_sse, mse
+from ranklens.problems.problem import Observations, Problem
+from ranklens.problems.sensing import DenseSensing, Sensing
+from ranklens.tensors import contract
+from ranklens.tensors.layout import Layout
+from ranklens.tensors.planned import Planned
+
+# Reading one entry by its position takes as long as this many entries of a pass over the whole tensor (measured).
+GATHER = 8
+
+
+@runtime_checkable
+class Readout(Protocol):
+    """From the end tensor in the memory of a planned contraction to the loss, and back."""
+
+    def loss(self) -> Tensor:
+        """Return the loss at the present end tensor: a scalar without a gradient."""
+
+    def loss_and_upstream(self) -> Tensor:
+        """Return the loss, and write its derivative in the end tensor to the contraction's `upstream`."""
+
+    def of(self, rows: Tensor) -> "Readout":
+        """Return the readout of some of the observations, for one evaluation: it clears `upstream`."""
+
+
+def reads_end_tensor(task: Problem, layout: Layout, observations: int | None = None) -> bool:
+    """Return whether a problem is evaluated fastest on the whole end tensor, in a way that `readout` knows.
+
+    Only the problems of this library are known, not subclasses, whose loss may be another.
+
+    Args:
+        task: the problem.
+        layout: of the network.
+        observations: how many of the problem's observations are evaluated; None stands for all.
+    """
+    if type(task) is Completion:
+        return contract.reads_whole(layout, len(task) if observations is None else observations)
+    if type(task) in (Sensing, DenseSensing):
+        return math.prod(layout.shape) <= contract.WHOLE
+    return False
+
+
+def readout(task: Problem, planned: Planned) -> Readout:
+    """Return how a problem reads a planned contraction.
+
+    Args:
+        task: a problem for which `reads_end_tensor` is true.
+        planned: the contraction of the network's end tensor.
+
+    Raises:
+        TypeError: for a problem of another class.
+    """
+    if not isinstance(task, Observations):
+        raise TypeError(f"a {type(task).__name__} has a loss of its own; take its gradient by autograd")
+    if not isinstance(task, Completion):
+        return _WholeTensor(task, planned)
+    strides = torch.tensor(planned.value.stride(), device=task.indices.device)
+    positions = (task.indices * strides).sum(dim=1).to(planned.memory.device)
+    values = task.values.to(planned.memory)
+    alone = len(positions.unique()) == len(positions)
+    if alone and task.objective in (mse, half_sse) and len(planned.memory) <= GATHER * len(positions):
+        return _MaskedSquares(task.objective, positions, values, planned)
+    planned.upstream.zero_()  # entries that are not observed stay zero
+    return _Entries(task.objective, positions, values, planned, alone)
+
+
+class _Entries:
+    """Any loss of entries that are looked up by their position in memory."""
+
+    def __init__(self, objective: Loss, positions: Tensor, values: Tensor, planned: Planned, alone: bool) -> None:
+        self.objective, self.positions, self.values, self.planned = objective, positions, values, planned
+        self.alone = alone
+
+    def of(self, rows: Tensor) -> "_Entries":
+        self.planned.upstream.zero_()
+        rows = rows.to(self.positions.device)
+        return _Entries(self.objective, self.positions[rows], self.values[rows], self.planned, self.alone)
+
+    def loss(self) -> Tensor:
+        return self.objective(self.planned.memory[self.positions], self.values).detach()
+
+    def loss_and_upstream(self) -> Tensor:
+        prediction = self.planned.memory.index_select(0, self.positions)
+        loss, derivative = self.objective.with_derivative(prediction, self.values)
+        if self.alone:
+            self.planned.upstream.index_copy_(0, self.positions, derivative)
+        else:
+            self.planned.upstream.zero_().index_add_(0, self.positions, derivative)
+        return loss
+
+
+class _MaskedSquares:
+    """Squared errors of entries, each observed once, by passes over the whole tensor instead of look-ups.
+
+    With M the 0/1 mask of observed entries, T their values and c the factor of the derivative, the derivative is
+    D = c (W M - T), and the loss is |D|^2 / (c^2 * its own factor).
+    """
+
+    def __init__(self, objective: Loss, positions: Tensor, values: Tensor, planned: Planned) -> None:
+        factor = 2.0 / len(values) if objective.reduction == "mean" else 1.0
+        self.planned, self.to_loss = planned, 1 / (2 * factor)
+        self.entries = _Entries(objective, positions, values, planned, alone=True)
+        self.mask, self.target = torch.zeros_like(planned.memory), torch.zeros_like(planned.memory)
+        self.mask[positions] = factor
+        self.target[positions] = values * factor
+
+    def of(self, rows: Tensor) -> _Entries:
+        return self.entries.of(rows)
+
+    def loss(self) -> Tensor:
+        difference = torch.addcmul(self.target.neg(), self.planned.memory, self.mask)
+        return torch.dot(difference, difference) * self.to_loss
+
+    def loss_and_upstream(self) -> Tensor:
+        upstream = torch.mul(self.planned.memory, self.mask, out=self.planned.upstream)
+        upstream.sub_(self.target)
+        return torch.dot(upstream, upstream) * self.to_loss
+
+
+class _WholeTensor:
+    """Any loss of the end tensor, whose derivative in the tensor is taken by autograd."""
+
+    def __init__(self, task: Observations, planned: Planned) -> None:
+        self.task, self.planned = task, planned
+
+    def of(self, rows: Tensor) -> "_WholeTensor":
+        return _WholeTensor(self.task.subset(rows), self.planned)
+
+    def loss(self) -> Tensor:
+        with torch.no_grad():
+            return self.task.loss(self.planned.value)
+
+    def loss_and_upstream(self) -> Tensor:
+        with torch.enable_grad():
+            free = self.planned.value.detach().clone().requires_grad_()
+            loss = self.task.loss(free)
+            (derivative,) = torch.autograd.grad(loss, free)
+        self.planned.upstream.copy_(self.planned.in_memory_order(derivative))
+        return loss.detach()
