@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +17,14 @@ from ranklens import seeds
 
 pytestmark = pytest.mark.usefixtures("initial_values")
 LEFT, RIGHT = (0, 0, 4, 2), (0, 2, 4, 2)
+# Derivatives of the penalty are second derivatives of the network, which differences give to about this.
+SECOND_DERIVATIVES = 1e-4
+# Standard error of a mean over 2000 samples of a cosine, about five times.
+SAMPLED = 0.02
+# Gradients 1e4 times smaller, or of a batch of another size, are rounded differently before they are divided.
+ROUNDED_APART = 1e-9
+# A forward pass in bfloat16, with 8 significant bits, changes cosines of gradients by about this.
+BFLOAT16 = 0.05
 ACTIVATIONS = (nn.Tanh, nn.Softplus, nn.SiLU, nn.GELU)
 
 
@@ -69,19 +76,19 @@ def oracle(model, x, y, first, second, step=1e-5):
 
 @settings(max_examples=30)
 @given(st.integers(1, 5), st.sampled_from([1, 3]), st.sampled_from(ACTIVATIONS), st.integers(0, 10**6))
-def test_it_is_its_definition(channels, classes, activation, seed):
+def test_it_is_its_definition(channels, classes, activation, seed, tolerance):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = convolutional(channels, classes, activation)
     x, y = images(3, 2, 5, 6, seed=seed), torch.arange(3) % classes
     pair = rl.nn.PatchPairs((1 + seed % 2, 1 + seed % 3))(x.shape[1:], torch.Generator().manual_seed(seed))
     found = rl.nn.locality_penalty(model, x, y, patches=pair)
-    assert float(found.detach()) == pytest.approx(oracle(model, x, y, *pair), abs=1e-6)
+    assert float(found.detach()) == pytest.approx(oracle(model, x, y, *pair), abs=tolerance["difference"])
 
 
 @settings(max_examples=8)
 @given(st.sampled_from([1, 3]), st.sampled_from(ACTIVATIONS[:3]), st.booleans())
-def test_derivatives_in_the_parameters(classes, activation, norm):
+def test_derivatives_in_the_parameters(classes, activation, norm, tolerance):
     with torch.random.fork_rng():
         torch.manual_seed(classes)
         model = convolutional(2, classes, activation, norm)
@@ -94,7 +101,8 @@ def test_derivatives_in_the_parameters(classes, activation, norm):
 
         return rl.nn.locality_penalty(f, x, y, patches=((0, 0, 2, 2), (3, 3, 2, 2)))
 
-    assert torch.autograd.gradcheck(penalty, tuple(v.detach().requires_grad_() for v in values), atol=1e-6, rtol=1e-4)
+    inputs = tuple(v.detach().requires_grad_() for v in values)
+    assert torch.autograd.gradcheck(penalty, inputs, atol=tolerance["difference"], rtol=SECOND_DERIVATIVES)
 
 
 def test_products_and_sums_have_penalty_one(tolerance):
@@ -121,14 +129,14 @@ def test_bilinear_forms_have_the_expected_penalty(rank):
         patches=(torch.arange(16) < 8, torch.arange(16) >= 8),
     )
     expected = math.gamma(rank / 2) / (math.sqrt(math.pi) * math.gamma((rank + 1) / 2))
-    assert float(found.detach()) == pytest.approx(expected, abs=0.02)
+    assert float(found.detach()) == pytest.approx(expected, abs=SAMPLED)
 
 
 def test_scale_does_not_matter():
     model, x = convolutional(3, 1, nn.Tanh), images(4, 2, 5, 6)
     one = rl.nn.locality_penalty(model, x, patches=((0, 0, 2, 2), (3, 3, 2, 2)))
     tiny = rl.nn.locality_penalty(lambda x: 1e-4 * model(x), x, patches=((0, 0, 2, 2), (3, 3, 2, 2)))
-    assert float(tiny.detach()) == pytest.approx(float(one.detach()), rel=1e-9)
+    assert float(tiny.detach()) == pytest.approx(float(one.detach()), rel=ROUNDED_APART)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -165,7 +173,7 @@ def test_a_shared_output_gives_the_same_penalty_and_derivatives(classes, norm, t
     if not norm:
         joined = rl.nn.locality_penalty(model, x, y, patches=pair, concatenated=True)
         assert float(joined.detach()) == pytest.approx(float(found.detach()), rel=tolerance["rounding"])
-        assert torch.allclose(torch.autograd.grad(joined, [*model.parameters()][:1])[0], own, rtol=1e-9)
+        assert torch.allclose(torch.autograd.grad(joined, [*model.parameters()][:1])[0], own, rtol=ROUNDED_APART)
 
 
 def test_running_statistics_and_modes_are_left_alone():
@@ -206,11 +214,17 @@ def test_on_every_kth_step_the_mean_is_the_same():
     assert float(none(model, x)) == 0.0
 
 
-def test_part_of_the_batch_is_its_first_samples():
-    model, x = convolutional(3, 1, nn.Tanh), images(8, 2, 5, 6)
+@pytest.mark.parametrize(
+    ("batch", "fraction", "used"), [(8, 0.5, 4), (4, 0.7, 3), (4, 0.1, 2), (2, 0.01, 2), (3, 1.0, 3), (5, 0.45, 2)]
+)
+def test_part_of_the_batch_is_its_first_samples(batch, fraction, used):
+    """The nearest whole number of samples, and two at least, for the patch of another sample."""
+    model, x, y = convolutional(3, 3, nn.Tanh), images(batch, 2, 5, 6), torch.arange(batch) % 3
     pair = ((0, 0, 2, 2), (3, 3, 2, 2))
-    part = rl.nn.LocalityPenalty(pair, every=1, fraction=0.5)(model, x)
-    assert float(part.detach()) == float(rl.nn.locality_penalty(model, x[:4], patches=pair).detach())
+    part = rl.nn.locality_penalty(model, x, y, patches=pair, fraction=fraction)
+    assert float(part.detach()) == float(rl.nn.locality_penalty(model, x[:used], y[:used], patches=pair).detach())
+    lazy = rl.nn.LocalityPenalty(pair, every=1, fraction=fraction)(model, x, y)
+    assert float(lazy.detach()) == float(part.detach())
 
 
 def test_it_goes_on_where_it_stood():
@@ -227,6 +241,27 @@ def test_it_goes_on_where_it_stood():
     assert len(set(terms)) > 3  # pairs differ
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_of_half_precision_are_compared_in_single_precision(dtype, tolerance):
+    """The exact penalties 1 and 0, at gradients whose squares half precision cannot hold, and at gradients of zero."""
+    x = torch.tensor([[1, 1, 1, 1, 2, 0], [1, 1, 1, 1, 3, 1]], dtype=dtype) / 2048  # exact; 4 and 2 pixels
+    patches = (torch.arange(6) < 4, torch.arange(6) >= 4)
+
+    def product(x):  # its gradient in the first patch has four equal entries of 1e-3 or less
+        return x[:, :4].sum(dim=1) * x[:, 4:].sum(dim=1)
+
+    def exchanged(x):  # its gradient in the first patch is (a, b, 0, 0) for the second patch (a, b)
+        return x[:, 0] * x[:, 4] + x[:, 1] * x[:, 5]
+
+    found = rl.nn.locality_penalty(product, x, patches=patches)
+    assert found.dtype == torch.float32
+    assert float(found.detach()) == pytest.approx(1, rel=tolerance["float32"])
+    cosine = 2 * 3 / (2 * math.sqrt(3**2 + 1**2))
+    found = rl.nn.locality_penalty(exchanged, x, patches=patches)
+    assert float(found.detach()) == pytest.approx(cosine, rel=tolerance["float32"])
+    assert float(rl.nn.locality_penalty(lambda x: 0 * product(x), x, patches=patches).detach()) == 0.0
+
+
 def test_half_precision():
     model, x = convolutional(8, 1, nn.Tanh).float(), images(8, 2, 5, 6).float()
     pair = ((0, 0, 2, 2), (3, 3, 2, 2))
@@ -235,7 +270,7 @@ def test_half_precision():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = rl.nn.locality_penalty(model, x, patches=pair, output=model(x))
     half.backward()
-    assert float(half.detach()) == pytest.approx(float(whole.detach()), abs=0.05)
+    assert float(half.detach()) == pytest.approx(float(whole.detach()), abs=BFLOAT16)
     assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
 
 
@@ -328,39 +363,11 @@ def test_instance_norm_forgets_too():
     assert not torch.equal(model[1].running_mean, before["1.running_mean"])
 
 
-@pytest.mark.parametrize(
-    ("wrong", "error", "message"),
-    [
-        (lambda x: x, ValueError, r"a tensor of shape \(4, 2, 5, 6\) for 4 samples"),
-        (lambda x: x.sum(), ValueError, r"shape \(\) for 4 samples"),
-        (lambda x: x.mean(0, keepdim=True).flatten(1), ValueError, r"shape \(1, 60\) for 4 samples"),
-        (lambda x: (x.sum((1, 2, 3)),), TypeError, "the model gives tuple; wrap it"),
-        (lambda x: x.sum((1, 2, 3)).long(), TypeError, "the model gives torch.int64; wrap it"),
-    ],
-)
-def test_outputs_that_are_no_logits_are_named(wrong, error, message):
-    x, box = images(4, 2, 5, 6), (0, 0, 2, 2)
-    with pytest.raises(error, match=message):
-        rl.nn.locality_penalty(wrong, x, patches=(box, (3, 3, 2, 2)))
-    message = message.replace("4 samples", "16 samples").replace("4, 2", "16, 2")
-    with pytest.raises(error, match=message):
-        rl.nn.separation_rank(wrong, x, box)
-
-
 @pytest.mark.parametrize("y", [torch.tensor([0, 1, 2, -100]), torch.tensor([0, 1, 2, 3]), torch.tensor([0.0, 1, 2, 1])])
 def test_classes_that_are_none_are_named(y):
     pair = ((0, 0, 2, 2), (3, 3, 2, 2))
     with pytest.raises(ValueError, match="classes are integers from 0 to 2"):
         rl.nn.locality_penalty(convolutional(2, 3, nn.Tanh), images(4, 2, 5, 6), y, patches=pair)
-
-
-def test_masks_of_numpy():
-    model, x = convolutional(2, 1, nn.Tanh), images(4, 2, 5, 6)
-    boxes = ((0, 0, 2, 2), (3, 3, 2, 2))
-    masks = [np.zeros((5, 6), dtype=bool) for _ in boxes]
-    masks[0][:2, :2] = masks[1][3:5, 3:5] = True
-    found = [rl.nn.locality_penalty(model, x, patches=pair) for pair in (boxes, tuple(masks))]
-    assert float(found[0].detach()) == float(found[1].detach())
 
 
 COMPILED = """
@@ -449,39 +456,3 @@ def test_bad_input_is_named():
     ):
         with pytest.raises(ValueError, match=message):
             rl.nn.LocalityPenalty(pair, **change)
-
-
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 6), st.booleans(), st.integers(0, 99))
-def test_drawn_pairs_keep_their_distance(height, width, distance, adjacent, seed):
-    pairs = rl.nn.PatchPairs((height, width), distance=0 if adjacent else distance, adjacent=adjacent)
-    (top, left, *size), (top2, left2, *size2) = pairs((3, 17, 19), torch.Generator().manual_seed(seed))
-    assert size == size2 == [height, width]
-    for at, limit in ((top, 17 - height), (top2, 17 - height), (left, 19 - width), (left2, 19 - width)):
-        assert 0 <= at <= limit
-    gap = max(abs(top - top2) - height, abs(left - left2) - width)
-    assert gap == 0 if adjacent else gap >= distance
-    if adjacent:
-        assert top == top2 or left == left2
-
-
-def test_drawn_pairs_are_all_that_there_are():
-    """On a small picture, every pair that keeps its distance comes up, and no other."""
-    pairs, generator = rl.nn.PatchPairs(1, distance=1, most=1), torch.Generator().manual_seed(0)
-    found = {pairs((3, 3), generator) for _ in range(1000)}
-    places = [(i, j) for i in range(3) for j in range(3)]
-    expected = {
-        ((*a, 1, 1), (*b, 1, 1)) for a in places for b in places if max(abs(a[0] - b[0]), abs(a[1] - b[1])) == 2
-    }
-    assert found == expected
-
-
-def test_pairs_that_cannot_be_are_refused():
-    for change, message in (
-        ({"size": 0}, "size is 0"),
-        ({"size": 2, "distance": -1}, "distance is -1"),
-        ({"size": 2, "distance": 1, "adjacent": True}, "0 where patches are adjacent"),
-        ({"size": 2, "distance": 3, "most": 2}, "most is 2"),
-        ({"size": 2, "adjacent": True, "most": 5}, "not for adjacent"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            rl.nn.PatchPairs(**change)

@@ -1,4 +1,4 @@
-"""How far a trained network's dependence reaches: coupling of patches by their distance, beside an untrained one's."""
+"""Coupling of two patches of an image by a network, as a function of their distance."""
 
 import copy
 from collections.abc import Sequence
@@ -29,32 +29,37 @@ def locality_profile(
     control: nn.Module | bool = True,
     batch_size: int = 256,
 ) -> xr.Dataset:
-    """`separation_rank` of pairs of patches at growing distance, doubly centred, and the same for a random network.
+    """Measure how strongly a network couples two patches of an image, at growing distance between them.
 
-    All else is as in a picture of the data, drawn anew for every pair. What an untrained network of the same
-    architecture shows is owed to that; only what differs from it is owed to training.
+    For each distance, pairs of patches are drawn at random, and `separation_rank` measures their coupling, doubly
+    centred. Pixels outside both patches are as in a random image of the data, drawn anew for each pair. An untrained
+    network of the same architecture is measured on the same patches and images: differences between the two come from
+    training, and all else from the architecture.
 
     Args:
-        model: images to (batch,) or (batch, outputs) numbers; measured in evaluation mode.
-        data: images, two at least, from which patches and surroundings come.
-        size: of a patch; None is an eighth of the shorter side.
-        distances: least gaps between the rows, or columns, of the two; None goes from 0 by the size as far as there is
-            room.
-        pairs: of patches per distance, the same for model and control.
-        templates: of each patch; a pair costs their square in evaluations.
-        seed: of pairs, pictures and control.
-        control: a fresh network to measure beside the trained one; True draws the values of a copy anew by its
-            modules' `reset_parameters`, which are PyTorch's defaults, so pass one of your own where you start
-            otherwise; False for none.
-        batch_size: images that are evaluated together, about.
+        model: maps images to (batch,) or (batch, outputs) numbers; it is run in evaluation mode.
+        data: at least two images, which fill the patches and their surroundings.
+        size: height and width of a patch in pixels, or one number for both; None takes an eighth of the images' shorter
+            side, at least 1.
+        distances: distances in pixels. The distance of two patches is the larger of the gap between their rows and the
+            gap between their columns. None takes all multiples of a patch's larger side, from 0 up to the largest that
+            fits.
+        pairs: number of pairs of patches per distance.
+        templates: number of images from which each patch is filled, as in `separation_rank`; the network is evaluated
+            on templates * templates inputs per pair.
+        seed: seed of the pairs, of the images, and of the untrained network's initial values.
+        control: the untrained network. True takes a copy of the model whose modules are initialized by their own
+            `reset_parameters`, the defaults of PyTorch; pass a network if yours is initialized otherwise. False
+            measures the model alone.
+        batch_size: approximate number of images that are evaluated together.
 
     Returns:
-        A Dataset over `distance` and `network` ("trained", "random"), means over pairs and outputs: `interaction`, the
-        coupling of the two patches relative to the standard deviation of the output over the data; `share`,
-        `effective_rank` and `entanglement` as in `Separation`. `rl.plot` draws it.
+        A Dataset with dimensions `distance` and `network` ("trained" and "random"), of means over pairs and outputs:
+        `interaction`, the coupling of the two patches divided by the standard deviation of the output over the data;
+        and `share`, `effective_rank` and `entanglement` as in `Separation`. `rl.plot` draws it.
 
     Raises:
-        ValueError: for fewer than two images, no distance, or patches without room; and as `separation_rank` does.
+        ValueError: for fewer than two images or one pair; for no distances; or for patches that do not fit.
 
     Source: after Razin, Maman, Cohen (ICML 2022), section 5, which relates rank and distance.
 
@@ -63,7 +68,7 @@ def locality_profile(
     ...     images, near = torch.randn(40, 1, 8, 8), torch.nn.Conv2d(1, 4, 3)
     ...     model = torch.nn.Sequential(near, torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     >>> found = rl.nn.locality_profile(model, images, size=1, pairs=2).interaction.sel(network="trained")
-    >>> bool(found[0] > 0), bool((found[3:] == 0).all())  # nothing couples what no kernel covers
+    >>> bool(found[0] > 0), bool((found[2:] == 0).all())  # no kernel covers both patches from distance 2 on
     (True, True)
     """
     if len(data) < 2 or pairs < 1:
@@ -100,7 +105,7 @@ def locality_profile(
 
 @torch.no_grad()
 def _deviation(model: nn.Module, data: Tensor, batch_size: int) -> Tensor:
-    """Of every output over the data; 1 where it is constant."""
+    """Return the standard deviation of every output over the data, or 1 for a constant output."""
     with evaluating(model):
         outputs = torch.cat([logits(model(part), len(part)) for part in data.split(batch_size)])
     found = outputs.std(dim=0)
@@ -108,7 +113,11 @@ def _deviation(model: nn.Module, data: Tensor, batch_size: int) -> Tensor:
 
 
 def _initialized_anew(model: nn.Module, seed: int, device: torch.device) -> nn.Module:
-    """A copy whose modules draw their initial values; parameters without a way to are normal, of equal mean and std."""
+    """Return a copy of a model with new initial values.
+
+    A module with `reset_parameters` is initialized by it. Parameters of other modules are drawn from the normal
+    distribution with the mean and standard deviation that their values have now.
+    """
     fresh = copy.deepcopy(model).cpu()
     with seeds.initial_values(seed, "random network"), torch.no_grad():
         for module in fresh.modules():

@@ -1,26 +1,33 @@
-"""Parts of an input: boxes of pixels or masks, and random pairs of boxes."""
+"""Regions of an input, as boxes of pixels or as masks, and random pairs of boxes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Box = tuple[int, int, int, int]  # top, left, height, width
-Region = Sequence[int] | NDArray[Any] | Tensor  # a box, or a boolean mask that broadcasts to one input
+# A box of the last two axes of an input: top, left, height, width, in pixels.
+Box = tuple[int, int, int, int]
+# A box, or a boolean mask that broadcasts to one input, True inside the region.
+Region = Sequence[int] | NDArray[np.bool_] | Tensor
 Pair = tuple[Region, Region]
+# Draws two disjoint boxes, given the shape of one input and a random stream.
 Sampler = Callable[[Sequence[int], torch.Generator], tuple[Box, Box]]
 
 
 def mask(region: Region, shape: Sequence[int], name: str = "region") -> Tensor:
-    """A region as a boolean tensor of the shape of one input.
+    """Return a region as a boolean tensor of the shape of one input, True inside the region.
+
+    Args:
+        region: a box (top, left, height, width) of the last two axes, or a boolean mask that broadcasts to one input.
+        shape: shape of one input, without the batch.
+        name: name of the region in error messages.
 
     Raises:
-        ValueError: for a box outside the picture or empty, or a mask that does not fit or holds nothing.
+        ValueError: for a box that is empty or not within the input, or a mask that does not broadcast or is empty.
         TypeError: for a mask that is not boolean.
     """
     found = torch.zeros(tuple(shape), dtype=torch.bool)
@@ -51,10 +58,14 @@ def mask(region: Region, shape: Sequence[int], name: str = "region") -> Tensor:
 
 
 def masks(pair: Pair, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Two disjoint regions as masks.
+    """Return two disjoint regions as boolean tensors of the shape of one input.
+
+    Args:
+        pair: two regions, as in `mask`.
+        shape: shape of one input, without the batch.
 
     Raises:
-        ValueError: for what is no pair, or one that overlaps; and as `mask` does.
+        ValueError: for another number of regions, for regions that overlap, or for a region that does not fit.
     """
     if len(pair) != 2:
         raise ValueError(f"patches has {len(pair)} members; give two regions, or a sampler such as rl.nn.PatchPairs")
@@ -66,20 +77,21 @@ def masks(pair: Pair, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class PatchPairs:
-    """Draws pairs of equal boxes: the first uniformly among those that have a partner, the second among its partners.
+    """A sampler of two disjoint boxes of equal size, at a given distance from each other.
 
-    The distance of two boxes is the larger of the gaps between their rows and between their columns; boxes that touch
-    have distance 0.
+    The distance of two boxes is the larger of the gap between their rows and the gap between their columns, in pixels;
+    boxes that touch have distance 0. The first box is drawn uniformly among all boxes with a partner at an allowed
+    distance, and the second uniformly among the partners of the first.
 
     Attributes:
-        size: height and width, or one number for both.
-        distance: the least that there is between the two.
-        most: the most; None for any.
-        adjacent: whether the second shares a side with the first.
+        size: height and width of a box in pixels, or one number for both.
+        distance: smallest distance that is allowed.
+        most: largest distance that is allowed; None for any.
+        adjacent: whether the second box is next to the first in the same rows or the same columns, at distance 0.
 
     Raises:
-        ValueError: for a size below one, distances that are negative or do not fit; when drawing, for a
-            picture with no room.
+        ValueError: for a size below 1, for a negative distance, for `most` below `distance`, or for `adjacent` together
+            with any of the two.
 
     >>> import torch, ranklens as rl
     >>> pairs = rl.nn.PatchPairs(4, distance=20)
@@ -94,7 +106,11 @@ class PatchPairs:
     adjacent: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what no picture has room for."""
+        """Refuse sizes and distances that no pair of boxes can have.
+
+        Raises:
+            ValueError: as in the description of the class.
+        """
         if not (hasattr(self.size, "__index__") or len(self.size) == 2):
             raise ValueError(f"size is {self.size}; give one number, or height and width")
         if min(self.height, self.width) < 1:
@@ -108,30 +124,40 @@ class PatchPairs:
 
     @property
     def height(self) -> int:
-        """Of either box."""
+        """Return the height of either box, in pixels."""
         return index(self.size[0] if isinstance(self.size, tuple) else self.size)
 
     @property
     def width(self) -> int:
-        """Of either box."""
+        """Return the width of either box, in pixels."""
         return index(self.size[1] if isinstance(self.size, tuple) else self.size)
 
     def __call__(self, shape: Sequence[int], generator: torch.Generator) -> tuple[Box, Box]:
-        """Two boxes within an input of `shape`, whose last axes are rows and columns."""
-        down, across = shape[-2] - self.height + 1, shape[-1] - self.width + 1  # numbers of places
+        """Draw two boxes.
+
+        Args:
+            shape: shape of one input, whose last two axes are rows and columns.
+            generator: the random stream.
+
+        Returns:
+            Two boxes (top, left, height, width), in pixels.
+
+        Raises:
+            ValueError: if the input has no room for two boxes at an allowed distance.
+        """
+        down, across = shape[-2] - self.height + 1, shape[-1] - self.width + 1  # number of tops and of lefts
         top, left = torch.arange(max(down, 0))[:, None], torch.arange(max(across, 0))
+        gap_down = torch.maximum(top, down - 1 - top) - self.height  # to the farthest box above or below
+        gap_across = torch.maximum(left, across - 1 - left) - self.width
         if self.adjacent:
-            has = (torch.maximum(top, down - 1 - top) >= self.height) | (
-                torch.maximum(left, across - 1 - left) >= self.width
+            has_partner = (gap_down >= 0) | (gap_across >= 0)
+        else:
+            has_partner = torch.maximum(gap_down, gap_across) >= self.distance
+        if not bool(has_partner.any()):
+            raise ValueError(
+                f"{self} has no room in an image of {shape[-2]} x {shape[-1]}; take smaller boxes or a smaller distance"
             )
-        else:  # the partners that are furthest off are in a corner
-            far = torch.maximum(
-                torch.maximum(top, down - 1 - top) - self.height, torch.maximum(left, across - 1 - left) - self.width
-            )
-            has = far >= self.distance
-        if not bool(has.any()):
-            raise ValueError(f"{self} has no room in a picture of {shape[-2]} x {shape[-1]}; make it smaller or nearer")
-        first = self._one(has, generator)
+        first = self._one_of(has_partner, generator)
         between = torch.maximum((top - first[0]).abs() - self.height, (left - first[1]).abs() - self.width)
         if self.adjacent:
             partners = (between == 0) & ((top == first[0]) | (left == first[1]))
@@ -139,9 +165,10 @@ class PatchPairs:
             partners = between >= self.distance
             if self.most is not None:
                 partners &= between <= self.most
-        return first, self._one(partners, generator)
+        return first, self._one_of(partners, generator)
 
-    def _one(self, allowed: Tensor, generator: torch.Generator) -> Box:
+    def _one_of(self, allowed: Tensor, generator: torch.Generator) -> Box:
+        """Return a box whose top left corner is drawn uniformly among the allowed ones, a mask over (tops, lefts)."""
         places = allowed.nonzero()
         top, left = places[int(torch.randint(len(places), (), generator=generator))].tolist()
         return top, left, self.height, self.width

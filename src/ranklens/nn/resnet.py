@@ -1,15 +1,26 @@
-"""Residual networks of 18 and 34 layers."""
+"""Residual networks (ResNets) of 18 and 34 layers."""
 
 from torch import Tensor, nn
 
 from ranklens import seeds
 
+# Number of residual blocks of each width, by the number of layers of the network, as published.
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+# Numbers of channels of the four groups of blocks, as published.
 WIDTHS = (64, 128, 256, 512)
 
 
 class ResidualBlock(nn.Module):
-    """relu(x + two 3 x 3 convolutions of x), x being subsampled and widened by a 1 x 1 one where its shape changes."""
+    """A residual block: ReLU of the sum of its input and of two 3 x 3 convolutions of it, with batch-norm.
+
+    Where the number of channels changes, or the stride is not 1, a 1 x 1 convolution with batch-norm maps the input to
+    the shape of the output before they are added.
+
+    Args:
+        into: number of input channels.
+        out: number of output channels.
+        stride: stride of the first convolution.
+    """
 
     def __init__(self, into: int, out: int, stride: int) -> None:
         super().__init__()
@@ -26,24 +37,31 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's output."""
+        """Return the output of the block.
+
+        Args:
+            x: (batch, into, height, width) activations.
+
+        Returns:
+            (batch, out, height / stride, width / stride) activations, with sizes rounded up.
+        """
         return nn.functional.relu(self.shortcut(x) + self.body(x))
 
 
 def resnet(depth: int = 18, *, channels: int = 3, outputs: int = 1, seed: int = 0) -> nn.Sequential:
-    """A residual network for images of any size, with initial values of its own stream.
+    """Return an untrained residual network for images of any size.
 
     Args:
-        depth: 18 or 34.
-        channels: of the images.
-        outputs: of the last, linear layer.
-        seed: of the initial values.
+        depth: number of layers, 18 or 34.
+        channels: number of channels of the images.
+        outputs: number of outputs of the last, linear layer.
+        seed: seed of the initial values, which have their own random stream.
 
     Returns:
-        Images (batch, channels, height, width) to (batch, outputs).
+        A network that maps images (batch, channels, height, width) to (batch, outputs) numbers.
 
     Raises:
-        ValueError: for another depth.
+        ValueError: for a depth other than 18 or 34.
 
     Source: He, Zhang, Ren, Sun (CVPR 2016).
 

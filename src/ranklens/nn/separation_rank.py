@@ -1,9 +1,8 @@
-"""How strongly a function couples two parts of its input: the ranks of its table over settings of one and the other."""
+"""Measures of how strongly a function couples two regions of its input, from a table of its values."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,16 +16,19 @@ from ranklens.tensors import measures
 
 @dataclass(frozen=True)
 class Separation:
-    """What `separation_rank` measured: one number, or one per output.
+    """Measures of the table of a function's values, one number per output of the function.
+
+    For a function with one output, the tensors have no axis of outputs.
 
     Attributes:
-        rank: singular values of the table that are above rounding; of the separation rank a lower bound, and itself
-            where the templates span the inputs and the table is not centred.
-        effective_rank: exp of the entropy of the singular values.
-        entanglement: the entropy of their squares, in nats.
-        interaction: root mean square of the doubly centred table: how far the output is from a sum of two functions.
-        share: of the table's variance that is interaction, between 0 and 1.
-        spectrum: (..., templates) singular values.
+        rank: number of singular values of the table above rounding. It is a lower bound of the separation rank, and
+            equal to it for an arithmetic circuit if the templates span the inputs and the table is not centred.
+        effective_rank: exponential of the entropy of the singular values, normalized to sum 1.
+        entanglement: entropy of the squared singular values, normalized to sum 1, in nats.
+        interaction: root mean square of the doubly centred table: the distance of the function, on the table, to the
+            nearest sum g(x_I) + h(x_J).
+        share: share of the table's variance that is in the doubly centred table, between 0 and 1.
+        spectrum: (..., templates) singular values of the table, in falling order, with rounding set to zero.
     """
 
     rank: Int[Tensor, "*outputs"]
@@ -38,7 +40,7 @@ class Separation:
 
 
 def separation_rank(
-    f: Callable[[Tensor], Any],
+    f: Callable[[Tensor], object],
     x: Float[Tensor, "samples ..."],
     region: Region,
     *,
@@ -47,28 +49,38 @@ def separation_rank(
     centre: bool = True,
     batch_size: int = 256,
 ) -> Separation:
-    r"""Ranks of the table F_ij = f(x_I^i, x_J^j): region I as in sample i, region J as in sample j.
+    r"""Measure how strongly a function couples two regions of its input, by the ranks of a table of its values.
 
-    The separation rank of f for I is the least R with f = sum_(r<=R) g_r(x_I) h_r(x_J); then F is a product through R
-    columns, so that no table has a higher rank. For an arithmetic circuit and templates that span its inputs it is the
-    rank of the matricization. Centring subtracts the means of rows and columns: sums g(x_I) + h(x_J), which raise rank
-    by up to two without any dependence between the regions, vanish.
+    The table is F_ij = f(x_I^i, x_J^j): region I is filled as in sample i, and region J as in sample j. The separation
+    rank of f with respect to I is the least R with f = sum_(r<=R) g_r(x_I) h_r(x_J). Then F is a product of a matrix
+    with R columns and one with R rows, so that the rank of every table is a lower bound of the separation rank. For an
+    arithmetic circuit, and samples that span its inputs, the rank of the table is the rank of the matricization of the
+    circuit's tensor, which is its separation rank.
+
+    Double centring subtracts the means of rows and columns from the table. It removes the functions
+    g(x_I) + h(x_J), which have a separation rank of up to 2 but no interaction between the regions.
+
+    This function measures any model and returns several numbers. `rl.theory.separation_rank`, in contrast, returns one
+    integer: the separation rank of the function that a tensor network computes, from its end tensor.
 
     Args:
-        f: a model, run in evaluation mode, or any function: inputs to (batch,) or (batch, outputs) numbers.
-        x: inputs, whose first `templates` fill both regions; all of them if there are fewer.
-        region: I, a box (top, left, height, width) of the last two axes or a boolean mask over one input.
-        against: J; None is all that I is not. What is in neither is as in the first of x.
-        templates: rows and columns of the table; it costs their square in evaluations.
-        centre: whether to centre it doubly.
-        batch_size: inputs that are evaluated together, about.
+        f: a model or any other function. It maps a batch of inputs to (batch,) or (batch, outputs) numbers, or to an
+            object whose attribute `logits` is such a tensor. A model is run in evaluation mode.
+        x: a batch of at least two inputs. The first `templates` of them fill both regions.
+        region: the region I: a box (top, left, height, width) in the last two axes, in pixels, or a boolean mask that
+            broadcasts to one input.
+        against: the region J; None takes all elements outside I. Elements outside I and J are as in the first input.
+        templates: number of rows and of columns of the table, at least 2. If there are fewer inputs, all are used. The
+            function is evaluated on templates * templates inputs.
+        centre: whether to centre the table doubly. It changes `rank`, `effective_rank`, `entanglement` and `spectrum`.
+        batch_size: approximate number of inputs that are evaluated together.
 
     Returns:
         A `Separation`.
 
     Raises:
-        ValueError: for fewer than two templates or samples, regions that do not fit or overlap, a region that leaves
-            nothing, or outputs that are not finite or not one number, or row of numbers, per input.
+        ValueError: for fewer than two templates or inputs; for regions that do not fit or overlap; for a region that is
+            the whole input; or for outputs that are not finite, or of another shape.
 
     Source: Cohen and Shashua (ICLR 2017); Razin, Maman, Cohen (ICML 2022), section 5.
 
@@ -95,49 +107,60 @@ def separation_rank(
             raise ValueError(f"region {region} and against {against} overlap; give two without a common element")
     table, dtype = _table(f, x[:count].detach(), inside.to(x.device), other.to(x.device), batch_size)
     if not bool(torch.isfinite(table).all()):
-        raise ValueError("f gives numbers that are not finite; look at them at these inputs")
+        raise ValueError(
+            "f gives numbers that are not finite; evaluate f on x to see at which inputs, and leave these out"
+        )
     return _measured(table, measures.rank_cutoff(dtype, table.shape), centre)
 
 
 @torch.no_grad()
 def _table(
-    f: Callable[[Tensor], Any], x: Tensor, inside: Tensor, other: Tensor, batch_size: int
+    f: Callable[[Tensor], object], x: Tensor, inside: Tensor, other: Tensor, batch_size: int
 ) -> tuple[Tensor, torch.dtype]:
-    """(rows, columns), or (outputs, rows, columns), several rows at a time; and the precision they were computed in."""
-    count, filled = len(x), torch.where(other, x, x[:1])
+    """Return the table, (rows, columns) or (outputs, rows, columns), and the dtype of the function's output."""
+    count, columns = len(x), torch.where(other, x, x[:1])
     parts = []
     with evaluating(f):
         for rows in x.split(max(batch_size // count, 1)):
-            output = f(torch.where(inside, rows[:, None], filled).flatten(0, 1))
+            output = f(torch.where(inside, rows[:, None], columns).flatten(0, 1))
             parts.append(logits(output, len(rows) * count))
-            dtype = getattr(output, "logits", output).dtype
+            dtype = getattr(output, "logits", output).dtype  # type: ignore[attr-defined]  # `logits` checked it
     tables = torch.cat(parts).reshape(count, count, -1).movedim(2, 0)
     return tables[0] if len(tables) == 1 else tables, dtype
 
 
 def _measured(table: Tensor, rounding: float, centre: bool) -> Separation:
+    """Return the measures of a table, where singular values below `rounding` times the table's largest one are zero.
+
+    The largest singular value is that of the table before centring, because this is what rounding errors come from.
+    """
     mean = table.mean(dim=(-2, -1), keepdim=True)
-    alone = table.mean(dim=-1, keepdim=True) + table.mean(dim=-2, keepdim=True) - mean
-    interaction, variance = (table - alone).square().mean(dim=(-2, -1)), (table - mean).square().mean(dim=(-2, -1))
-    size = torch.linalg.matrix_norm(table, ord=2)  # rounding is relative to this, centred or not
-    s = measures.singular_values(table - alone if centre else table)
-    s = s.where(s > rounding * size[..., None], 0.0)
-    there = interaction.sqrt() > rounding * size / table.shape[-1]
+    additive = table.mean(dim=-1, keepdim=True) + table.mean(dim=-2, keepdim=True) - mean
+    interaction = (table - additive).square().mean(dim=(-2, -1))
+    variance = (table - mean).square().mean(dim=(-2, -1))
+    largest = torch.linalg.matrix_norm(table, ord=2)
+    s = measures.singular_values(table - additive if centre else table)
+    s = s.where(s > rounding * largest[..., None], 0.0)
+    present = interaction.sqrt() > rounding * largest / table.shape[-1]
     return Separation(
         rank=(s > 0).sum(dim=-1),
         effective_rank=measures.effective_rank_of(s),
         entanglement=measures.entropy(s.square()),
-        interaction=interaction.sqrt().where(there, 0.0),
-        share=(interaction / variance.where(variance > 0, 1.0)).where(there, 0.0),
+        interaction=interaction.sqrt().where(present, 0.0),
+        share=(interaction / variance.where(variance > 0, 1.0)).where(present, 0.0),
         spectrum=s,
     )
 
 
 @contextmanager
-def evaluating(f: Any) -> Iterator[None]:
-    """A model in evaluation mode, every module put back afterwards; of other functions nothing is known."""
+def evaluating(f: object) -> Iterator[None]:
+    """Put a model into evaluation mode, and every module back into its own mode afterwards; skip other functions.
+
+    Args:
+        f: a module, or any other function.
+    """
     modules = [m for m in f.modules() if m.training] if isinstance(f, nn.Module) else []
-    if modules:
+    if isinstance(f, nn.Module) and modules:
         f.eval()
     try:
         yield
