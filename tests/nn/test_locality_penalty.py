@@ -76,7 +76,7 @@ def oracle(model, x, y, first, second, step=1e-5):
 
 @settings(max_examples=30)
 @given(st.integers(1, 5), st.sampled_from([1, 3]), st.sampled_from(ACTIVATIONS), st.integers(0, 10**6))
-def test_it_is_its_definition(channels, classes, activation, seed, tolerance):
+def test_it_is_its_definition(tolerance, channels, classes, activation, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = convolutional(channels, classes, activation)
@@ -88,7 +88,7 @@ def test_it_is_its_definition(channels, classes, activation, seed, tolerance):
 
 @settings(max_examples=8)
 @given(st.sampled_from([1, 3]), st.sampled_from(ACTIVATIONS[:3]), st.booleans())
-def test_derivatives_in_the_parameters(classes, activation, norm, tolerance):
+def test_derivatives_in_the_parameters(tolerance, classes, activation, norm):
     with torch.random.fork_rng():
         torch.manual_seed(classes)
         model = convolutional(2, classes, activation, norm)
