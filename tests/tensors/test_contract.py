@@ -1,3 +1,4 @@
+import oracles
 import pytest
 import torch
 
@@ -76,3 +77,18 @@ def test_float32_is_close_to_float64(tolerance):
     rl.init.normal_(low, std=0.1, mean=1.0)
     rows = torch.randint(2, (10, 100), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(low.entries(rows).double(), net.entries(rows), rtol=tolerance["float32"], atol=1e-6)
+
+
+@pytest.mark.parametrize("equation", ["abr,cdr->abcd", "abr,cdr->cbda", "abr,cdr,efs,rs->abcdef"])
+def test_leaves_of_several_modes_are_looked_up_row_major_in_a_sweep(equation, monkeypatch, tolerance):
+    """Modes of unequal sizes, so that every mistake in the position within a leaf reads another entry."""
+    monkeypatch.setattr(contract, "WHOLE", 0)
+    sizes = dict(zip("abcdefrs", (3, 4, 3, 4, 2, 5, 3, 2), strict=True))
+    made = torch.Generator().manual_seed(0)
+    labels, out = equation.split("->")
+    nodes = [torch.randn(*[sizes[x] for x in node], generator=made, dtype=torch.float64) for node in labels.split(",")]
+    net = rl.TensorNetwork(equation, nodes)
+    assert contract.sweep(net.layout) is not None
+    indices = torch.cartesian_prod(*[torch.arange(sizes[x]) for x in out])
+    expected = torch.from_numpy(oracles.end_tensor(equation, [node.numpy() for node in nodes])).flatten()
+    torch.testing.assert_close(net.entries(indices).detach(), expected, rtol=0, atol=tolerance["rounding"])

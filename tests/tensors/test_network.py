@@ -1,3 +1,6 @@
+import copy
+import os
+
 import cases
 import numpy as np
 import oracles
@@ -8,6 +11,9 @@ from hypothesis import given
 
 import ranklens as rl
 from ranklens.tensors import contract
+
+A_FEW_ROUNDINGS = 1e-12  # relative; the expected number is made of fewer than a hundred float64 operations
+BALANCED = 1e-10  # absolute; balance_ promises 1e-12 of the squared norm of a node, which is below 30 here
 
 
 def arrays(net):
@@ -86,7 +92,7 @@ def test_gradients_are_central_differences(net, tolerance):
         return float(task.loss(torch.from_numpy(oracles.end_tensor(net.equation, nodes))))
 
     for found, expected in zip(net.gradients(task.loss(net)), oracles.numerical_gradient(loss, whole), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(found, expected, rtol=tolerance["difference"], atol=0.1 * tolerance["difference"])
 
 
 def test_nodes_are_writable_views_whatever_the_storage():
@@ -122,7 +128,7 @@ def test_frozen_nodes_get_no_gradient_and_keep_their_values():
     assert bool((gradients[0] != 0).any())
     before = net.imbalance()
     rl.init.balance_(net)
-    assert net.imbalance() < 1e-10 < before
+    assert float(net.imbalance()) < BALANCED < float(before)
     assert bool((net.nodes[root] == 1).all())
     with pytest.raises(ValueError, match="node 9 does not exist"):
         net.freeze(9)
@@ -228,11 +234,11 @@ def test_imbalance_is_what_conserved_measures():
     net = rl.deep_matrix((3, 3), depth=3, std=1.0)
     a, b, c = arrays(net)
     expected = max(np.linalg.norm(a.T @ a - b @ b.T), np.linalg.norm(b.T @ b - c @ c.T))
-    assert float(net.imbalance()) == pytest.approx(expected, rel=1e-12)
+    assert float(net.imbalance()) == pytest.approx(expected, rel=A_FEW_ROUNDINGS)
     net = rl.cp((3, 3, 3), rank=2, std=1.0)
     squares = np.array([(node**2).sum(axis=0) for node in arrays(net)])
     expected = (squares.max(axis=0) - squares.min(axis=0)).max()
-    assert float(net.imbalance()) == pytest.approx(expected, rel=1e-12)
+    assert float(net.imbalance()) == pytest.approx(expected, rel=A_FEW_ROUNDINGS)
     assert float(rl.deep_matrix((3, 3), depth=1).imbalance()) == 0
 
 
@@ -240,3 +246,153 @@ def test_evaluate_takes_one_block_of_vectors():
     net = rl.cp((3, 3), rank=2, std=1.0)
     x = torch.randn(4, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(net.evaluate(x), torch.einsum("ij,bi,bj->b", net.tensor(), x[:, 0], x[:, 1]))
+
+
+# unchecked entries
+
+
+def test_unchecked_entries_are_the_checked_ones_for_every_width_of_integer(net):
+    made = torch.Generator().manual_seed(2)
+    rows = torch.stack([torch.randint(d, (7,), generator=made) for d in net.shape] or [torch.zeros(7)], dim=1).long()
+    rows = rows[:, : len(net.shape)]
+    for dtype in (torch.int64, torch.int16, torch.uint8):
+        assert torch.equal(net.entries(rows.to(dtype), check=False), net.entries(rows))
+
+
+# arrays and lists
+
+
+def test_nodes_indices_and_vectors_may_be_arrays_and_lists():
+    values = [np.arange(6.0).reshape(3, 2), [[1, 2], [3, 4]]]
+    net = rl.TensorNetwork("ar,br->ab", values)
+    assert net.dtype == torch.float64
+    expected = values[0] @ np.array(values[1]).T
+    np.testing.assert_array_equal(net.tensor().detach(), expected)
+    assert net.entries([[2, 1]]).item() == net.entries(np.array([[2, 1]], dtype=np.uint8)).item() == expected[2, 1]
+    for vectors in ([[[0, 0, 1]], [[0, 1]]], [np.array([[0, 0, 1]]), torch.tensor([[0, 1]])]):
+        assert net.evaluate(vectors).tolist() == [expected[2, 1]]
+    assert rl.cp((3, 3), rank=2).evaluate(np.ones((4, 2, 3))).shape == (4,)
+    assert net.with_nodes([2 * value for value in map(np.array, values)]).tensor().tolist() == (4 * expected).tolist()
+
+
+# tied nodes and writing
+
+
+def test_one_trained_tensor_as_two_nodes_is_refused_and_names_both():
+    parameter = torch.nn.Parameter(torch.ones(2, 3))
+    with pytest.raises(ValueError, match=r"nodes 0 and 2 are one tensor.*rl\.nn\.circuit\(net, shared=True\)"):
+        rl.TensorNetwork("ar,br,cr->abc", [parameter, torch.ones(2, 3), parameter])
+    plain = parameter.detach()
+    assert bool((rl.TensorNetwork("ar,br,cr->abc", [plain, plain, plain]).tensor() == 3).all())
+
+
+def test_nodes_cannot_be_replaced_and_the_error_says_how_to_write():
+    net = rl.cp((2, 3), rank=2)
+    with pytest.raises(TypeError, match=r"net\.nodes\[1\] cannot be replaced; write to it in place"):
+        net.nodes[1] = torch.ones(3, 2)
+    with pytest.raises(AttributeError, match=r"net\.nodes cannot be assigned.*with_nodes"):
+        net.nodes = [torch.ones(2, 2), torch.ones(3, 2)]
+    before = net.nodes[1].detach().clone()
+    with torch.no_grad():
+        net.nodes[1] *= 2  # the node is changed in place and then assigned to its own position
+    assert torch.equal(net.nodes[1], 2 * before)
+
+
+# freezing
+
+
+def is_trained(net, optimizer):
+    """Whether a step of an optimizer moves each node."""
+    before = [node.detach().clone() for node in net.nodes]
+    net.tensor().sum().backward()
+    optimizer.step()
+    return [not torch.equal(a, b) for a, b in zip(before, net.nodes, strict=True)]
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_one_frozen_node_of_several_alike_stays_and_the_others_move(frozen):
+    net = rl.cp((3, 3, 3), rank=2, std=1.0).freeze(frozen)
+    found = is_trained(net, torch.optim.SGD(net.parameters(), lr=0.1))
+    assert found == [k != frozen for k in range(3)]
+    before = net.nodes[frozen].detach().clone()
+    rl.gradient_flow(net, cases.problem(net), until_loss=0, until_time=0.1)
+    assert torch.equal(net.nodes[frozen], before)
+
+
+def test_freezing_keeps_every_parameter_it_can():
+    net = rl.deep_matrix((3, 4), depth=3, width=(5, 6), std=1.0)
+    parameters = net.stacks
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    assert is_trained(net, optimizer) == [True, True, True]
+    assert net.freeze(1) is net
+    assert all(a is b for a, b in zip(net.stacks, parameters, strict=True))
+    assert is_trained(net, optimizer) == [True, False, True]
+    alike = rl.cp((3, 3, 3), rank=2)
+    (parameter,) = alike.parameters()
+    (kept,) = alike.freeze(0, 1, 2).stacks
+    assert kept is parameter
+    assert not kept.requires_grad
+
+
+@pytest.mark.parametrize("list_parameters", [lambda net: [*net.parameters()], lambda net: [*Holder(net).parameters()]])
+def test_freezing_is_refused_where_an_optimizer_might_train_nothing(list_parameters):
+    net = rl.cp((3, 3, 3), rank=2, std=1.0)
+    list_parameters(net)
+    with pytest.raises(RuntimeError, match=r"nodes \(1,\) would move the trained nodes \(0, 2\) to new Parameters"):
+        net.freeze(1)
+    assert net.frozen == ()
+    for other in (net.with_nodes(net.nodes), copy.deepcopy(net), copy.deepcopy(Holder(net)).net):
+        assert other.freeze(1).frozen == (1,)
+    assert torch.equal(net.freeze(0, 1, 2).tensor(), net.tensor())
+
+
+def test_freezing_is_refused_after_a_backward_pass():
+    net = rl.cp((3, 3, 3), rank=2, std=1.0)
+    net.tensor().sum().backward()
+    with pytest.raises(RuntimeError, match="may already be in an optimizer"):
+        net.freeze(1)
+
+
+class Holder(torch.nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+
+def test_a_state_dict_loads_into_frozen_nodes_and_keeps_the_parameters():
+    net = rl.cp((3, 3, 3), rank=2, std=1.0).freeze(1)
+    other = rl.cp((3, 3, 3), rank=2, seed=1).freeze(1)
+    parameters = other.stacks
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(net.tensor(), other.tensor())
+    assert all(a is b for a, b in zip(other.stacks, parameters, strict=True))
+
+
+# the end tensor and memory
+
+
+def test_the_end_tensor_is_refused_exactly_when_it_does_not_fit_into_memory(monkeypatch):
+    net = rl.cp((3, 3), rank=1)  # 72 bytes in float64, 36 in float32
+    pages = {"SC_PAGE_SIZE": 8, "SC_PHYS_PAGES": 9}
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+    assert net.tensor().shape == (3, 3)
+    pages["SC_PHYS_PAGES"] = 8
+    with pytest.raises(ValueError, match="more than fit into this machine's"):
+        net.tensor()
+    assert net.float().tensor().shape == (3, 3)
+
+
+# what is conserved
+
+
+def test_conserved_differences_are_the_first_node_minus_the_others(tolerance):
+    net = rl.deep_matrix((3, 4), depth=2, width=2, std=1.0)
+    left, right = arrays(net)
+    expected = left.T @ left - right @ right.T
+    np.testing.assert_allclose(rl.theory.conserved(net, "r1"), expected, rtol=tolerance["rounding"])
+    net = rl.cp((3, 4, 5), rank=2, std=1.0)
+    squares = np.array([(node**2).sum(axis=0) for node in arrays(net)])
+    expected = squares[0] - squares[1:]
+    np.testing.assert_allclose(rl.theory.conserved(net, "r"), expected, rtol=tolerance["rounding"])
+    expected = squares[1] - squares[2:]
+    np.testing.assert_allclose(rl.theory.conserved(net.freeze(0), "r"), expected, rtol=tolerance["rounding"])
