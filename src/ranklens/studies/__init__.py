@@ -36,6 +36,7 @@ CHAPTER = {
     "expandnets": "layers",
     "compressible_layers": "layers",
     "countering_locality": "layers",
+    "penalty_trap": "layers",
 }
 STUDIES = tuple(CHAPTER)
 
