@@ -1,5 +1,6 @@
 """Pairwise contraction of several tensors: the cheapest order, planned once, and its execution."""
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,22 +33,81 @@ class Path:
         return work[0]
 
 
+def pair(equation: str, *operands: Tensor) -> Tensor:
+    """Return an einsum of one or two operands by one matrix product, or by a broadcast product where nothing is summed.
+
+    `torch.einsum` would parse the equation at every call, and make a matrix product of a broadcast.
+
+    Args:
+        equation: an einsum in which an index of one operand alone is not summed.
+        operands: one or two tensors.
+    """
+    plan = _plan(equation)
+    if plan is None:
+        return torch.einsum(equation, *operands)
+    if isinstance(plan, _Broadcast):
+        first, second = (_spread(side, plan.out, operand) for side, operand in zip(plan.sides, operands, strict=True))
+        return first * second
+    a, b = operands[0].permute(plan.first), operands[1].permute(plan.second)
+    batch, left, summed = (a.shape[start:stop] for start, stop in plan.groups)
+    right = b.shape[plan.groups[1][0] + len(summed) :]
+    rows, inner, columns = math.prod(left), math.prod(summed), math.prod(right)
+    if batch:
+        count = math.prod(batch)
+        product = a.reshape(count, rows, inner) @ b.reshape(count, inner, columns)
+    else:
+        product = a.reshape(rows, inner) @ b.reshape(inner, columns)
+    return product.view((*batch, *left, *right)).permute(plan.out)
+
+
+@dataclass(frozen=True)
+class _Broadcast:
+    """A product of two operands without a sum: their labels, and those of the result."""
+
+    sides: tuple[str, str]
+    out: str
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A matrix product: how to permute the operands to (batch, left, summed) and (batch, summed, right).
+
+    Attributes:
+        first: permutation of the first operand's axes.
+        second: permutation of the second operand's axes.
+        groups: where the groups batch, left and summed start and stop among the permuted axes of the first operand.
+        out: permutation of the axes (batch, left, right) to those of the result.
+    """
+
+    first: tuple[int, ...]
+    second: tuple[int, ...]
+    groups: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    out: tuple[int, ...]
+
+
 @lru_cache(maxsize=65536)
-def _factors(equation: str) -> tuple[str, ...] | None:
-    """The two sides of a product without a sum (the equation's right side last); None where something is summed."""
+def _plan(equation: str) -> _Broadcast | _Product | None:
+    """Return how an equation is one product of two operands; None where it is not, and einsum computes it."""
     left, out = equation.split("->")
     sides = left.split(",")
-    return (*sides, out) if len(sides) == 2 and set(sides[0] + sides[1]) == set(out) else None
-
-
-def pair(equation: str, *operands: Tensor) -> Tensor:
-    """An einsum of one or two operands; a product without a sum is a broadcast, which einsum would make a matmul."""
-    sides = _factors(equation)
-    if sides is None:
-        return torch.einsum(equation, *operands)
-    *inputs, out = sides
-    first, second = (_spread(side, out, operand) for side, operand in zip(inputs, operands, strict=True))
-    return first * second
+    if len(sides) != 2:
+        return None
+    a, b = sides
+    summed = [x for x in a if x in b and x not in out]
+    if not summed:
+        return _Broadcast((a, b), out) if set(a + b) == set(out) else None
+    batch = [x for x in out if x in a and x in b]
+    rows, columns = [x for x in a if x not in b], [x for x in b if x not in a]
+    if not {*rows, *columns} <= set(out):
+        return None
+    ends = (len(batch), len(batch) + len(rows), len(a))
+    made = [*batch, *rows, *columns]
+    return _Product(
+        tuple(a.index(x) for x in (*batch, *rows, *summed)),
+        tuple(b.index(x) for x in (*batch, *summed, *columns)),
+        ((0, ends[0]), (ends[0], ends[1]), (ends[1], ends[2])),
+        tuple(made.index(x) for x in out),
+    )
 
 
 def _spread(labels: str, out: str, operand: Tensor) -> Tensor:
