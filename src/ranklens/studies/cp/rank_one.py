@@ -1,4 +1,4 @@
-"""A tensor factorization that starts small follows a trajectory of rank one."""
+"""A tensor factorization with a small initialization follows a trajectory of rank one."""
 
 from dataclasses import dataclass
 
@@ -17,18 +17,33 @@ from ranklens.studies.kit.claim import Claim
 from ranklens.tensors import families
 from ranklens.tensors.network import TensorNetwork
 
-TITLE = "From a small start a tensor factorization follows a trajectory of rank one"
+TITLE = "From a small initialization a tensor factorization follows a trajectory of rank one"
 EXPLANATION = (
-    "If one component leads, longer than the others by the factor of the theorem, it escapes from zero alone: the "
-    "smaller the start alpha, the less of the others has grown, and their share of the solution falls like alpha^N, N "
-    "the order. The whole tensor then stays beside the flow of a single component, all the way to the target."
+    "If one component leads, being longer than the others by the factor of the theorem, it escapes from zero alone. The "
+    "smaller the scale alpha of the initialization, the less the others have grown by then: their share of the solution "
+    "falls like alpha^N, where N is the order, and the whole tensor stays near the flow of a single component all the "
+    "way to the target."
 )
 SOURCE = "Razin, Maman, Cohen (ICML 2021), the theorem on balanced rank-one trajectories"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Completion with a Huber loss whose threshold is below all observed sizes; starts alpha * a, balanced."""
+    """Completion of tensors of rank one with a Huber loss, from balanced components alpha * a.
+
+    Attributes:
+        size: size of every mode.
+        order: number of modes.
+        components: number of components of the factorization.
+        observed: number of observed entries.
+        threshold: threshold of the Huber loss; below all observed absolute values.
+        lead: norm of the vectors of the leading component, over what the theorem requires.
+        alphas: scales of the initialization, from large to small.
+        until_loss: training loss at which the flows end.
+        compared: number of the first seeds for which the flow of the leading component alone is run as well.
+        rtol: relative tolerance of the solver.
+        seeds: seeds of targets, observed entries and initial components.
+    """
 
     size: int = 4
     order: int = 3
@@ -49,19 +64,21 @@ PRESETS = {
     "tiny": Settings(alphas=(0.03, 0.01), seeds=(0,)),
 }
 MINUTES = {"laptop": 0.7, "paper": 1.5, "tiny": 0.05}
-EVERY = 5  # steps of the solver from one comparison with the rank-one flow to the next
-SMALL = 0.03  # starts from which on the theorem's limit is fitted
+# Rows of a record from one comparison with the flow of the leading component alone to the next.
+EVERY = 5
+# Largest scale alpha to which the power law, which holds in the limit of small alpha, is fitted.
+SMALL = 0.03
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """For every start and seed: the final components, what is recovered, and the distance to one component's flow."""
+    """Run one flow per alpha and seed; record final components, error, and distance to the flow of the leader alone."""
     parts = [xr.concat([_one(settings, a, s) for s in settings.seeds], dim="seed") for a in settings.alphas]
     record = xr.concat(parts, dim="alpha")
     return record.assign_coords(alpha=list(settings.alphas), seed=list(settings.seeds))
 
 
 def target(settings: Settings, seed: int) -> Tensor:
-    """A tensor of rank one, all of whose entries are larger than the threshold: vectors of entries above 1/2."""
+    """Return a random tensor of rank one, the outer product of vectors whose entries have absolute values above 1/2."""
     shapes = [(settings.size,)] * settings.order
     vectors = [x.sign() * (0.5 + x.abs()) for x in seeds.normals(shapes, seed, "rank-one target")]
     found = vectors[0]
@@ -71,7 +88,16 @@ def target(settings: Settings, seed: int) -> Tensor:
 
 
 def start(settings: Settings, task: problems.Completion, seed: int) -> TensorNetwork:
-    """Components of unit vectors; the one that points best leads, by `lead` times what the theorem asks for."""
+    """Return a CP factorization with components of unit vectors, except for the leading one, which is longer.
+
+    The leading component is the one for which the theorem requires the least factor. Its vectors get the norm
+    `settings.lead` times this factor.
+
+    Args:
+        settings: sizes of the factorization.
+        task: the problem, whose gradient at zero decides the factor.
+        seed: seed of the directions.
+    """
     net = families.cp((settings.size,) * settings.order, settings.components, std=1.0, seed=seed)
     with torch.no_grad():
         for node in net.nodes:
@@ -84,44 +110,53 @@ def start(settings: Settings, task: problems.Completion, seed: int) -> TensorNet
 
 
 def _leader(net: TensorNetwork, task: problems.Completion) -> int:
+    """Return the component for which the theorem requires the least factor."""
     return int(theory.leading_factor(net, task).argmin())
 
 
 def _one(settings: Settings, alpha: float, seed: int) -> xr.Dataset:
-    task = problems.Completion.sample(
-        target(settings, seed), settings.observed, seed=seed, loss=losses.huber(settings.threshold)
-    )
+    """Return the record of one alpha and seed."""
+    value, huber = target(settings, seed), losses.huber(settings.threshold)
+    task = problems.Completion.sample(value, settings.observed, seed=seed, loss=huber)
     net = start(settings, task, seed)
     leader = _leader(net, task)
     with torch.no_grad():
         for node in net.nodes:
             node.mul_(alpha)
-        alone = TensorNetwork((net.layout.nodes, net.layout.out), [node[:, [leader]].clone() for node in net.nodes])
+        alone = net.with_nodes([node[:, [leader]].clone() for node in net.nodes])
     whole = _flow(net, task, settings, None)
     apart = np.nan
     if seed in settings.seeds[: settings.compared]:
-        rows = [0, *range(1, whole.sizes["time"], EVERY)]
-        one = _flow(alone, task, settings, whole.time.values[rows[1:]])
-        both = min(len(rows), one.sizes["time"])
-        away = whole.end.values[rows[:both]] - one.end.values[:both]
-        apart = float(np.sqrt((away**2).reshape(both, -1).sum(axis=1)).max())
-    size = float(task.target.norm())  # type: ignore[union-attr]
+        apart = _apart(whole, alone, task, settings) / float(value.norm())
+    norms = whole.component.values[-1]
     return xr.Dataset(
         {
-            "component": ("value", -np.sort(-whole.component.values[-1])),
-            "leads": float(whole.component.values[-1].argmax() == leader),
+            "component": ("value", -np.sort(-norms)),
+            "leads": float(norms.argmax() == leader),
             "error": float(task.error(net)),
-            "apart": apart / size,
-            "drift": float(whole.imbalance[::EVERY].max())
-            / float(whole.component.values[-1].max()) ** (2 / settings.order),
+            "apart": apart,
+            "drift": reduce.largest(whole.imbalance[::EVERY]) / float(norms.max()) ** (2 / settings.order),
             "least_value": float(task.values.abs().min()),
         }
     )
 
 
+def _apart(whole: xr.Dataset, alone: TensorNetwork, task: problems.Completion, settings: Settings) -> float:
+    """Return the largest distance between the end tensors of a flow and of the flow of its leading component alone.
+
+    Both are compared at every `EVERY`-th time of the whole flow, as far as both go.
+    """
+    rows = [0, *range(1, whole.sizes["time"], EVERY)]
+    one = _flow(alone, task, settings, whole.time.values[rows[1:]])
+    both = min(len(rows), one.sizes["time"])
+    away = whole.end.values[rows[:both]] - one.end.values[:both]
+    return reduce.largest(np.sqrt((away**2).reshape(both, -1).sum(axis=1)))
+
+
 def _flow(
     net: TensorNetwork, task: problems.Completion, settings: Settings, times: NDArray[np.float64] | None
 ) -> xr.Dataset:
+    """Run the flow to the training loss of the settings, or to the last of the given times."""
     return flow.gradient_flow(
         net,
         task,

@@ -21,8 +21,8 @@ from ranklens.tensors.network import TensorNetwork
 TITLE = "Three factorizations, one law: d sigma / dt = K sigma^(2 - 2/K) gamma"
 EXPLANATION = (
     "K is the depth of a matrix factorization, the order of a tensor factorization, or, in a hierarchical "
-    "factorization, the number of children of a tree node plus one. The rate of every singular value or component norm sigma, measured "
-    "along a trajectory and divided by the alignment gamma of the component with the negative gradient, is a power of "
+    "factorization, the number of children of a tree node plus one. The rate of every singular value or component norm "
+    "sigma, measured along a trajectory and divided by its alignment gamma with the negative gradient, is a power of "
     "sigma: the fitted exponents are those of the theorems, which the rates alone do not show."
 )
 SOURCE = "The talk's closing table; Arora et al. (NeurIPS 2019), Razin, Maman, Cohen (ICML 2021, 2022)"

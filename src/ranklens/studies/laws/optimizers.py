@@ -1,32 +1,33 @@
-"""Which optimizers lower the rank as gradient flow does, and which do not."""
+"""Optimizers compared with gradient flow: which of them lower the rank, and in which order they learn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
+from torch import nn
 
 from ranklens import drawing, problems, theory
 from ranklens.dynamics import descent, optim
 from ranklens.problems import targets
-from ranklens.studies.kit import records
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit import records, reduce
+from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import families, measures
 from ranklens.tensors.network import TensorNetwork
 
-TITLE = "Not every optimizer lowers the rank: a spectral one learns the small first"
+TITLE = "Not every optimizer lowers the rank: a spectral one learns small singular values first"
 EXPLANATION = (
-    "Methods that go along the gradient, however fast, conserve what gradient flow conserves as their steps shrink, "
-    "and learn large singular values first; Adam, RMSprop and sign steps conserve nothing, though here they still "
-    "find the low rank. A spectral method reverses the order, learning small singular values before large ones, and "
-    "fits what it sees at full rank."
+    "Methods that go along the gradient, at whatever speed, conserve what gradient flow conserves as their steps "
+    "shrink, and learn large singular values first; Adam, RMSprop and sign descent conserve nothing, though here they "
+    "still find the low rank. A spectral method reverses the order: it learns small singular values before large ones, "
+    "and fits the observed entries at full rank."
 )
 SOURCE = "Arora, Cohen, Hu, Luo (NeurIPS 2019) for the flow; Jordan et al. (Muon, 2024) for spectral steps"
 
-Make = Callable[[Any, float], torch.optim.Optimizer]
+Make = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
+# Optimizers by name, as functions of the parameters and the learning rate.
 OPTIMIZERS: dict[str, Make] = {
     "descent": lambda params, lr: torch.optim.SGD(params, lr=lr),
     "momentum": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
@@ -38,12 +39,32 @@ OPTIMIZERS: dict[str, Make] = {
     "sign": optim.SignDescent,
     "spectral": optim.Spectral,
 }
-FOLLOW = ("descent", "momentum", "Nesterov", "GroupRMSprop", "shared Adam")  # go along gradients, in their own time
+# Optimizers whose limit of small steps is the gradient flow, in a time of their own.
+FOLLOW = ("descent", "momentum", "Nesterov", "GroupRMSprop", "shared Adam")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Step sizes are in the order of the optimizers: for the matrix that is wholly seen, and for completion."""
+    """Two experiments: a fully observed matrix of given singular values, and completion of a matrix of low rank.
+
+    Learning rates are in the order of `OPTIMIZERS`.
+
+    Attributes:
+        size: number of rows and of columns of both matrices.
+        values: singular values of the fully observed matrix.
+        std: standard deviation of the initial entries of the factors for the fully observed matrix.
+        seen_lr: learning rates for the fully observed matrix.
+        seen_steps: number of steps for the fully observed matrix, at most.
+        rank: rank of the matrix to complete.
+        depth: number of factors for completion; the fully observed matrix is fitted by two.
+        observed: number of observed entries in completion.
+        completion_std: standard deviation of the initial entries of the factors in completion.
+        completion_lr: learning rates in completion.
+        until_loss: training loss at which completion ends.
+        steps: number of steps of completion, at most.
+        every: number of steps between two checks of the training loss in completion.
+        seeds: seeds of matrices, observed entries and initializations.
+    """
 
     size: int = 20
     values: tuple[float, ...] = (10.0, 5.0, 2.0)
@@ -67,13 +88,21 @@ PRESETS = {
     "tiny": Settings(size=8, observed=50, seen_steps=1500, steps=600, seeds=(0,)),
 }
 MINUTES = {"laptop": 0.6, "paper": 3.0, "tiny": 0.1}
-UNBALANCED, EQUAL_LOSS = 0.1, 1.0  # the start from which drift is measured, and the loss until which
-LEAST = 0.9  # of its final value: a singular value has been learnt
-ALL_LEARNT = 2e-2  # loss below which all singular values have been: a missing tenth of the smallest costs that
+# Standard deviation of the initial entries where drift is measured: large enough for an imbalance that can drift.
+UNBALANCED = 0.1
+# Training loss until which drift is measured, so that different learning rates are compared at equal progress.
+EQUAL_LOSS = 1.0
+# Share of its final value from which on a singular value counts as learned.
+LEAST = 0.9
+# Training loss at which the fully observed fit ends: below it all singular values have been learned, since one that
+# misses a tenth of the smallest value costs that much.
+ALL_LEARNED = 2e-2
+# Number of steps between two rows of the record for the fully observed matrix.
+EVERY = 10
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """For every optimizer and seed: when singular values are learnt, what is recovered, and what is conserved."""
+    """Run both experiments for every optimizer and seed, and measure how the drift depends on the learning rate."""
     parts = [xr.concat([_one(settings, name, seed) for seed in settings.seeds], dim="seed") for name in OPTIMIZERS]
     record = xr.concat(parts, dim="optimizer").assign_coords(optimizer=list(OPTIMIZERS), seed=list(settings.seeds))
     record["shrink"] = ("optimizer", [_shrink(settings, name) for name in OPTIMIZERS])
@@ -82,7 +111,7 @@ def run(settings: Settings) -> xr.Dataset:
 
 
 def seen(settings: Settings, seed: int) -> problems.Completion:
-    """A matrix of given singular values, all of it observed."""
+    """Return the completion of a random matrix with the singular values of the settings, all of it observed."""
     shape = (settings.size, settings.size)
     random = targets.low_rank_matrix(shape, len(settings.values), seed=seed)
     U, _, Vh = torch.linalg.svd(random, full_matrices=False)
@@ -92,27 +121,40 @@ def seen(settings: Settings, seed: int) -> problems.Completion:
 
 
 def _one(settings: Settings, name: str, seed: int) -> xr.Dataset:
-    position = list(OPTIMIZERS).index(name)
+    """Return the record of one optimizer and seed in both experiments."""
+    return xr.merge([_observed(settings, name, seed), _completed(settings, name, seed)])
+
+
+def _observed(settings: Settings, name: str, seed: int) -> xr.Dataset:
+    """Fit the fully observed matrix; record its singular values, and the step at which each is learned."""
     count = len(settings.values)
     task, net = seen(settings, seed), _net(settings, 2, settings.std, seed)
-    whole = descent.gradient_descent(
+    run = descent.gradient_descent(
         net,
         task,
-        OPTIMIZERS[name](net.parameters(), settings.seen_lr[position]),
+        OPTIMIZERS[name](net.parameters(), settings.seen_lr[list(OPTIMIZERS).index(name)]),
         steps=settings.seen_steps,
-        until_loss=ALL_LEARNT,
-        every=10,
+        until_loss=ALL_LEARNED,
+        every=EVERY,
         track={"singular": lambda net: measures.singular_values(net.tensor())[:count]},
     )
-    learnt = whole.singular.values >= LEAST * np.array(settings.values)
+    learned = run.singular.values >= LEAST * np.array(settings.values)
+    step = np.where(learned.any(axis=0), float(EVERY) * learned.argmax(axis=0), np.nan)
+    singular = np.full((settings.seen_steps // EVERY + 1, count), np.nan)
+    singular[: run.sizes["step"]] = run.singular.values
+    return xr.Dataset({"learnt": ("value", step), "singular": (("row", "value"), singular)})
+
+
+def _completed(settings: Settings, name: str, seed: int) -> xr.Dataset:
+    """Complete the matrix of low rank; record the error, the singular values, and the change of what flow conserves."""
     target = targets.low_rank_matrix((settings.size,) * 2, settings.rank, norm=float(settings.size), seed=seed)
-    part = problems.Completion.sample(target, settings.observed, seed=seed)
+    task = problems.Completion.sample(target, settings.observed, seed=seed)
     net = _net(settings, settings.depth, settings.completion_std, seed)
     before, start = [theory.conserved(net, bond) for bond in net.bonds], net.imbalance()
-    found = descent.gradient_descent(
+    run = descent.gradient_descent(
         net,
-        part,
-        OPTIMIZERS[name](net.parameters(), settings.completion_lr[position]),
+        task,
+        OPTIMIZERS[name](net.parameters(), settings.completion_lr[list(OPTIMIZERS).index(name)]),
         steps=settings.steps,
         until_loss=settings.until_loss,
         every=settings.every,
@@ -121,15 +163,11 @@ def _one(settings: Settings, name: str, seed: int) -> xr.Dataset:
         s = measures.singular_values(net.tensor())
         scale = max(float(node.square().sum()) for node in net.nodes)
         moved = max(float((theory.conserved(net, b) - c).norm()) for b, c in zip(net.bonds, before, strict=True))
-    shown = np.full((settings.seen_steps // 10 + 1, count), np.nan)
-    shown[: whole.sizes["step"]] = whole.singular.values
     return xr.Dataset(
         {
-            "learnt": ("value", np.where(learnt.any(axis=0), 10.0 * learnt.argmax(axis=0), np.nan)),
-            "singular": (("row", "value"), shown),
-            "loss": float(found.loss[-1]),
-            "steps": float(found.step[-1]),
-            "error": float(part.error(net)),
+            "loss": float(run.loss[-1]),
+            "steps": float(run.step[-1]),
+            "error": float(task.error(net)),
             "beyond": float(s[settings.rank] / s[settings.rank - 1]),
             "moved": moved / scale,
             "imbalance_at_start": float(start) / scale,
@@ -138,13 +176,16 @@ def _one(settings: Settings, name: str, seed: int) -> xr.Dataset:
 
 
 def _net(settings: Settings, depth: int, std: float, seed: int) -> TensorNetwork:
+    """Return a deep matrix factorization with Gaussian entries of all factors."""
     return families.deep_matrix((settings.size, settings.size), depth, std=std, seed=seed)
 
 
 def _shrink(settings: Settings, name: str) -> float:
-    """Drift of what flow conserves with one step size over that with four times as much, to equal loss: 0 in the limit.
+    """Return the drift with the optimizer's learning rate over the drift with four times that rate.
 
-    A method that goes along gradients has the flow as its limit of small steps, so its drift vanishes with them.
+    Drift is the change of what the gradient flow conserves until the training loss is `EQUAL_LOSS`. An optimizer that
+    goes along gradients has the flow as its limit of small steps, so its drift vanishes with them: the ratio is about
+    1/4 where the drift is proportional to the rate. Otherwise the ratio is about 1.
     """
     drifts = []
     for part in (4.0, 1.0):
@@ -158,7 +199,10 @@ def _shrink(settings: Settings, name: str) -> float:
 
 
 def _halving(settings: Settings, seed: int) -> float:
-    """By which factor the drift of plain descent falls when its step is halved, at equal times: 2 for O(step)."""
+    """Return the drift of plain descent over its drift with half the learning rate, after equal times.
+
+    The ratio is 2 if the drift is proportional to the learning rate.
+    """
     drifts = []
     for halves in (1, 2):
         task, net = seen(settings, seed), _net(settings, 2, UNBALANCED, seed)
@@ -171,88 +215,113 @@ def _halving(settings: Settings, seed: int) -> float:
 
 
 def order(record: xr.Dataset) -> xr.DataArray:
-    """When the smallest singular value is learnt over when the largest is: above 1 the large one waits for nobody."""
+    """Return the step at which the smallest singular value is learned over the step at which the largest is.
+
+    Above 1 the largest singular value is learned first. NaN says that one of the two was not learned.
+
+    Args:
+        record: a record of this study.
+
+    Returns:
+        An array over optimizers and seeds.
+    """
     return record.learnt[..., -1] / record.learnt[..., 0]
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """What is conserved, the order of learning, and the rank of what is recovered."""
-    follow, others = record.sel(optimizer=list(FOLLOW)), record.drop_sel(optimizer=list(FOLLOW))
-    first = order(record)
+    """Return the claims: what is conserved, the order of learning, and the rank of the completed matrix."""
+    return [*_drifts(record), *_orders(record), *_completions(record)]
+
+
+def _drifts(record: xr.Dataset) -> list[Claim]:
+    """Return the claims on the drift of what gradient flow conserves."""
+    follow, others = (part.shrink for part in _parts(record))
     return [
-        Claim(
-            "theorem",
-            "plain descent: conserved quantities drift like the step; half of it, drift over drift (farthest from 2)",
-            max((float(x) for x in record.halving.values), key=lambda x: abs(x - 2)),
-            "within",
-            (1.9, 2.1),
+        theorem(
+            "Plain descent: the drift of what flow conserves is proportional to the learning rate: drift over the "
+            f"drift with half the rate, farthest from 2 of {reduce.count(record.seed)}",
+            reduce.farthest(record.halving, 2),
+            within=(1.9, 2.1),
         ),
-        Claim(
-            "finding",
-            f"{', '.join(FOLLOW)}: drift of what flow conserves over that at four times the step (largest)",
-            float(follow.shrink.max()),
-            "<=",
-            0.5,
+        finding(
+            f"{', '.join(FOLLOW)}: the drift of what flow conserves falls with the learning rate: drift over the drift "
+            "with four times the rate, largest of the optimizers",
+            reduce.largest(follow),
+            at_most=0.5,
         ),
-        Claim(
-            "finding",
-            "the others, which do not follow the flow: the same (least)",
-            float(others.shrink.min()),
-            ">=",
-            0.5,
-        ),
-        Claim(
-            "finding",
-            "those that follow: time of the smallest singular value over that of the largest (least)",
-            float(first.sel(optimizer=list(FOLLOW)).min()),
-            ">=",
-            1.2,
-        ),
-        Claim(
-            "finding",
-            "spectral: the same; below 1 the order is reversed (largest)",
-            float(first.sel(optimizer="spectral").max()),
-            "<=",
-            0.8,
-        ),
-        Claim(
-            "finding",
-            "completion, those that follow: next singular value over the last of the target's (median of all)",
-            float(follow.beyond.median()),
-            "<=",
-            1e-2,
-        ),
-        Claim(
-            "finding",
-            "completion, spectral: the same (median of the seeds)",
-            float(record.beyond.sel(optimizer="spectral").median()),
-            ">=",
-            0.1,
-        ),
-        Claim(
-            "finding",
-            "completion: error of the spectral optimizer over that of plain descent (medians)",
-            float(record.error.sel(optimizer="spectral").median() / record.error.sel(optimizer="descent").median()),
-            ">=",
-            3.0,
-        ),
-        Claim(
-            "finding",
-            "share of completions that reached the training loss",
-            float((record.loss <= records.settings_of(record, Settings).until_loss).mean()),
-            ">=",
-            1.0,
+        finding(
+            f"{', '.join(str(name) for name in others.optimizer.values)}: the drift of what flow conserves does not "
+            "fall with the learning rate: drift over the drift with four times the rate, least of the optimizers",
+            reduce.least(others),
+            at_least=0.5,
         ),
     ]
 
 
+def _orders(record: xr.Dataset) -> list[Claim]:
+    """Return the claims on the order in which singular values are learned."""
+    first, seeds = order(record), reduce.count(record.seed)
+    return [
+        finding(
+            f"{', '.join(FOLLOW)}: large singular values are learned first: steps until the smallest is learned over "
+            f"steps until the largest is, least of the optimizers and {seeds}",
+            reduce.least(first.sel(optimizer=list(FOLLOW))),
+            at_least=1.2,
+        ),
+        finding(
+            "The spectral optimizer learns small singular values first: steps until the smallest is learned over steps "
+            f"until the largest is, largest of {seeds}",
+            reduce.largest(first.sel(optimizer="spectral")),
+            at_most=0.8,
+        ),
+    ]
+
+
+def _completions(record: xr.Dataset) -> list[Claim]:
+    """Return the claims on the completed matrices."""
+    follow, seeds = _parts(record)[0], reduce.count(record.seed)
+    spectral, plain = record.sel(optimizer="spectral"), record.sel(optimizer="descent")
+    until = records.settings_of(record, Settings).until_loss
+    return [
+        finding(
+            f"Completion with {', '.join(FOLLOW)} finds the target's rank: first singular value beyond this rank over "
+            f"the last within it, median of the optimizers and {seeds}",
+            reduce.median(follow.beyond),
+            at_most=1e-2,
+        ),
+        finding(
+            "Completion with the spectral optimizer does not find the target's rank: first singular value beyond this "
+            f"rank over the last within it, median of {seeds}",
+            reduce.median(spectral.beyond),
+            at_least=0.1,
+        ),
+        finding(
+            "Completion with the spectral optimizer is worse than with plain descent: ratio of their relative errors "
+            f"over all entries, medians of {seeds}",
+            reduce.median(spectral.error) / reduce.median(plain.error),
+            at_least=3.0,
+        ),
+        finding(
+            f"All completions fit their observed entries: share of {record.loss.size} runs with a training loss of at "
+            f"most {until:g}",
+            reduce.share(record.loss, lambda loss: loss <= until),
+            at_least=1.0,
+        ),
+    ]
+
+
+def _parts(record: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+    """Return the record of the optimizers whose limit is the flow, and that of the others."""
+    return record.sel(optimizer=list(FOLLOW)), record.drop_sel(optimizer=list(FOLLOW))
+
+
 def draw(record: xr.Dataset) -> Figure:
-    """Singular values under descent and under spectral steps; recovery, tail and drift of all."""
+    """Draw singular values with descent and with the spectral optimizer, and the completions of all optimizers."""
     settings = records.settings_of(record, Settings)
     made, (plain, spectral, audit) = drawing.figure(3)
     for axes, name in ((plain, "descent"), (spectral, "spectral")):
         values = record.singular.sel(optimizer=name).values[0]
-        steps = 10 * np.arange(len(values))
+        steps = EVERY * np.arange(len(values))
         names = [f"target {x:g}" for x in settings.values]
         drawing.lines(axes, steps, values, names)
         for value in settings.values:
@@ -261,25 +330,25 @@ def draw(record: xr.Dataset) -> Figure:
         last = float(np.nanmax(record.learnt.sel(optimizer=name).values))
         axes.set_xlim(0, 1.1 * last)
         axes.set_ylim(0, 1.45 * max(settings.values))  # room for the legend
-    plain.set_title("Descent: the large first", loc="left", fontsize=11, fontweight="bold")
-    spectral.set_title("Spectral: the small first", loc="left", fontsize=11, fontweight="bold")
+    plain.set_title("Descent: large singular values first", loc="left", fontsize=11, fontweight="bold")
+    spectral.set_title("Spectral: small ones first", loc="left", fontsize=11, fontweight="bold")
     at = np.arange(len(OPTIMIZERS))
-    shown = [("error", "error of completion"), ("beyond", "next singular value"), ("moved", "change of the conserved")]
+    shown = [("error", "relative error"), ("beyond", "next singular value"), ("moved", "drift of the conserved")]
     for k, (name, label) in enumerate(shown):
         values = record[name].median(dim="seed").values
         audit.semilogy(at, values, marker="os^"[k], label=label, color=drawing.COLOURS[k], linestyle="none")
     audit.set_xticks(at, list(OPTIMIZERS), rotation=60, ha="right", fontsize=8)
     audit.legend(fontsize=7)
-    drawing.label(audit, "Completion: who lowers the rank", "optimizer", "relative size (medians)")
+    drawing.label(audit, "Completion: errors and ranks", "optimizer", "relative size, median of the seeds")
     return made
 
 
 def alt(record: xr.Dataset) -> str:
-    """What the picture shows."""
+    """Describe the figure in words."""
     first = order(record).median(dim="seed")
     times = ", ".join(f"{name} {float(first.sel(optimizer=name)):.2f}" for name in OPTIMIZERS)
     errors = ", ".join(f"{name} {float(record.error.sel(optimizer=name).median()):.3f}" for name in OPTIMIZERS)
     return (
-        f"Time to learn the smallest singular value over that of the largest: {times}. Error of completion at equal "
-        f"training loss: {errors}."
+        f"Steps until the smallest singular value is learned over steps until the largest is, medians of the seeds: "
+        f"{times}. Relative error of completion at equal training loss, medians of the seeds: {errors}."
     )
