@@ -9,6 +9,7 @@ import torch
 
 import ranklens as rl
 from ranklens.dynamics.end_matrix import kernel
+from ranklens.dynamics.record import StoppedEarly
 from ranklens.seeds import normals
 
 SAME = 1e-6  # two flows at rtol 1e-10, over times of order one
@@ -125,7 +126,8 @@ def test_below_depth_two_a_singular_value_reaches_zero():
     """The observed off-diagonal entries ask for det < 0; from det > 0 depth 1.5 gets there through det = 0."""
     task = rl.Completion.counterexample()
     W0 = torch.diag(torch.tensor([0.2, 0.1], dtype=torch.float64))
-    run = rl.end_matrix_flow(W0, task, depth=1.5, until_loss=1e-8)
+    with pytest.warns(StoppedEarly, match="stopped by 'singular'.*take a depth of at least 2"):
+        run = rl.end_matrix_flow(W0, task, depth=1.5, until_loss=1e-8)
     assert run.attrs["stopped"] == "singular"
     assert float(run.log_sigma[-1, 1]) < math.log(1e-6)
     assert 0 < float(run.time[-1]) < 100
@@ -155,11 +157,14 @@ def test_a_record_has_what_is_tracked_and_every_ending():
     assert run.attrs["stopped"] == "time"
     assert run.sizes["time"] == len(run["rank"])
     assert run.matrix.shape == (2, 2)
-    assert rl.end_matrix_flow(W0, task, depth=3, until_evaluations=5).attrs["stopped"] == "evaluations"
-    assert rl.end_matrix_flow(0 * W0, task, depth=3).attrs["stopped"] == "stationary"
+    with pytest.warns(StoppedEarly, match="raise until_evaluations"):
+        assert rl.end_matrix_flow(W0, task, depth=3, until_evaluations=5).attrs["stopped"] == "evaluations"
+    with pytest.warns(StoppedEarly, match="stationary"):
+        assert rl.end_matrix_flow(0 * W0, task, depth=3).attrs["stopped"] == "stationary"
     assert rl.end_matrix_flow(W0, task, depth=3, until_loss=10.0, logarithmic=True).attrs["stopped"] == "loss"
     lost = rl.Completion.counterexample(loss=lambda p, y: (p - y) ** 2 * torch.inf)
-    assert rl.end_matrix_flow(W0, lost, depth=3).attrs["stopped"] == "nan"
+    with pytest.warns(StoppedEarly, match="not finite"):
+        assert rl.end_matrix_flow(W0, lost, depth=3).attrs["stopped"] == "nan"
     assert [axes.get_title(loc="left") for axes in rl.plot(run).axes] == ["loss", "log_sigma", "sign", "rank"]
 
 

@@ -9,6 +9,7 @@ import xarray as xr
 from conftest import TOLERANCE
 
 import ranklens as rl
+from ranklens.dynamics.record import StoppedEarly
 
 
 def diagonal_problem():
@@ -100,7 +101,8 @@ def test_stops_by_time_evaluations_and_at_once():
     task = diagonal_problem()
     run = rl.gradient_flow(identity_start(0.1), task, until_time=1.5)
     assert (run.attrs["stopped"], float(run.time[-1])) == ("time", 1.5)
-    run = rl.gradient_flow(identity_start(0.1), task, until_evaluations=100)
+    with pytest.warns(StoppedEarly, match=r"stopped by 'evaluations' at a loss of .*, but until_loss is 5e-05"):
+        run = rl.gradient_flow(identity_start(0.1), task, until_evaluations=100)
     assert run.attrs["stopped"] == "evaluations"
     assert 100 <= run.attrs["evaluations"] < 130
     run = rl.gradient_flow(identity_start(0.1), task, until_loss=1e9)
@@ -109,10 +111,12 @@ def test_stops_by_time_evaluations_and_at_once():
 
 def test_stops_where_nothing_moves():
     zero = rl.deep_matrix((3, 3), depth=2, std=0.0)
-    run = rl.gradient_flow(zero, diagonal_problem())
+    with pytest.warns(StoppedEarly, match="the gradient|parameters would need"):
+        run = rl.gradient_flow(zero, diagonal_problem())
     assert run.attrs["stopped"] == "stationary"
     net = rl.deep_matrix((3, 3), depth=2, width=1, std=0.3)  # rank one cannot fit: ends at the best rank-one matrix
-    run = rl.gradient_flow(net, diagonal_problem(), until_loss=1e-9, until_evaluations=50_000)
+    with pytest.warns(StoppedEarly, match="the loss has not fallen"):
+        run = rl.gradient_flow(net, diagonal_problem(), until_loss=1e-9, until_evaluations=50_000)
     assert run.attrs["stopped"] == "stationary"
     assert float(run.loss[-1]) == pytest.approx((2.0**2 + 1) / 2, rel=1e-6)
 
@@ -149,7 +153,8 @@ def test_divergence_keeps_the_record_so_far():
 
     task = rl.Completion(torch.zeros(1, 2).long(), torch.tensor([1.0]), (1, 1), loss=falls_for_ever)
     net = rl.deep_matrix((1, 1), depth=2, std=0.5)
-    run = rl.gradient_flow(net, task, until_loss=-math.inf, rtol=1e-3)
+    with pytest.warns(StoppedEarly, match="after time"):
+        run = rl.gradient_flow(net, task, until_loss=-math.inf, rtol=1e-3)
     assert run.attrs["stopped"] == "nan"
     assert "after time" in run.attrs["message"]
     assert run.sizes["time"] > 10
@@ -159,7 +164,8 @@ def test_divergence_keeps_the_record_so_far():
         return (prediction - value) * math.nan
 
     task = rl.Completion(torch.zeros(1, 2).long(), torch.tensor([1.0]), (1, 1), loss=not_a_number)
-    run = rl.gradient_flow(net, task)
+    with pytest.warns(StoppedEarly, match="not finite at the start"):
+        run = rl.gradient_flow(net, task)
     assert (run.attrs["stopped"], run.sizes["time"]) == ("nan", 1)
 
 
@@ -229,9 +235,11 @@ def test_what_is_no_number_is_not_tracked():
 def test_resuming_at_rest_rests():
     task = rl.Completion(torch.zeros(2, 2).long(), torch.tensor([1.0, 2.0]), (2, 2), duplicates="keep")
     net = rl.deep_matrix((2, 2), 2, std=0.3)
-    first = rl.gradient_flow(net, task)
+    with pytest.warns(StoppedEarly, match="stationary"):
+        first = rl.gradient_flow(net, task)
     assert first.attrs["stopped"] == "stationary"
-    rest = rl.gradient_flow(net, task, resume=first)
+    with pytest.warns(StoppedEarly, match="stationary"):
+        rest = rl.gradient_flow(net, task, resume=first)
     assert rest.attrs["stopped"] == "stationary"
     assert float(rest.loss[-1]) == pytest.approx(0.25, rel=1e-9)
 
@@ -265,6 +273,7 @@ def test_progress_says_what_is_waited_for(capsys):
     [
         ({"rtol": 0.0}, "rtol is 0.0"),
         ({"rtol": 1.5}, "rtol is 1.5"),
+        ({"rtol": 0.999}, "rtol is 0.999; it must be above 0 and at most 0.1"),
         ({"atol": -1.0}, "atol is -1.0"),
         ({"until_time": 0.0}, "until_time is 0.0"),
         ({"until_loss": math.nan}, "until_loss is nan"),

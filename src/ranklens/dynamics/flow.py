@@ -168,7 +168,8 @@ class _Field:
         self.evaluations += 1
         self.gradient()
         found: Floats = self.flat_gradient.numpy() if self.shared else self.flat_gradient.cpu().numpy()
-        self.slope = math.sqrt(float(np.dot(found, found)))
+        with np.errstate(over="ignore"):  # a flow that diverges ends by an infinite slope, without a warning of numpy
+            self.slope = math.sqrt(float(np.dot(found, found)))
         return found
 
 

@@ -1,0 +1,185 @@
+"""The record of a run: its rows, its attributes, and the warning of a run that stopped before its goal."""
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import ranklens as rl
+from ranklens.dynamics.record import (
+    Cost,
+    Interrupted,
+    Outcome,
+    Recorder,
+    StoppedEarly,
+    check_count,
+    numpy,
+    warn_if_early,
+)
+
+COMMON = {"stopped", "message", "evaluations", "steps", "seconds", "solver", "until_loss", "network", "loss_function"}
+
+
+def two_by_two(std=0.5):
+    return rl.deep_matrix((2, 2), depth=2, std=std), rl.Completion.counterexample()
+
+
+def outcome(stopped, message=""):
+    return Outcome(stopped, message, Cost(evaluations=3, steps=2, seconds=0.1))
+
+
+def test_all_runs_have_the_same_attributes():
+    net, task = two_by_two()
+    flow = rl.gradient_flow(net, task, until_time=1.0)
+    descent = rl.gradient_descent(net, task, torch.optim.SGD(net.parameters(), lr=0.1), steps=3)
+    end = rl.end_matrix_flow(torch.eye(2, dtype=torch.float64), task, depth=2, until_time=1.0)
+    for run in (flow, descent, end):
+        assert set(run.attrs) >= COMMON | {"versions"}
+        assert run.attrs["loss_function"] == "half_sse"
+        assert run.attrs["until_loss"] == 5e-5
+
+
+@pytest.mark.parametrize("stopped", ["evaluations", "stationary", "singular", "steps", "nan"])
+def test_a_run_that_misses_its_goal_warns(stopped):
+    with pytest.warns(StoppedEarly, match=f"stopped by '{stopped}' at a loss of 0.5, but until_loss is 0.1 .here.; "):
+        warn_if_early(outcome(stopped, "here"), 0.5, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("stopped", "until_loss"), [("loss", 0.1), ("time", 0.1), ("stationary", 0.0), ("interrupted", 0.1)]
+)
+def test_a_run_that_reaches_its_goal_does_not_warn(stopped, until_loss):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_early(outcome(stopped), 0.5, until_loss)
+
+
+def test_a_bound_before_rest_warns():
+    with pytest.warns(StoppedEarly):
+        warn_if_early(outcome("evaluations"), 0.5, 0.0)
+
+
+def test_the_warning_points_at_the_caller():
+    """In a Python without the type checker of this suite, which adds frames of its own."""
+    script = (
+        "import torch, ranklens as rl\n"
+        "task, net = rl.Completion.counterexample(), rl.deep_matrix((2, 2), depth=2)\n"
+        "rl.gradient_flow(net, task, until_evaluations=5)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stderr
+    assert found.startswith("<string>:3: StoppedEarly: ")
+
+
+def test_descent_warns_of_steps_only_if_a_loss_was_wanted():
+    net, task = two_by_two()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    rl.gradient_descent(net, task, optimizer, steps=3)
+    rl.gradient_descent(net, task, optimizer, steps=3, until_loss=0.0)
+    with pytest.warns(StoppedEarly, match="stopped by 'steps'.*take more steps"):
+        rl.gradient_descent(net, task, optimizer, steps=3, until_loss=1e-6)
+
+
+def test_costs_add_up_over_resumed_flows():
+    """A resumed record counts the steps and seconds of both runs, and never fewer than the record it resumes."""
+    net, task = two_by_two()
+    first = rl.gradient_flow(net, task, until_time=1.0)
+    rest = rl.gradient_flow(net, task, until_time=2.0, resume=first)
+    alone = rest.sizes["time"] - first.sizes["time"]
+    assert rest.attrs["steps"] == first.attrs["steps"] + alone
+    assert rest.attrs["seconds"] > first.attrs["seconds"]
+    long_ago = first.assign_attrs(seconds=1e6)
+    assert rl.gradient_flow(net, task, until_time=2.0, resume=long_ago).attrs["seconds"] > 1e6
+
+
+def test_costs_add_up_over_resumed_descents():
+    net, task = two_by_two()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-2)
+    first = rl.gradient_descent(net, task, optimizer, steps=10).assign_attrs(seconds=1e6)
+    rest = rl.gradient_descent(net, task, optimizer, steps=25, resume=first)
+    assert rest.attrs["evaluations"] == rest.attrs["steps"] == 25
+    assert rest.attrs["seconds"] > 1e6
+
+
+def test_rows_keep_their_order_and_shapes():
+    recorder = Recorder("time", {"twice": lambda x: 2 * x, "matrix": lambda x: torch.full((2, 3), float(x))})
+    for time in (0.0, 1.0, 5.0):
+        recorder.add(time, 10 - time, time)
+    recorder.add(6.0, 0.0, 6.0)
+    recorder.drop()
+    record = recorder.finish({"state": np.arange(4.0)}, {"stopped": "loss"})
+    assert isinstance(record, xr.Dataset)
+    assert record.time.values.tolist() == [0.0, 1.0, 5.0]
+    assert record.loss.values.tolist() == [10.0, 9.0, 5.0]
+    assert record.twice.values.tolist() == [0.0, 2.0, 10.0]
+    assert record.matrix.dims == ("time", "matrix_0", "matrix_1")
+    assert record.matrix.values[2].tolist() == [[5.0] * 3] * 2
+
+
+def test_a_row_that_fails_is_not_half_recorded():
+    recorder = Recorder("time", {"good": lambda x: x, "bad": lambda x: [0.0] * x})
+    recorder.add(0.0, 1.0, 1)
+    with pytest.raises(ValueError, match=r"track\['bad'\] has shape \(2,\), before \(1,\)"):
+        recorder.add(1.0, 1.0, 2)
+    assert recorder.finish({}, {}).sizes["time"] == 1
+
+
+def test_half_precision_becomes_single():
+    assert numpy(torch.ones(2, dtype=torch.bfloat16)).dtype == np.float32
+    assert numpy(torch.ones(2, dtype=torch.float64)).dtype == np.float64
+
+
+@pytest.mark.parametrize("value", [float("nan"), 2.0, "3", True, None])
+def test_counts_are_integers(value):
+    """Called around the type checker of the suite, which would refuse these values first."""
+    with pytest.raises(TypeError, match="; it must be an integer"):
+        _plain(check_count)("n", value)
+
+
+def test_counts_are_large_enough():
+    check_count("n", 1)
+    _plain(check_count)("n", np.int64(1))
+    with pytest.raises(ValueError, match="n is 0; it must be at least 1"):
+        check_count("n", 0)
+
+
+def _plain(function):
+    """Return a function without the wrappers of the type checker."""
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return function
+
+
+def flow(net, task, track):
+    return rl.gradient_flow(net, task, until_loss=1e-12, track=track)
+
+
+def descent(net, task, track):
+    return rl.gradient_descent(net, task, torch.optim.SGD(net.parameters(), lr=1e-2), every=1, track=track)
+
+
+@pytest.mark.parametrize(("run", "axis"), [(flow, "time"), (descent, "step")])
+def test_an_interrupted_run_gives_its_record(run, axis, tolerance):
+    """The interrupt comes while the run tracks its tenth row; the record ends at a state that the network then has."""
+    net, task = two_by_two(std=0.1)
+    calls = []
+
+    def interrupt(net):
+        calls.append(net)
+        if len(calls) == 10:
+            raise KeyboardInterrupt
+        return 0.0
+
+    with pytest.raises(Interrupted) as stop:
+        run(net, task, {"calls": interrupt})
+    record = stop.value.record
+    assert record.attrs["stopped"] == "interrupted"
+    assert record.sizes[axis] >= 9
+    assert (np.diff(record[axis]) > 0).all()
+    assert float(record.loss[-1]) == pytest.approx(float(task.loss(net).detach()), rel=tolerance["rounding"])
+    if run is flow:
+        rest = rl.gradient_flow(net, task, until_loss=1e-2, track={"calls": lambda net: 0.0}, resume=record)
+        assert rest.attrs["stopped"] == "loss"
