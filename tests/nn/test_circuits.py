@@ -11,7 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ranklens as rl
 
-ROUNDING = 1e-12  # of the sum of the sizes of all terms: what the equality of circuit and network is promised to
+# Error of a circuit against its network, relative to the sum of the absolute values of all terms.
+ROUNDING = 1e-12
+# Sums of many products, whose terms may cancel: a relative error of 1e-12 of terms of size 10.
+CANCELLED = 1e-11
+# Relative difference that shows that two functions differ.
+CLEARLY = 1e-3
 
 CIRCUITS = [name for name in NETWORKS if name.split()[0] in ("matrix", "cp", "hierarchical")]
 OTHERS = [name for name in NETWORKS if name not in CIRCUITS]
@@ -78,7 +83,7 @@ def arrays(tensors):
 
 def absolute(net):
     """The network of the nodes' absolute values: on absolute vectors, the sum of the sizes of all terms."""
-    return rl.TensorNetwork((net.layout.nodes, net.layout.out), [node.detach().abs() for node in net.nodes])
+    return net.with_nodes([node.detach().abs() for node in net.nodes])
 
 
 def terms(net, vectors):
@@ -186,7 +191,7 @@ def test_any_deep_matrix_is_a_linear_network(widths):
     assert_same_network(model.network(), net)
     assert_same_gradients(model, net, vectors)
     outputs = model.linear(torch.eye(columns, dtype=torch.float64)).T
-    torch.testing.assert_close(outputs, net.tensor(), rtol=ROUNDING, atol=1e-11)
+    torch.testing.assert_close(outputs, net.tensor(), rtol=ROUNDING, atol=CANCELLED)
     for layer, node in zip(model.linear, reversed(net.nodes), strict=True):
         assert isinstance(layer, torch.nn.Linear)
         assert layer.bias is None
@@ -270,7 +275,7 @@ def test_no_more_kernel_calls_for_order_784():
 def test_shared_weights_are_the_network_exactly_where_its_levels_are_equal(name, tolerance):
     net = rl.cp((3,) * 4, 2, std=1.0) if name == "cp" else rl.hierarchical((3,) * 8, 2, std=1.0)
     model, x = rl.nn.circuit(net, shared=True), torch.stack(vectors_for(net), dim=1)
-    assert not torch.allclose(model(x), net.evaluate(x), rtol=1e-3)
+    assert not torch.allclose(model(x), net.evaluate(x), rtol=CLEARLY)
     symmetric = model.network()
     assert_same_function(model(x), symmetric.evaluate(x), symmetric, x.unbind(1))
     assert torch.equal(symmetric.nodes[0], net.nodes[0])
@@ -445,7 +450,7 @@ def test_inputs_that_do_not_fit_and_those_that_do(name):
         model([vectors[0][:, 0], *vectors[1:]])
     assert model([vector[:0] for vector in vectors]).shape == (0,)
     whole = [vector.round().long() for vector in vectors]
-    torch.testing.assert_close(model(whole), net.evaluate(whole), rtol=ROUNDING, atol=1e-11)
+    torch.testing.assert_close(model(whole), net.evaluate(whole), rtol=ROUNDING, atol=CANCELLED)
     vectors[0][2] = float("nan")
     assert model(vectors).isnan().tolist() == net.evaluate(vectors).isnan().tolist() == [False, False, True, False]
 

@@ -1,21 +1,21 @@
-"""Factored layers against the plain ones they were made of, over layer types and what a training loop does to them."""
+"""Factored layers against the plain ones they were made of, over layer types and kinds of factors."""
 
 import copy
-import io
-import pickle
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.multiprocessing as processes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layer_cases import SAME, SAME_SINGLE, batch, off, small_net
 from torch import nn
 
 import ranklens as rl
-from ranklens.nn.composed import Composed, by_chain
+from ranklens.nn.composed import Composed
+
+pytestmark = pytest.mark.usefixtures("initial_values")
+
 
 WIDTHS = {
     "matrix": None,
@@ -26,18 +26,6 @@ WIDTHS = {
     "expanded": 2,
     "stacked": 2,
 }
-
-
-pytestmark = pytest.mark.usefixtures("initial_values")
-
-
-def small_net():
-    layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)]
-    return nn.Sequential(*layers).double()
-
-
-def batch(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @st.composite
@@ -87,13 +75,13 @@ def there_and_back(made, kind, keep, depth, seed):
     assert isinstance(deep, Composed)
     expected = deep(x)
     if init == "keep":
-        assert (expected - layer(x)).abs().max() <= 1e-12 * max(1.0, float(layer(x).detach().abs().max()))
+        assert (expected - layer(x)).abs().max() <= SAME * max(1.0, float(layer(x).detach().abs().max()))
     plain = rl.nn.collapse(deep)
     assert type(plain) is type(layer)
-    assert (plain(x) - expected).abs().max() <= 1e-12 * max(1.0, float(expected.detach().abs().max()))
+    assert (plain(x) - expected).abs().max() <= SAME * max(1.0, float(expected.detach().abs().max()))
     single = rl.nn.collapse(deep.float())
-    off = (single(x.float()) - deep(x.float())).abs().max()
-    assert off <= 1e-5 * max(1.0, float(expected.detach().abs().max()))
+    error = (single(x.float()) - deep(x.float())).abs().max()
+    assert error <= SAME_SINGLE * max(1.0, float(expected.detach().abs().max()))
 
 
 def test_nothing_is_changed_in_the_argument():
@@ -108,142 +96,20 @@ def test_nothing_is_changed_in_the_argument():
     assert list(plain.state_dict()) == list(net.state_dict())
 
 
-def test_gradients_are_those_of_the_product():
-    net = small_net()
-    deep, x = rl.nn.overparameterize(net, depth=3), batch(2, 3, 4, 4)
-    deep(x).square().sum().backward()
-    weight = deep[4].composition.network.tensor().detach().requires_grad_()
-    nn.functional.linear(deep[:4](x).detach(), weight, deep[4].bias.detach()).square().sum().backward()
-    factors = [f.detach() for f in deep[4].composition.network.nodes]
-    literal = weight.grad @ factors[2].T @ factors[1].T
-    found = deep[4].composition.network.nodes[0]
-    stacks = deep[4].composition.network.stacks
-    assert all(s.grad is not None for s in stacks)
-    gradient = torch.autograd.grad(deep(x).square().sum(), found, allow_unused=True)[0]
-    if gradient is None:  # nodes may be views of one stack
-        gradient = stacks[0].grad.reshape(-1, *literal.shape)[0] if stacks[0].ndim == 3 else stacks[0].grad
-    assert torch.allclose(gradient, literal, atol=1e-10)
-
-
-def test_it_is_composed_once_per_step():
-    calls = []
-    layer = rl.nn.overparameterize(nn.Conv2d(3, 4, 3).double())
-    network, x = layer.composition.network, batch(2, 3, 5, 5)
-    network.register_forward_hook(lambda *_: calls.append(1))
-    original = type(network).tensor
-    counted = {"n": 0}
-
-    def tensor(self):
-        counted["n"] += 1
-        return original(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(network), "tensor", tensor)
-        loss = layer(x).sum() + layer(2 * x).sum()
-        assert counted["n"] == 1
-        loss.backward()
-        layer(x)
-        assert counted["n"] == 2  # backward freed the graph
-        layer(x)
-        assert counted["n"] == 2
-        with torch.no_grad():
-            network.stacks[0].mul_(2.0)
-        after = layer(x)
-        assert counted["n"] == 3  # a factor changed
-        with torch.no_grad():
-            assert torch.allclose(layer(x), after)
-        assert counted["n"] == 4  # gradients were switched off
-
-
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad])
-@pytest.mark.parametrize("how", [{"fused": True}, {"foreach": True}, {"foreach": False}], ids=str)
-def test_steps_of_every_optimizer_are_seen(kind, how):
-    """Fused ones do not count versions; and a chain over few rows never frees a weight that was composed before."""
-    layer = rl.nn.overparameterize(nn.Linear(16, 16)).double()
-    few, many = batch(2, 16), batch(64, 16)
-    optimizer = kind(layer.parameters(), lr=0.1, **how)
-    for grad in (False, True):
-        with torch.set_grad_enabled(grad):
-            layer(many)  # keeps the weight
-        layer(few).square().mean().backward()
-        optimizer.step()
-        with torch.set_grad_enabled(grad):
-            one_by_one = torch.cat([layer(row[None]) for row in many])  # by the chain
-            assert torch.allclose(layer(many), one_by_one, atol=1e-12)
-
-
 def test_many_attentions_keep_their_own_weights_and_ties(tolerance):
     """Eight of them, so that no identity of an object that is gone is taken for another's."""
     many = nn.ModuleList(nn.MultiheadAttention(8, 2) for _ in range(8)).double()
     many[7].in_proj_weight = many[0].in_proj_weight
     deep = rl.nn.overparameterize(many)
     for plain, composed in zip(many, deep, strict=True):
-        assert torch.allclose(plain.in_proj_weight, composed.in_proj_weight, atol=tolerance["rounding"])
+        assert off(plain.in_proj_weight, composed.in_proj_weight) <= SAME
     assert len({id(c) for layer in deep for c in layer.compositions}) == 7 * 3
     again = rl.nn.collapse(deep)
     assert again[7].in_proj_weight is again[0].in_proj_weight
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     encoder = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False).double().eval()
     x = batch(2, 5, 8)
-    assert torch.allclose(rl.nn.overparameterize(encoder)(x), encoder(x), atol=1e-12)
-
-
-def test_layers_that_are_unfrozen_are_trained():
-    layer, x = rl.nn.overparameterize(nn.Conv2d(1, 2, 3).double()), batch(2, 1, 5, 5)
-    layer.requires_grad_(False)
-    layer(x)
-    layer.requires_grad_(True)
-    layer(x).sum().backward()
-    assert all(p.grad is not None for p in layer.parameters())
-
-
-def test_a_composed_weight_that_is_written_into_is_refused():
-    layer, x = rl.nn.overparameterize(nn.Conv2d(1, 2, 3).double()), batch(2, 1, 5, 5)
-    nn.init.zeros_(layer.weight)
-    with pytest.raises(RuntimeError, match="changed in place, which changes none of its factors"):
-        layer(x)
-
-
-def test_factors_that_are_replaced_are_seen():
-    layer, x = rl.nn.overparameterize(nn.Conv2d(1, 2, 3, bias=False).double()), batch(2, 1, 5, 5)
-    layer(x)
-    nn.utils.vector_to_parameters(torch.zeros(sum(p.numel() for p in layer.parameters())).double(), layer.parameters())
-    assert float(layer(x).detach().abs().max()) == 0
-
-
-def test_functional_transforms_leave_nothing_behind():
-    layer, x = rl.nn.overparameterize(nn.Conv2d(1, 2, 3).double()), batch(2, 1, 5, 5)
-    torch.func.jacrev(layer)(x)
-    layer(x)
-    torch.func.vmap(torch.func.grad(lambda x: layer(x[None]).sum()))(x)
-    layer(x).sum().backward()
-    assert all(p.grad is not None for p in layer.parameters())
-
-
-@pytest.mark.parametrize(
-    "how",
-    [
-        {},
-        {"depth": 2},
-        {"kind": "cp"},
-        {"kind": "hierarchical"},
-        {"kind": "tensor_train", "width": 9},
-        {"kind": "tucker", "width": 4},
-        {"kind": "expanded"},
-    ],
-    ids=str,
-)
-def test_weights_of_zero_are_kept_and_trained(how):
-    layer = nn.Conv2d(3, 4, 3).double()
-    nn.init.zeros_(layer.weight)
-    deep, x, y = rl.nn.overparameterize(layer, **how), batch(6, 3, 5, 5), batch(6, 4, 3, 3, seed=1)
-    assert float(deep.weight.detach().abs().max()) == 0
-    optimizer = torch.optim.Adam(deep.parameters(), lr=0.01)
-    for _ in range(30):
-        optimizer.zero_grad()
-        (deep(x) - y).square().mean().backward()
-        optimizer.step()
-    assert float(deep.weight.detach().norm()) > 0.1
+    assert off(rl.nn.overparameterize(encoder)(x), encoder(x)) <= SAME
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -280,20 +146,6 @@ def test_weights_that_cannot_be_factored_are_named():
     assert deep["head"].composition is deep["embed"].composition
 
 
-def test_training_moves_the_function():
-    """Steps of an optimizer are seen, and the loss falls as it does for the plain net."""
-    deep, x, y = rl.nn.overparameterize(small_net()), batch(8, 3, 4, 4), batch(8, 5, seed=1)
-    optimizer = torch.optim.SGD(deep.parameters(), lr=0.02)
-    losses = []
-    for _ in range(20):
-        optimizer.zero_grad()
-        loss = (deep(x) - y).square().mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.7 * losses[0]
-
-
 def test_a_small_start_is_small():
     deep = rl.nn.overparameterize(nn.Linear(40, 30), init=1e-3)
     plain = nn.Linear(40, 30)
@@ -315,75 +167,12 @@ def test_attention():
     x = batch(2, 5, 8)
     deep = rl.nn.overparameterize(attention)
     wanted = attention(x, x, x)[0]
-    assert torch.allclose(deep(x, x, x)[0], wanted, atol=1e-12)
+    assert off(deep(x, x, x)[0], wanted) <= SAME
     again = rl.nn.collapse(deep)
     assert type(again) is nn.MultiheadAttention
-    assert torch.allclose(again(x, x, x)[0], wanted, atol=1e-12)
+    assert off(again(x, x, x)[0], wanted) <= SAME
     deep(x, x, x)[0].sum().backward()
     assert all(p.grad is not None for p in deep.parameters())
-
-
-def test_copies_pickles_and_state_dicts():
-    deep, x = rl.nn.overparameterize(small_net()).eval(), batch(2, 3, 4, 4)
-    wanted = deep(x).detach()
-    assert torch.equal(copy.deepcopy(deep)(x), wanted)
-    assert torch.equal(pickle.loads(pickle.dumps(deep))(x), wanted)
-    other = rl.nn.overparameterize(small_net(), init=0.1).eval()
-    file = io.BytesIO()
-    torch.save(deep.state_dict(), file)
-    file.seek(0)
-    other.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.allclose(other(x), wanted, atol=1e-12)
-
-
-def test_moving_is_noticed():
-    deep, x = rl.nn.overparameterize(small_net()).eval(), batch(2, 3, 4, 4)
-    wanted = deep(x).detach()
-    assert deep.float()(x.float()).dtype == torch.float32
-    assert torch.allclose(deep.double()(x), wanted, atol=1e-5)
-
-
-def test_second_derivatives():
-    deep = rl.nn.overparameterize(nn.Linear(3, 2).double(), depth=3)
-
-    def function(x):
-        return deep(x).square().sum()
-
-    assert torch.autograd.gradgradcheck(function, (batch(60, 3).requires_grad_(),))
-    x = batch(60, 3).requires_grad_()
-    (gradient,) = torch.autograd.grad(function(x), x, create_graph=True)
-    gradient.square().sum().backward()
-    assert all(p.grad is not None for name, p in deep.named_parameters() if name != "bias")
-
-
-def test_autocast_and_checkpoints_and_inference():
-    deep, x = rl.nn.overparameterize(small_net()).float().eval(), batch(4, 3, 4, 4).float()
-    wanted = deep(x).detach()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = deep(x)
-    assert rough.dtype == torch.bfloat16
-    assert torch.allclose(rough.float(), wanted, atol=0.1)
-    assert torch.allclose(deep(x), wanted, atol=1e-6)  # what autocast kept is not what comes after
-    with torch.inference_mode():
-        assert torch.allclose(deep(x), wanted, atol=1e-6)
-    deep(x).sum().backward()  # what inference kept has no graph
-    expected = [p.grad.clone() for p in deep.parameters()]
-    deep.zero_grad()
-    torch.utils.checkpoint.checkpoint(deep, x, use_reentrant=False).sum().backward()
-    for found, gradient in zip((p.grad for p in deep.parameters()), expected, strict=True):
-        assert torch.allclose(found, gradient, atol=1e-6)
-
-
-def test_few_rows_go_through_the_factors():
-    """The same outputs either way; by count, few rows take the chain and many the product."""
-    deep = rl.nn.overparameterize(nn.Linear(32, 32).double(), depth=3)
-    chain = deep.composition.chain()
-    assert by_chain(1, chain)
-    assert not by_chain(10_000, chain)
-    few, many = batch(3, 32), batch(500, 32)
-    assert torch.allclose(deep(many)[:3], deep(many[:3]), atol=1e-12)
-    assert torch.allclose(deep(few), nn.functional.linear(few, deep.weight, deep.bias), atol=1e-12)
-    assert torch.allclose(deep(few.reshape(3, 1, 32)).squeeze(1), deep(few), atol=1e-12)
 
 
 def test_flags_are_kept():
@@ -402,23 +191,39 @@ def test_collapsed_models_are_exported():
     deep, x = rl.nn.overparameterize(small_net()).eval(), batch(2, 3, 4, 4)
     plain = rl.nn.collapse(deep)
     exported = torch.export.export(plain, (x,))
-    assert torch.allclose(exported.module()(x), plain(x))
+    assert off(exported.module()(x), plain(x)) <= SAME
 
 
 @pytest.mark.parametrize(
     ("where", "factored"),
-    [(None, {"0", "4"}), (["4"], {"4"}), (["*"], {"0", "4"}), (lambda name, m: isinstance(m, nn.Conv2d), {"0"})],
+    [
+        (None, {"0", "4"}),
+        (["4"], {"4"}),
+        (["*"], {"0", "4"}),
+        ("4", {"4"}),
+        ("*", {"0", "4"}),
+        (lambda name, m: isinstance(m, nn.Conv2d), {"0"}),
+    ],
 )
 def test_where(where, factored):
     deep = rl.nn.overparameterize(small_net(), where=where)
     assert {name for name, m in deep.named_modules() if isinstance(m, Composed)} == factored
 
 
+def test_a_bare_string_is_one_pattern():
+    """Read letter by letter, "10" would name layers 1 and 0; as a pattern it names layer 10 alone."""
+    net = nn.Sequential(*[nn.Linear(3, 3) for _ in range(11)])
+    deep = rl.nn.overparameterize(net, where="10")
+    assert [name for name, m in deep.named_modules() if isinstance(m, Composed)] == ["10"]
+    with pytest.raises(ValueError, match=r"`where` \('12'\)"):
+        rl.nn.overparameterize(net, where="12")
+
+
 def test_tensorized_linear():
     layer = nn.Linear(12, 6).double()
     deep = rl.nn.overparameterize(layer, kind="cp", tensorize=((2, 3), (3, 4)))
     assert deep.composition.network.shape == (2, 3, 3, 4)
-    assert torch.allclose(deep.weight, layer.weight, atol=1e-13)
+    assert off(deep.weight, layer.weight) <= SAME
 
 
 @pytest.mark.parametrize(
@@ -444,63 +249,6 @@ def test_what_cannot_be_factored(make, options, said):
         rl.nn.overparameterize(make(), **options)
 
 
-@pytest.mark.parametrize("sizes", [(3,), (5,), (3, 3), (5, 5), (7, 3), (3, 3, 3)])
-@pytest.mark.parametrize("kind", ["expanded", "stacked"])
-def test_expanded_kernels_are_their_layers_one_by_one(kind, sizes):
-    """Padding belongs before the first kernel, dilation and stride: to all of them, and to the last."""
-    dims = len(sizes)
-    plain = getattr(nn, f"Conv{dims}d")(3, 4, sizes, padding=2, bias=False).double()
-    deep = rl.nn.overparameterize(plain, kind=kind, init=0.7)
-    convolve = getattr(nn.functional, f"conv{dims}d")
-    x = batch(2, 3, *[7] * dims)
-    expected = nn.functional.pad(x, [2, 2] * dims)
-    for kernel in deep.composition.network.kernels:
-        expected = convolve(expected, kernel)
-    assert torch.allclose(deep(x), expected, atol=1e-12)
-    assert deep.weight.is_contiguous()
-    assert deep.weight.shape == plain.weight.shape
-    assert float(deep.weight.detach().square().mean().sqrt() / plain.weight.detach().std()) == pytest.approx(
-        0.7, rel=0.5
-    )
-    assert torch.equal(rl.nn.collapse(deep)(x), deep(x))
-
-
-def test_an_expanded_linear_goes_through_its_factors():
-    deep, x = rl.nn.overparameterize(nn.Linear(6, 5).double(), kind="expanded"), batch(2, 6)
-    assert [tuple(k.shape) for k in deep.composition.network.kernels] == [(24, 6), (20, 24), (5, 20)]
-    assert by_chain(2, deep.composition.chain())
-    assert torch.allclose(deep(x), nn.functional.linear(x, deep.weight, deep.bias))
-
-
-def test_kernels_that_do_not_follow_on_each_other():
-    with pytest.raises(ValueError, match=r"a kernel of shape \(2, 5, 3\) cannot follow one of shape \(4, 3, 3\)"):
-        rl.nn.KernelChain([(4, 3, 3), (2, 5, 3)])
-
-
-COMPILED = """
-import torch, ranklens as rl
-from torch import nn
-torch.manual_seed(0)
-plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5)).double()
-x = torch.randn(2, 3, 4, 4).double()
-for kind in ("matrix", "cp", "expanded"):
-    deep = rl.nn.overparameterize(plain, depth=2, kind=kind)
-    compiled = torch.compile(deep, backend="aot_eager")
-    assert torch.allclose(compiled(x), plain(x))
-    compiled(x).sum().backward()
-    found = [p.grad.clone() for p in deep.parameters()]
-    deep.zero_grad()
-    deep(x).sum().backward()
-    assert all(torch.allclose(a, p.grad) for a, p in zip(found, deep.parameters(), strict=True))
-"""
-
-
-def test_compiled_is_the_same():
-    """In a process of its own: shape types, which only tests enforce, cannot be compiled."""
-    found = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
-
-
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_onnx_is_the_same(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -510,7 +258,7 @@ def test_onnx_is_the_same(tmp_path):
     torch.onnx.export(plain, (x,), tmp_path / "plain.onnx", dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(tmp_path / "plain.onnx", providers=["CPUExecutionProvider"])
     [found] = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    assert torch.allclose(torch.from_numpy(found), plain(x), atol=1e-5)
+    assert off(torch.from_numpy(found), plain(x)) <= SAME_SINGLE
 
 
 def _train(rank, port, results):
@@ -532,10 +280,10 @@ def test_two_processes_see_the_gradient_of_the_whole_batch():
     with context.Manager() as manager:
         results = manager.dict()
         processes.spawn(_train, (port, results), nprocs=2)
-        found = [[torch.tensor(g).double() for g in results[rank]] for rank in (0, 1)]
+        found = [[torch.tensor(g, dtype=torch.float64) for g in results[rank]] for rank in (0, 1)]
     torch.manual_seed(0)
     deep = rl.nn.overparameterize(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double(), depth=3)
     deep(batch(6, 4)).square().mean().backward()
     for one, other, parameter in zip(*found, deep.parameters(), strict=True):
-        assert torch.allclose(one, other)
-        assert torch.allclose(one, parameter.grad)
+        assert off(one, other) <= SAME
+        assert off(one, parameter.grad) <= SAME

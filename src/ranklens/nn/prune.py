@@ -15,7 +15,6 @@ from ranklens.tensors.init import is_chain
 from ranklens.tensors.layout import Label
 from ranklens.tensors.network import TensorNetwork
 from ranklens.tensors.truncation import truncate
-from ranklens.theory.rank_bounds import pruning_bound
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def _row(net: TensorNetwork, small: TensorNetwork) -> _Row:
         components_kept=sum(widths.values()),
         parameters=sum(p.numel() for p in net.parameters()),
         parameters_kept=sum(p.numel() for p in small.parameters()),
-        bound=float(pruning_bound(net, widths)) / norm,
+        bound=_bound(net, widths) / norm,
         error=float((small.tensor() - weight).norm()) / norm,
     )
 
@@ -105,7 +104,14 @@ def _least_widths(net: TensorNetwork, allowed: float) -> dict[Label, int]:
     def least(bond: Label) -> int:
         widths = range(1, net.layout.sizes[bond] + 1)
         # The term falls with the width, so its negative rises, as a binary search needs it.
-        place = bisect_left(widths, -allowed, key=lambda width: -float(pruning_bound(net, {bond: width})))
+        place = bisect_left(widths, -allowed, key=lambda width: -_bound(net, {bond: width}))
         return widths[place]
 
     return {bond: least(bond) for bond in net.bonds}
+
+
+def _bound(net: TensorNetwork, widths: dict[Label, int]) -> float:
+    """Return how far truncating a network to these widths can move its end tensor in Frobenius norm."""
+    from ranklens.theory.rank_bounds import pruning_bound  # imports scipy, which no other part of rl.nn needs
+
+    return float(pruning_bound(net, widths))

@@ -1,0 +1,102 @@
+"""Weights in files of every kind, whole, in shards, damaged and hostile."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import ranklens as rl
+
+pytestmark = pytest.mark.usefixtures("initial_values")
+
+
+def test_checkpoints_of_every_kind(tmp_path):
+    net = nn.Linear(4, 3)
+    state = net.state_dict()
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "b.pt")
+    torch.save({"epoch": 3, "model": state, "rest": {"x": torch.ones(1)}}, tmp_path / "c.bin")
+    for name in ("a.safetensors", "b.pt", "c.bin"):
+        found = rl.nn.load_weights(tmp_path / name)
+        assert set(found) == set(state)
+        assert all(torch.equal(found[key], state[key]) for key in state)
+
+
+def test_shards(tmp_path):
+    state = nn.Linear(4, 3).state_dict()
+    save_file({"weight": state["weight"]}, tmp_path / "1.safetensors")
+    save_file({"bias": state["bias"]}, tmp_path / "2.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"weight": "1.safetensors", "bias": "2.safetensors"}}))
+    for path in (index, tmp_path):
+        assert set(rl.nn.load_weights(path)) == {"weight", "bias"}
+    index.write_text(json.dumps({"weight_map": {"weight": "../1.safetensors"}}))
+    with pytest.raises(ValueError, match="not a file beside it"):
+        rl.nn.load_weights(index)
+    index.write_text(json.dumps({"weight_map": {"weight": "3.safetensors"}}))
+    with pytest.raises(FileNotFoundError, match=r"3\.safetensors"):
+        rl.nn.load_weights(index)
+    index.write_text("[]")
+    with pytest.raises(ValueError, match="no index of shards"):
+        rl.nn.load_weights(index)
+
+
+class Harmful:
+    """What a hostile file could say."""
+
+    def __reduce__(self):
+        return (print, ("this was run",))
+
+
+def test_nothing_is_unpickled(tmp_path, capsys):
+    with (tmp_path / "evil.pt").open("wb") as file:
+        pickle.dump({"w": Harmful()}, file)
+    torch.save({"w": Harmful()}, tmp_path / "worse.pt")
+    for name in ("evil.pt", "worse.pt"):
+        with pytest.raises(ValueError, match=name):
+            rl.nn.load_weights(tmp_path / name)
+    assert "this was run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.safetensors", b"xx"), ("b.pt", b"not a checkpoint"), ("c.pt", b"")])
+def test_damaged_files(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name):
+        rl.nn.load_weights(tmp_path / name)
+
+
+def test_files_that_are_no_checkpoint(tmp_path):
+    torch.save({"x": 3}, tmp_path / "numbers.pt")
+    with pytest.raises(ValueError, match="holds no state dict"):
+        rl.nn.load_weights(tmp_path / "numbers.pt")
+    with pytest.raises(FileNotFoundError, match=r"other\.pt"):
+        rl.nn.load_weights(tmp_path / "other.pt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="has no checkpoint"):
+        rl.nn.load_weights(tmp_path / "empty")
+    torch.save({"x": 3}, tmp_path / "more.pt")
+    with pytest.raises(ValueError, match="2 files"):
+        rl.nn.load_weights(tmp_path)
+
+
+def test_weights_are_found_beside_an_optimizer(tmp_path):
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    torch.save({"optimizer": optimizer.state_dict(), "model": model.state_dict()}, tmp_path / "last.pt")
+    assert list(rl.nn.load_weights(tmp_path / "last.pt")) == ["weight", "bias"]
+
+
+def test_indices_that_do_not_fit_their_shards_are_named(tmp_path):
+    save_file({"a": torch.ones(2, 2)}, tmp_path / "one.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "one.safetensors"}}))
+    with pytest.raises(ValueError, match=r"'one\.safetensors' holds 'b', which it does not"):
+        rl.nn.load_weights(index)
+    index.write_text(json.dumps({"weight_map": {"a": 1}}))
+    with pytest.raises(ValueError, match="is no index of shards"):
+        rl.nn.load_weights(index)
