@@ -1,33 +1,45 @@
-"""Local components of a hierarchical tensor factorization under gradient flow, at the root of its mode tree."""
+"""Local components of a hierarchical tensor factorization under gradient flow: they are learned one at a time."""
 
 from dataclasses import dataclass
 
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
 from ranklens import drawing, problems
 from ranklens.dynamics import flow
 from ranklens.problems import targets
-from ranklens.studies.kit import laws, onsets, records
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit import laws, onsets, records, reduce
+from ranklens.studies.kit.claim import Claim, finding
 from ranklens.tensors import families, measures, trees
 
 TITLE = "Hierarchical tensor factorization learns local components one at a time"
 EXPLANATION = (
-    "A tensor of low hierarchical rank is fitted from half of its entries by a deep factorization along a binary tree "
-    "of its modes, a deep convolutional circuit. Gradient flow idles near zero, then raises one local component after "
-    "the other at every node of the tree, so that the matricizations of the end tensor along the tree get low rank."
+    "A tensor of low hierarchical rank is fitted from half of its entries by a factorization along a binary tree of "
+    "its modes, which is a deep convolutional circuit. From a small initialization, gradient flow raises one local "
+    "component after the other at the nodes of the tree and leaves the rest near zero, so that the matricizations of "
+    "the end tensor along the tree have low rank."
 )
 SOURCE = "Razin, Maman, Cohen (ICML 2022), Theorem 3 and figure of dynamics, right"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A tensor of 4 modes of size `size` and hierarchical rank `rank`, fitted with `width` components per tree node.
+    """A tensor of four modes and low hierarchical rank, fitted from some of its entries by gradient flow.
 
-    What must be kept when shrinking is the norm of a node, std * width, not std: escape from zero takes a time that
-    grows as its inverse to the power 5.
+    To escape from zero takes a time that grows as the norm of a node, which is about std * width, to the power -5. A
+    smaller preset should therefore keep std * width, rather than std.
+
+    Attributes:
+        size: size of every mode.
+        rank: hierarchical rank of the target.
+        width: number of components of every bond.
+        observed: number of observed entries.
+        norm: Frobenius norm of the target.
+        std: standard deviation of the initial weights.
+        until_loss: training loss at which the flow ends.
+        until_evaluations: number of evaluations of the gradient after which the flow ends in any case.
+        rtol: relative tolerance of the solver.
+        seeds: seeds of the target, the observed entries and the initial weights.
     """
 
     size: int = 8
@@ -49,16 +61,18 @@ PRESETS = {
     "tiny": Settings(size=4, rank=2, width=12, observed=200, norm=16.0, std=0.15, until_loss=1e-3, seeds=(0,)),
 }
 MINUTES = {"laptop": 0.55, "paper": 5.0, "small": 0.1, "tiny": 0.05}
-SHOWN = 12  # largest component norms in the record
+# Number of the largest component norms and singular values that are recorded.
+SHOWN = 12
 TREE = trees.ModeTree.adjacent(4, 2)
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """One flow per seed, with the largest local components of the root and the spectra of the tree's matricizations."""
+    """Return the flows of all seeds, with component norms and singular values at the root, errors, and law checks."""
     return records.gather([_one(settings, seed) for seed in settings.seeds], settings.seeds)
 
 
 def _one(settings: Settings, seed: int) -> xr.Dataset:
+    """Return the record of one seed's flow."""
     shape = (settings.size,) * TREE.order
     target = targets.hierarchical(shape, settings.rank, norm=settings.norm, tree=TREE, seed=seed)
     task = problems.Completion.sample(target, settings.observed, seed=seed)
@@ -80,36 +94,32 @@ def _one(settings: Settings, seed: int) -> xr.Dataset:
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """The law and the conserved quantities along the flow; the hierarchical rank; the recovery."""
+    """Return the claims: the law, the conserved quantities, the rank at the root, learning in turn, the recovery."""
     settings = records.settings_of(record, Settings)
-    rank = settings.rank
-    runs = records.runs(record)
-    waits = [onsets.increments(r.time.values, r.spectrum.values, rank) for r in runs]
+    rank, seeds = settings.rank, reduce.count(record.seed)
+    waits = [onsets.increments(r.time.values, r.spectrum.values, rank) for r in records.runs(record)]
     gaps = onsets.gap(records.last(record, "spectrum"), rank)
     return [
         laws.law_claim(record, "local component norms at the root"),
-        laws.drift_claim(record, settings.rtol, "Differences between squared norms within local components"),
-        Claim(
-            "finding",
-            f"singular value {rank + 1} over {rank} of the root's matricization (largest of the seeds): "
-            f"the hierarchical rank is {rank}",
-            float(gaps.max()),
-            "<=",
-            1e-3,
+        laws.drift_claim(record, settings.rtol, "Differences between squared slice norms of local components"),
+        finding(
+            f"The matricization of the end tensor at the root has rank {rank}: singular value {rank + 1} over singular "
+            f"value {rank}, largest of {seeds}",
+            reduce.largest(gaps),
+            at_most=1e-3,
         ),
-        Claim(
-            "finding",
-            f"share of seeds where all {rank} singular values of that matricization wait for the one before",
-            float(np.mean([w == rank - 1 for w in waits])),
-            ">=",
-            0.5,
+        finding(
+            f"The singular values of that matricization are learned one at a time: share of {seeds} in which each of "
+            f"{rank} singular values passes 10% of its final size only after the one before passed 90%",
+            reduce.share(waits, lambda w: w == rank - 1),
+            at_least=0.5,
         ),
         laws.recovery_claim(record, "median"),
     ]
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Local components at the root, the spectrum of the matricization there, and the error of every seed."""
+    """Return a figure of component norms and singular values at the root, and of the error of every seed."""
     settings = records.settings_of(record, Settings)
     made, (components, spectrum, errors) = drawing.figure(3)
     first = records.runs(record)[0]
@@ -119,21 +129,21 @@ def draw(record: xr.Dataset) -> Figure:
         (spectrum, first.spectrum, "Matricization at the root", "singular value"),
     ]:
         drawing.lines(axes, onsets.distance(first), values.values, [f"{what} {k}" for k in names], rest="all others")
-        drawing.label(axes, f"{title} (seed {int(first.seed)})", "distance travelled by the parameters", what)
+        drawing.label(axes, f"{title} (seed {int(first.seed)})", "arc length of the parameters' trajectory", what)
     onsets.draw_errors(errors, record, settings.observed / settings.size**TREE.order, along=onsets.distance)
     return made
 
 
 def alt(record: xr.Dataset) -> str:
-    """What the picture shows."""
+    """Return the figure's content in words."""
     settings = records.settings_of(record, Settings)
     first = records.runs(record)[0]
     final = records.last(record, "spectrum")[0]
     values = ", ".join(f"{x:.3g}" for x in final[: settings.rank])
     errors = ", ".join(f"{x:.3f}" for x in records.last(record, "error"))
     return (
-        f"Left: local component norms at the root of the tree rise one after the other, after a time of "
-        f"{float(first.time[-1]):.2g} that is nearly all spent next to zero. "
-        f"Middle: so do {settings.rank} singular values of the matricization there, to {values}; all others stay at "
-        f"zero. Right: the error over all entries falls in as many steps; it ends at {errors} for the seeds."
+        f"Left: local component norms at the root of the tree rise one after the other, until time "
+        f"{float(first.time[-1]):.2g}, nearly all of which is spent near zero. Middle: {settings.rank} singular values "
+        f"of the matricization at the root rise one after the other to {values}; all others stay near zero. Right: the "
+        f"relative error over all entries falls in as many steps; at the end it is {errors} for the seeds."
     )

@@ -1,4 +1,7 @@
-"""Dependence between modes that are far apart in the tree: slow to learn, and badly; with the right tree it is easy."""
+"""Dependence between modes that are far apart in the mode tree, which is learned late and with large errors.
+
+A pair of modes is near if both are children of one node of the tree, and far if only the root joins them.
+"""
 
 from dataclasses import dataclass
 
@@ -11,20 +14,21 @@ from numpy.typing import NDArray
 
 from ranklens import drawing, problems
 from ranklens.dynamics import descent, optim
+from ranklens.dynamics.record import ignoring_early_stops
 from ranklens.problems import targets
-from ranklens.studies.kit import onsets, records
+from ranklens.studies.kit import onsets, records, reduce
 from ranklens.studies.kit.agreement import agreement
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import families, measures, trees, truncation
 from ranklens.tensors.network import TensorNetwork
 from ranklens.theory import rank_bounds
 
-TITLE = "Low hierarchical rank is locality: far dependence is learnt late and badly"
+TITLE = "Low hierarchical rank is locality: dependence between distant modes is learned late and badly"
 EXPLANATION = (
-    "A tensor that says whether two of its modes agree has rank one across the root of the tree if they are siblings, "
-    "and high rank if they are not, so a hierarchical factorization that lowers rank takes many more iterations over "
-    "the far pair and errs more on unseen entries. Nothing is wrong with the far pair itself: with a tree that makes "
-    "it siblings it is as easy as the near one."
+    "A tensor that says whether two of its indices are equal has rank one across the root of the tree if their modes "
+    "are siblings, and high rank if they are not. A hierarchical factorization that lowers rank therefore takes many "
+    "more iterations for a far pair, and has larger errors on unobserved entries. Nothing else is difficult about the "
+    "far pair: in a tree that makes its modes siblings, it is learned as easily as the near one."
 )
 SOURCE = (
     "Razin, Maman, Cohen (ICML 2022), sections on locality and long-range dependence; the experiment is a small one "
@@ -34,9 +38,21 @@ SOURCE = (
 
 @dataclass(frozen=True)
 class Settings:
-    """Whether two of four modes agree, centred, from `observed` entries; `kept` components stay in the cut check.
+    """Tensors of four modes that say whether two indices are equal, minus their mean, and a random one of low rank.
 
-    The papers' experiments on range are about images; the preset "paper" is only a larger one.
+    The experiments of the paper on long range are about images. The preset "paper" is a larger one of ours.
+
+    Attributes:
+        size: size of every mode.
+        width: number of components of every bond.
+        observed: number of observed entries.
+        std: standard deviation of the initial weights.
+        lr: learning rate of GroupRMSprop.
+        until_loss: training loss at which descent ends.
+        steps: largest number of steps.
+        rank: hierarchical rank of the random target of low rank.
+        kept: number of components of every bond that remain for the check of the smallest cut.
+        seeds: seeds of the observed entries, the initial weights and the random targets.
     """
 
     size: int = 5
@@ -57,21 +73,27 @@ PRESETS = {
     "tiny": Settings(size=4, width=8, observed=150, until_loss=1e-2, steps=200, kept=3, seeds=(0,)),
 }
 MINUTES = {"laptop": 0.7, "paper": 1.1, "tiny": 0.05}
-EVERY = 20  # steps from one row of the record to the next
+# Steps from one row of the record to the next.
+EVERY = 20
 ADJACENT, DISTANT = trees.ModeTree.adjacent(4), trees.ModeTree.distant(4)
-AGREE = {  # case -> the modes that agree, and the tree
+# The near pair, the far pair, and the far pair in a tree that makes its modes siblings: the two modes whose indices
+# are compared, and the tree.
+AGREE = {
     "near": ((0, 1), ADJACENT),
     "far": ((0, 2), ADJACENT),
     "far, its own tree": ((0, 2), DISTANT),
 }
 CONTROL = "far, its own tree"
-DRAWN = "of low rank"  # a random target, whose root components outlast its singular values
-CUTS = ((0,), (0, 1), (0, 2))  # partitions at which a truncated network is held to its smallest cut
-ROUNDING = 1e-10  # singular values that must vanish, over the largest: rounding leaves 1e-14
+# The case of a random target of low rank, where components at the root remain while singular values vanish.
+DRAWN = "of low rank"
+# Modes on one side of the matricizations whose rank a truncated network bounds by its smallest cut.
+CUTS = ((0,), (0, 1), (0, 2))
+# Bound on singular values that must vanish, over the largest singular value; rounding leaves about 1e-14.
+ROUNDING = 1e-10
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """One descent per case and seed, with the errors on unseen entries, and what truncation does at the end."""
+    """Return the descent of every case and seed, with errors on unobserved entries, and truncation at the end."""
     parts = []
     for case in (*AGREE, DRAWN):
         runs = [_one(settings, case, seed) for seed in settings.seeds]
@@ -84,7 +106,9 @@ def run(settings: Settings) -> xr.Dataset:
     return record
 
 
+@ignoring_early_stops()
 def _one(settings: Settings, case: str, seed: int) -> tuple[xr.Dataset, xr.Dataset]:
+    """Return the record of one descent, and the measurements at its end."""
     shape, pairs = (settings.size,) * 4, agreement(settings.size, (0, 1))
     if case == DRAWN:
         target, tree = targets.hierarchical(shape, settings.rank, norm=float(pairs.norm()), seed=seed), ADJACENT
@@ -93,8 +117,8 @@ def _one(settings: Settings, case: str, seed: int) -> tuple[xr.Dataset, xr.Datas
         target = agreement(settings.size, modes)
     task = problems.Completion.sample(target, settings.observed, seed=seed)
     net = families.hierarchical(shape, settings.width, tree, std=settings.std, seed=seed)
-    unseen = torch.ones(target.numel(), dtype=torch.bool)
-    unseen[task.flat] = False
+    unobserved = torch.ones(target.numel(), dtype=torch.bool)
+    unobserved[task.flat] = False
     child = tree.children(tree.root)[0]
     along = descent.gradient_descent(
         net,
@@ -104,7 +128,7 @@ def _one(settings: Settings, case: str, seed: int) -> tuple[xr.Dataset, xr.Datas
         until_loss=settings.until_loss,
         every=EVERY,
         track={
-            "test": lambda net: (net.tensor() - target).reshape(-1)[unseen].square().mean(),
+            "test": lambda net: (net.tensor() - target).reshape(-1)[unobserved].square().mean(),
             "effective_rank": lambda net: measures.effective_rank(measures.matricize(net.tensor(), child)),
         },
     )
@@ -113,7 +137,19 @@ def _one(settings: Settings, case: str, seed: int) -> tuple[xr.Dataset, xr.Datas
 
 @torch.no_grad()
 def _end(net: TensorNetwork, tree: trees.ModeTree, kept: int) -> xr.Dataset:
-    """Root components and singular values; how far truncation moves the end tensor; what is left beyond a cut."""
+    """Return measurements of a trained network.
+
+    Args:
+        net: a hierarchical factorization.
+        tree: its mode tree.
+        kept: number of components of every bond that remain for `beyond_cut`.
+
+    Returns:
+        `component` and `root_singular`: component norms and singular values at the root, in descending order. `moved`:
+        by which part of its norm the end tensor changes if `width` components of every bond remain, and
+        `moved_over_bound`: the ratio of this change to the bound from the dropped component norms. `beyond_cut`: as
+        `_beyond` returns, for every matricization in `CUTS`.
+    """
     whole, widths = net.tensor(), range(1, net.layout.sizes[tree.root])
     child = tree.children(tree.root)[0]
     moved, ratio = [], []
@@ -135,88 +171,96 @@ def _end(net: TensorNetwork, tree: trees.ModeTree, kept: int) -> xr.Dataset:
 
 
 def _beyond(net: TensorNetwork, modes: tuple[int, ...]) -> float:
-    """The first singular value that the smallest cut forbids, over the largest."""
+    """Return the first singular value of a matricization that the smallest cut bounds to zero, over the largest.
+
+    Args:
+        net: a tensor network.
+        modes: modes on one side of the matricization.
+
+    Returns:
+        The ratio, which is 0 up to rounding; 0 if the smallest cut allows full rank.
+    """
     s = measures.singular_values(measures.matricize(net.tensor(), modes))
     bound = rank_bounds.min_cut_bound(net, modes)
     return float(s[bound] / s[0]) if bound < len(s) else 0.0
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """Both bounds at the end of every run; iterations, errors and ranks of near and far; which number shows rank."""
+    """Return theorems on truncation, and findings on the far pair relative to the near one and on components."""
     settings = records.settings_of(record, Settings)
-    steps, tests, ranks = (_median(record, name) for name in ("step", "test", "effective_rank"))
-    gaps = {name: _gap(record, name, settings.rank) for name in ("component", "root_singular")}
-    singular = float(np.median(gaps["root_singular"]))
+    return [*_theorems(record, settings), *_far_over_near(record), *_ranks(record, settings)]
+
+
+def _theorems(record: xr.Dataset, settings: Settings) -> list[Claim]:
+    """Return the two bounds on truncated networks."""
     return [
-        Claim(
-            "theorem",
-            f"how far truncation moves the end tensor, over the bound from the dropped norms (largest of "
-            f"{record.moved_over_bound.size} truncations)",
-            float(record.moved_over_bound.max(skipna=False)),
-            "<=",
-            1.0,
+        theorem(
+            "Truncation moves the end tensor by at most the bound from the dropped component norms: ratio of both, "
+            f"largest of {record.moved_over_bound.size} truncations",
+            reduce.largest(record.moved_over_bound),
+            at_most=1.0,
         ),
-        Claim(
-            "theorem",
-            f"with {settings.kept} components per bond, the first singular value beyond the smallest cut over the "
-            f"largest (worst of {record.beyond_cut.size} matricizations)",
-            float(record.beyond_cut.max(skipna=False)),
-            "<=",
-            ROUNDING,
+        theorem(
+            f"With {settings.kept} components per bond, ranks are at most the smallest cut: first singular value "
+            f"beyond it over the largest singular value, largest of {record.beyond_cut.size} matricizations",
+            reduce.largest(record.beyond_cut),
+            at_most=ROUNDING,
         ),
-        Claim("finding", "iterations, far over near (medians of the seeds)", steps["far"] / steps["near"], ">=", 4.0),
-        Claim(
-            "finding",
-            "error on unseen entries, far over near (medians of the seeds)",
-            tests["far"] / tests["near"],
-            ">=",
-            4.0,
+    ]
+
+
+def _far_over_near(record: xr.Dataset) -> list[Claim]:
+    """Return findings on iterations and errors of the far pair, in both trees, relative to the near pair."""
+    steps, tests = (_median(record, name) for name in ("step", "test"))
+    iterations = "Iterations to the final training loss"
+    errors = "Mean squared error over unobserved entries at the end"
+    both = f"(medians of {reduce.count(record.seed)})"
+    own = "far pair in a tree that makes it siblings over near pair"
+    return [
+        finding(f"{iterations}, far pair over near pair {both}", steps["far"] / steps["near"], at_least=4.0),
+        finding(f"{errors}, far pair over near pair {both}", tests["far"] / tests["near"], at_least=4.0),
+        finding(f"{iterations}, {own} {both}", steps[CONTROL] / steps["near"], at_most=2.0),
+        finding(f"{errors}, {own} {both}", tests[CONTROL] / tests["near"], at_most=2.0),
+    ]
+
+
+def _ranks(record: xr.Dataset, settings: Settings) -> list[Claim]:
+    """Return findings on the rank across the root, and on components of a random target of low rank."""
+    seeds, ranks = reduce.count(record.seed), _median(record, "effective_rank")
+    component, singular = (_gap(record, name, settings.rank) for name in ("component", "root_singular"))
+    beyond, within = settings.rank + 1, settings.rank
+    return [
+        finding(
+            f"Effective rank across the root at the end, near pair (median of {seeds})", ranks["near"], at_most=1.05
         ),
-        Claim(
-            "finding",
-            "iterations, far with a tree that joins the pair over near (medians of the seeds)",
-            steps[CONTROL] / steps["near"],
-            "<=",
-            2.0,
-        ),
-        Claim(
-            "finding",
-            "error on unseen entries, far with a tree that joins the pair over near (medians of the seeds)",
-            tests[CONTROL] / tests["near"],
-            "<=",
-            2.0,
-        ),
-        Claim("finding", "effective rank across the root, near (median of the seeds)", ranks["near"], "<=", 1.05),
-        Claim(
-            "finding",
-            f"effective rank across the root, far (median of the seeds), of {settings.size - 1} in the target",
+        finding(
+            f"Effective rank across the root at the end, far pair, whose target has rank {settings.size - 1} (median "
+            f"of {seeds})",
             ranks["far"],
-            ">=",
-            0.75 * (settings.size - 1),
+            at_least=0.75 * (settings.size - 1),
         ),
-        Claim(
-            "finding",
-            f"small components are not necessary: root component {settings.rank + 1} over {settings.rank}, relative "
-            f"to the same ratio of singular values, {singular:.0e} in the median (least of the seeds)",
-            float((gaps["component"] / gaps["root_singular"]).min()),
-            ">=",
-            10.0,
+        finding(
+            f"Low rank does not need small components: component norm {beyond} over {within} at the root, divided by "
+            f"singular value {beyond} over {within}, which is {reduce.median(singular):.0e} in the median (least of "
+            f"{seeds})",
+            reduce.least(component / singular),
+            at_least=10.0,
         ),
     ]
 
 
 def _median(record: xr.Dataset, name: str) -> dict[str, float]:
-    """The median over the seeds of a variable's last value, for every case."""
-    return {case: float(np.median(records.last(record.sel(case=case), name))) for case in record.case.values}
+    """Return the median over the seeds of the last value of a variable, for every case."""
+    return {case: reduce.median(records.last(record.sel(case=case), name)) for case in record.case.values}
 
 
 def _gap(record: xr.Dataset, name: str, rank: int) -> NDArray[np.float64]:
-    """The first value beyond the target's rank over the last within, for the random target of every seed."""
+    """Return value `rank` + 1 over value `rank`, in descending order, for every seed's random target."""
     return np.asarray(onsets.gap(record[name].sel(case=DRAWN).values, rank), dtype=np.float64)
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Errors on unseen entries against iterations; components and singular values; truncation and its bound."""
+    """Return a figure of errors on unobserved entries, of components and singular values, and of truncation."""
     settings = records.settings_of(record, Settings)
     made, (errors, sizes, pruning) = drawing.figure(3)
     for k, case in enumerate(AGREE):
@@ -225,16 +269,18 @@ def draw(record: xr.Dataset) -> Figure:
             errors.loglog(r.step[1:], r.test[1:], label=name, linewidth=1.2, **drawing.style(k))
             errors.plot(r.step[-1:], r.test[-1:], "o", markersize=4, color=drawing.COLOURS[k])
     errors.legend(fontsize=8)
-    drawing.label(errors, "Far is late and bad, save with its own tree", "iterations", "mean square on unseen entries")
+    drawing.label(
+        errors, "The far pair is learned late and badly", "iterations", "mean squared error, unobserved entries"
+    )
     _draw_sizes(sizes, record, settings.rank)
     _draw_pruning(pruning, record)
     return made
 
 
 def _draw_sizes(axes: Axes, record: xr.Dataset, rank: int) -> None:
-    """Root components and singular values of the random target, every one over the last within the rank."""
+    """Draw components and singular values at the root for the random target, over the last within its rank."""
     at = record.sel(case=DRAWN)
-    names = {"component": "root components", "root_singular": "singular values across the root"}
+    names = {"component": "component norms", "root_singular": "singular values"}
     for k, (name, legend) in enumerate(names.items()):
         values = -np.sort(-at[name].values, axis=-1)
         values = (values / values[:, rank - 1 : rank])[:, : 3 * rank + 2]
@@ -244,25 +290,27 @@ def _draw_sizes(axes: Axes, record: xr.Dataset, rank: int) -> None:
             axes.semilogy(positions, row, marker=".", linewidth=1.2, label=label, **drawing.style(k))
     axes.axvline(rank + 0.5, color="#999999", linewidth=1.0)
     axes.annotate(f"rank of the target: {rank}", (rank + 0.6, 0.97), xycoords=("data", "axes fraction"), fontsize=8)
-    axes.set_ylim(1e-3 * float(values.min()), 1e3)  # room for the legend and the target's rank
+    axes.set_ylim(1e-3 * float(values.min()), 1e3)  # space for the legend and the annotation
     axes.legend(fontsize=8, loc="lower left")
-    drawing.label(axes, "Low rank, yet components remain", "largest first", f"size, over number {rank}")
+    drawing.label(
+        axes, "At the root: low rank, large components", "index, in descending order", f"value / value {rank}"
+    )
 
 
 def _draw_pruning(axes: Axes, record: xr.Dataset) -> None:
-    """What truncation of every bond does to the end tensor, and what it may do."""
+    """Draw the change of the end tensor by truncation of every bond, and its bound, for the first seed."""
     at = record.isel(seed=0)
     for k, case in enumerate(("near", "far")):
         moved = at.moved.sel(case=case)
-        axes.semilogy(record.width, moved, label=f"{case}: moved", color=drawing.COLOURS[k], marker=".")
+        axes.semilogy(record.width, moved, label=f"{case} pair: change", color=drawing.COLOURS[k], marker=".")
         style = {**drawing.THEORY, "color": drawing.COLOURS[k]}
-        axes.semilogy(record.width, moved / at.moved_over_bound.sel(case=case), label=f"{case}: at most", **style)
+        axes.semilogy(record.width, moved / at.moved_over_bound.sel(case=case), label=f"{case} pair: bound", **style)
     axes.legend(fontsize=8)
     drawing.label(axes, "Truncation stays below its bound", "components kept per bond", "|W - truncated W| / |W|")
 
 
 def alt(record: xr.Dataset) -> str:
-    """What the picture shows."""
+    """Return the figure's content in words."""
     settings = records.settings_of(record, Settings)
     steps, tests = _median(record, "step"), _median(record, "test")
     ends = "; ".join(f"{case}: {steps[case]:.0f} iterations, {tests[case]:.2g}" for case in AGREE)
@@ -270,8 +318,8 @@ def alt(record: xr.Dataset) -> str:
         float(np.median(_gap(record, name, settings.rank))) for name in ("component", "root_singular")
     )
     return (
-        f"Left: the error on unseen entries against iterations (medians at the end: {ends}). Middle: for a target of "
-        f"rank {settings.rank}, singular value {settings.rank + 1} falls to {singular:.0e} of the one before, and root "
-        f"component {settings.rank + 1} only to {component:.2g}. Right: truncation moves the end tensor by at most "
-        f"{float(record.moved_over_bound.max()):.2g} of what its bound allows."
+        f"Left: mean squared error over unobserved entries against iterations; medians of the seeds at the end: "
+        f"{ends}. Middle: for a target of rank {settings.rank}, singular value {settings.rank + 1} at the root falls "
+        f"to {singular:.0e} of the one before, and component norm {settings.rank + 1} to {component:.2g}. Right: "
+        f"truncation moves the end tensor by at most {float(record.moved_over_bound.max()):.2g} of its bound."
     )

@@ -192,7 +192,7 @@ def run(settings: Settings) -> xr.Dataset:
 
 
 def train_one(settings: Settings, reach: int, weight: float, seed: int) -> tuple[Curves, dict[str, float]]:
-    """Train one network, and return its curves along training and its numbers at the end, one for each of `NUMBERS`."""
+    """Return the curves of one training run and its numbers at the end, one for each of `NUMBERS`."""
     made = task(settings, reach, seed)
     with reporter(None) as report:
         model, curves = resumable.train(
@@ -406,7 +406,7 @@ def _place(settings: Settings, reach: int) -> str:
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Draw accuracies by range and along training, an image with its patches, dependence, and the exact check."""
+    """Return a figure of accuracies by range and by epoch, an image, dependence on patches, and the exact check."""
     settings = records.settings_of(record, Settings)
     made, (by_range, test, train, image, dependence, check) = drawing.figure(3, 2)
     _draw_by_range(by_range, dependence, record, settings)

@@ -132,7 +132,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Draw the training loss of the first seed along descent, a panel per initialization."""
+    """Return a figure of the first seed's training loss along descent, with a panel per initialization."""
     made, panels = drawing.figure(len(INITIAL), width=5.0)
     for axes, (initial, std) in zip(panels, INITIAL.items(), strict=True):
         for k, weight in enumerate(record.weight.values):
