@@ -13,12 +13,14 @@ from torch import nn
 import ranklens as rl
 from ranklens import seeds
 from ranklens.studies.layers import countering_locality
-from ranklens.training import resumable as long_training
+from ranklens.training import resumable
 from ranklens.training.resumable import Examples, Plan
 
 PLAN = Plan(
     epochs=4, stop=0, batch_size=8, lr=0.05, weight=0.5, every=2, fraction=1.0, watch=2, seed=3, accelerator="cpu"
 )
+# Shares of correct answers are sums divided by counts.
+ALL = 1 - 1e-9
 PAIR = ((0, 0, 6, 2), (0, 4, 6, 2))
 
 
@@ -56,15 +58,15 @@ def same(a, b):
 @pytest.mark.parametrize("epoch", [1, 3])
 @pytest.mark.parametrize("patches", [PAIR, rl.nn.PatchPairs(2)], ids=["boxes", "drawn"])
 def test_training_that_was_killed_ends_the_same(tmp_path, epoch, patches):
-    whole, curves = long_training.train(network(), (made(), made(20, 1)), patches, PLAN)
+    whole, curves = resumable.train(network(), (made(), made(20, 1)), patches, PLAN)
     path = tmp_path / "run.safetensors"
     with pytest.raises(Killed):
-        long_training.train(network(), (made(), made(20, 1)), patches, PLAN, checkpoint=path, report=killed_at(epoch))
-    again, continued = long_training.train(network(), (made(), made(20, 1)), patches, PLAN, checkpoint=path)
+        resumable.train(network(), (made(), made(20, 1)), patches, PLAN, checkpoint=path, report=killed_at(epoch))
+    again, continued = resumable.train(network(), (made(), made(20, 1)), patches, PLAN, checkpoint=path)
     assert same(whole, again)
     assert continued == curves
     assert [file.name for file in tmp_path.iterdir()] == ["run.safetensors"]
-    finished, unchanged = long_training.train(
+    finished, unchanged = resumable.train(
         network(), (made(), made(20, 1)), patches, PLAN, checkpoint=path, report=killed_at(1)
     )  # nothing is left to do
     assert same(whole, finished)
@@ -73,26 +75,26 @@ def test_training_that_was_killed_ends_the_same(tmp_path, epoch, patches):
 
 def test_checkpoints_of_other_settings_are_refused(tmp_path):
     path = tmp_path / "run.safetensors"
-    long_training.train(network(), (made(), made()), PAIR, dataclasses.replace(PLAN, epochs=1), checkpoint=path)
+    resumable.train(network(), (made(), made()), PAIR, dataclasses.replace(PLAN, epochs=1), checkpoint=path)
     with pytest.raises(ValueError, match="was written with"):
-        long_training.train(network(), (made(), made()), PAIR, PLAN, checkpoint=path)
+        resumable.train(network(), (made(), made()), PAIR, PLAN, checkpoint=path)
 
 
 def test_curves_are_what_they_say():
-    model, curves = long_training.train(network(), (made(), made(20, 1)), PAIR, PLAN)
+    model, curves = resumable.train(network(), (made(), made(20, 1)), PAIR, PLAN)
     assert curves.epochs == [1, 3, 4]
     assert len(curves.loss) == len(curves.train) == 4
-    assert curves.test[-1] == long_training.accuracy(model, made(20, 1))
-    right = (long_training.outputs(model, made(20, 1)) > 0) == (made(20, 1).labels > 0)
+    assert curves.test[-1] == resumable.accuracy(model, made(20, 1))
+    right = (resumable.outputs(model, made(20, 1)) > 0) == (made(20, 1).labels > 0)
     assert curves.test[-1] == float(right.double().mean())
 
 
 def test_it_stops_some_epochs_after_all_is_answered():
     easy = Examples(made().pictures, torch.ones(40, dtype=torch.long))
     plan = dataclasses.replace(PLAN, epochs=50, stop=3, lr=0.5, weight=0.0)
-    _, curves = long_training.train(network(), (easy, easy), PAIR, plan)
+    _, curves = resumable.train(network(), (easy, easy), PAIR, plan)
     assert len(curves.loss) < 50
-    assert len(curves.loss) == next(k + 1 for k, share in enumerate(curves.train) if share >= 1 - 1e-9) + 3
+    assert len(curves.loss) == next(k + 1 for k, share in enumerate(curves.train) if share >= ALL) + 3
     assert curves.epochs[-1] == len(curves.loss)
 
 
@@ -100,7 +102,7 @@ def test_pictures_of_a_batch_that_is_left_out_are_not_counted():
     """Of 41 pictures in batches of 8 one is left; the others are all answered, and training stops."""
     easy = Examples(made(41).pictures, torch.ones(41, dtype=torch.long))
     plan = dataclasses.replace(PLAN, epochs=50, stop=3, lr=0.5, weight=0.0)
-    _, curves = long_training.train(network(), (easy, easy), PAIR, plan)
+    _, curves = resumable.train(network(), (easy, easy), PAIR, plan)
     assert len(curves.loss) < 50
     assert curves.train[-1] == 1.0
 
@@ -114,11 +116,11 @@ def test_plans_that_train_nothing_are_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(PLAN, **change)
-    with pytest.raises(ValueError, match="there are 1 pictures"):
-        long_training.train(network(), (made(1), made()), PAIR, PLAN)
+    with pytest.raises(ValueError, match="there are 1 training images"):
+        resumable.train(network(), (made(1), made()), PAIR, PLAN)
     mixed = dataclasses.replace(PLAN, precision="16-mixed")
     with pytest.raises(ValueError, match="scale of gradients"):
-        long_training.train(network(), (made(), made()), PAIR, mixed, checkpoint=tmp_path / "x")
+        resumable.train(network(), (made(), made()), PAIR, mixed, checkpoint=tmp_path / "x")
 
 
 def test_checkpoints_are_named_by_all_that_matters():
@@ -139,7 +141,7 @@ def test_checkpoints_are_named_by_all_that_matters():
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
 def test_other_precisions_are_run_by_fabric(precision):
     pytest.importorskip("lightning_fabric", reason="the extra ranklens[train] is not installed")
-    model, curves = long_training.train(
+    model, curves = resumable.train(
         network(), (made(), made(20, 1)), PAIR, dataclasses.replace(PLAN, precision=precision)
     )
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
@@ -148,9 +150,9 @@ def test_other_precisions_are_run_by_fabric(precision):
 
 def test_fabric_in_single_precision_is_the_plain_loop(monkeypatch):
     lightning = pytest.importorskip("lightning_fabric", reason="the extra ranklens[train] is not installed")
-    alone, curves = long_training.train(network(), (made(), made(20, 1)), PAIR, PLAN)
-    monkeypatch.setattr(long_training, "_Alone", lambda: lightning.Fabric(accelerator="cpu", devices=1))
-    fabric, others = long_training.train(network(), (made(), made(20, 1)), PAIR, PLAN)
+    alone, curves = resumable.train(network(), (made(), made(20, 1)), PAIR, PLAN)
+    monkeypatch.setattr(resumable, "_OneCpu", lambda: lightning.Fabric(accelerator="cpu", devices=1))
+    fabric, others = resumable.train(network(), (made(), made(20, 1)), PAIR, PLAN)
     assert same(alone, fabric)
     assert curves == others
 
@@ -158,15 +160,17 @@ def test_fabric_in_single_precision_is_the_plain_loop(monkeypatch):
 def test_several_devices_without_fabric_are_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
     with pytest.raises(ImportError, match=r"pip install 'ranklens\[train\]'"):
-        long_training.train(network(), (made(), made()), PAIR, dataclasses.replace(PLAN, devices=2))
+        resumable.train(network(), (made(), made()), PAIR, dataclasses.replace(PLAN, devices=2))
 
 
 DISTRIBUTED = """
     import dataclasses, functools, sys, torch
     from torch import nn
     from ranklens import seeds
-    from ranklens.training import resumable as long_training
+    from ranklens.training import resumable
     from ranklens.training.resumable import Examples, Plan
+
+    DEVICES = 1e-5  # float32 sums over two devices are added in another order than over one
 
     def look(x, rows):
         return x[rows]
@@ -187,11 +191,11 @@ DISTRIBUTED = """
         for weight in (0.0, 1.0):
             for devices in (1, 2):
                 how = dataclasses.replace(plan, weight=weight, devices=devices)
-                model, curves = long_training.train(network(), (made(40, 0), made(20, 1)), pair, how)
+                model, curves = resumable.train(network(), (made(40, 0), made(20, 1)), pair, how)
                 found.append((list(model.parameters()), curves))
         (alone, a), (shared, b), *_, (both, c) = found
-        assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(alone, shared))
-        assert max(abs(x - y) for x, y in zip(a.loss, b.loss)) < 1e-5 and a.train == b.train and a.test == b.test
+        assert all(torch.allclose(x, y, atol=DEVICES) for x, y in zip(alone, shared))
+        assert max(abs(x - y) for x, y in zip(a.loss, b.loss)) < DEVICES and a.train == b.train and a.test == b.test
         assert all(bool(torch.isfinite(x).all()) for x in both) and len(c.loss) == 3
         print("same")
 """
@@ -205,17 +209,6 @@ def test_two_devices_train_like_one(tmp_path):
     command = [sys.executable, "-W", "ignore", str(script)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert run.stdout.strip().endswith("same"), run.stderr
-
-
-def test_settings_that_cannot_be_are_named():
-    tiny = countering_locality.PRESETS["tiny"]
-    for change, message in (
-        ({"network": "mlp"}, "no network 'mlp'"),
-        ({"task": "sort"}, "no task 'sort'"),
-        ({"weights": (0.0,)}, "weights is .0.0,.; the first is 0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            countering_locality.run(dataclasses.replace(tiny, **change))
 
 
 def test_pathfinder_is_trained_on_too(tmp_path):

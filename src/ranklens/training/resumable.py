@@ -1,16 +1,21 @@
-"""Long training on long-range pictures: on any device, with the locality penalty, going on where it was stopped."""
+"""Training with the locality penalty that is saved after every epoch and goes on exactly where it was stopped.
+
+This loop differs from `training.loop`: it counts epochs, not steps, stops some epochs after all training images are
+classified correctly, writes checkpoints, and runs on one or several devices.
+"""
 
 import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
@@ -22,44 +27,54 @@ from ranklens.dynamics.record import numpy
 from ranklens.nn.locality_penalty import LocalityPenalty
 from ranklens.nn.regions import Pair, Sampler
 
+# Momentum of SGD: the usual value.
 MOMENTUM = 0.9
-ASKED = 500  # pictures that are asked together
+# Number of images that are evaluated together after training: bounds the memory for activations.
+AT_ONCE = 500
+# Shares of correct answers are float32 sums divided by counts; a share this close to 1 is 1.
+ALL = 1 - 1e-9
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Pictures made when they are asked for, and whether the answer to each is yes.
+    """Images that are made when they are needed, and one label each.
 
     Attributes:
-        pictures: from row numbers to pictures; it travels to other processes, so it is no lambda.
-        labels: (count,) 1 or 0.
+        pictures: maps (k,) row numbers to (k, channels, height, width) images. For training on several devices it is
+            sent to other processes, so it must be picklable, which a lambda is not.
+        labels: (count,) labels, 1 or 0.
     """
 
     pictures: Callable[[Tensor], Tensor]
     labels: Tensor
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of images."""
         return len(self.labels)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train, apart from what.
+    """Settings of a training run, apart from the model and the data.
 
     Attributes:
-        epochs: at the most.
-        stop: epochs after which training stops once every training picture is answered rightly; 0 never stops.
-        batch_size: pictures per step, over all devices.
-        lr: of SGD with momentum .9.
-        weight: of the penalty.
-        every: steps from one evaluation of the penalty to the next.
-        fraction: of a batch that it looks at.
-        watch: epochs from one look at the test pictures to the next; nothing is chosen by it.
-        seed: of batches and patches.
-        accelerator: "cpu", "cuda" or what else lightning-fabric knows.
-        devices: how many.
-        precision: "32-true", "bf16-mixed", ...
+        epochs: largest number of epochs, at least 1.
+        stop: number of epochs after which training stops, once all training images were classified correctly in an
+            epoch; 0 trains for all `epochs`.
+        batch_size: number of images per step, over all devices together; at least two per device.
+        lr: learning rate of SGD with momentum 0.9.
+        weight: weight of the locality penalty.
+        every: number of steps from one evaluation of the penalty to the next.
+        fraction: share of each batch on which the penalty is evaluated.
+        watch: number of epochs from one measurement of the test accuracy to the next. Nothing depends on these.
+        seed: seed of the batches and of the patches.
+        accelerator: "cpu", "cuda", or another name that lightning-fabric accepts.
+        devices: number of devices.
+        precision: precision that lightning-fabric accepts: "32-true", "bf16-mixed" and others.
+
+    Raises:
+        ValueError: for a batch of fewer than two images per device, or for a number of epochs, devices or epochs
+            between measurements below 1, or a negative `stop`.
     """
 
     epochs: int
@@ -76,22 +91,29 @@ class Plan:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        """Refuse what would train nothing, or could not go on as it was."""
+        """Refuse settings that train nothing.
+
+        Raises:
+            ValueError: as in the description of the class.
+        """
         if self.batch_size < 2 * self.devices:
             raise ValueError(f"batch_size is {self.batch_size} for {self.devices} devices; each takes two at least")
         if min(self.epochs, self.watch, self.devices) < 1 or self.stop < 0:
-            raise ValueError(f"epochs {self.epochs}, watch {self.watch}, devices {self.devices}: each is 1 or more")
+            raise ValueError(
+                f"epochs {self.epochs}, watch {self.watch}, devices {self.devices}, stop {self.stop}: "
+                f"stop is 0 or more, and each of the others 1 or more"
+            )
 
 
 @dataclass
 class Curves:
-    """What is seen along the way: a number per epoch, and the test accuracy at the watched epochs.
+    """Measurements during training: one number per epoch, and the test accuracy after some of the epochs.
 
     Attributes:
-        loss: mean of the training loss without the penalty.
-        train: share of training pictures answered rightly, while they were trained on.
-        test: share of test pictures.
-        epochs: at which `test` was taken; the last is the last.
+        loss: mean training loss of each epoch, without the penalty.
+        train: share of training images that were classified correctly in each epoch, each before its step was taken.
+        test: share of test images that are classified correctly, after each of the epochs in `epochs`.
+        epochs: numbers of epochs after which `test` was measured, counted from 1. The last one is the last epoch.
     """
 
     loss: list[float] = dataclasses.field(default_factory=list)
@@ -100,22 +122,79 @@ class Curves:
     epochs: list[int] = dataclasses.field(default_factory=list)
 
 
-class _Alone:
-    """What of lightning-fabric's interface is used here, for one CPU and single precision, where nothing needs it."""
+@runtime_checkable
+class Devices(Protocol):
+    """The part of the interface of lightning-fabric's `Fabric` that is used here."""
+
+    world_size: int
+    global_rank: int
+    device: torch.device
+
+    def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer, /) -> Any:
+        """Return the model and the optimizer, moved to the device and wrapped."""
+
+    def to_device(self, tensor: Tensor, /) -> Tensor:
+        """Return a tensor on the device of this process."""
+
+    def backward(self, loss: Tensor, /) -> None:
+        """Compute gradients, scaled and averaged over processes as the precision and the strategy need it."""
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context in which forward passes are computed in the chosen precision."""
+
+    def all_reduce(self, tensor: Tensor, /, *, reduce_op: str) -> Any:
+        """Return the sum of a tensor over all processes."""
+
+
+class _OneCpu:
+    """Devices for one CPU in single precision, which need no lightning-fabric."""
 
     world_size, global_rank, device = 1, 0, torch.device("cpu")
 
     def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
         return model, optimizer
 
-    def to_device(self, thing: Tensor) -> Tensor:
-        return thing
+    def to_device(self, tensor: Tensor) -> Tensor:
+        return tensor
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
     def autocast(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def all_reduce(self, tensor: Tensor, *, reduce_op: str) -> Tensor:
+        return tensor
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Arguments of a training run, to be sent to other processes."""
+
+    model: nn.Module
+    train_set: Examples
+    test_set: Examples
+    patches: Pair | Sampler
+    plan: Plan
+    checkpoint: Path | None
+    report: Callable[[str], None] | None
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """Objects that change during training, and that a checkpoint holds.
+
+    Attributes:
+        model: the model itself, whose parameters are saved.
+        forward: the model as wrapped for its devices, which computes outputs and shares gradients.
+        optimizer: the optimizer of the model's parameters.
+        penalty: the locality penalty, with its count of steps and its random stream.
+    """
+
+    model: nn.Module
+    forward: nn.Module
+    optimizer: torch.optim.Optimizer
+    penalty: LocalityPenalty
 
 
 def train(
@@ -127,31 +206,32 @@ def train(
     checkpoint: Path | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> tuple[nn.Module, Curves]:
-    """Train with binary cross entropy and the penalty.
+    """Train a binary classifier on the cross entropy plus the weighted locality penalty.
 
     Args:
-        model: pictures to one logit each; it is trained in place.
-        examples: to learn from, and to ask in the end.
-        patches: of the penalty.
-        plan: how.
-        checkpoint: a file that is written after every epoch and read at the start: training that was stopped, however,
-            goes on from there and ends with the same numbers as if it had not been.
-        report: is told of every epoch.
+        model: maps images to one logit each; it is trained in place.
+        examples: training examples and test examples.
+        patches: the two regions of the penalty, or a sampler of them, as in `rl.nn.locality_penalty`.
+        plan: the settings of the run.
+        checkpoint: file that is written after every epoch, and read at the start if it exists. A run that was stopped
+            at any moment continues from this file, and ends with the numbers of a run that was not stopped.
+        report: is called with a line of text after every epoch, unless there are several devices.
 
     Returns:
-        The trained model, on the CPU, and what was seen.
+        The trained model, on the CPU, and the curves of training.
 
     Raises:
-        ImportError: for several devices or another precision without lightning-fabric.
-        ValueError: for a checkpoint of other settings, fewer than two pictures per device, or checkpoints in a
-            precision that scales gradients, whose scale they do not hold.
+        ImportError: for anything but one CPU in single precision, if lightning-fabric is not installed.
+        ValueError: for a checkpoint with other settings; for fewer than two training images per device; or for a
+            checkpoint with precision "16-mixed", whose gradients have a scale that checkpoints do not hold.
     """
     if len(examples[0]) < 2 * plan.devices:
-        raise ValueError(f"there are {len(examples[0])} pictures to learn from; give two per device at least")
+        raise ValueError(f"there are {len(examples[0])} training images; give two per device at least")
     if checkpoint is not None and plan.precision == "16-mixed":
         raise ValueError("a checkpoint does not hold the scale of gradients in 16-mixed; take bf16-mixed")
+    job = _Job(model, *examples, patches, plan, checkpoint, report)
     if (plan.accelerator, plan.devices, plan.precision) == ("cpu", 1, "32-true"):
-        return _train(_Alone(), model, examples, patches, plan, checkpoint, report)
+        return _train(_OneCpu(), job)
     try:
         from lightning_fabric import Fabric
     except ImportError:
@@ -166,126 +246,170 @@ def train(
         strategy=strategy,
         precision=plan.precision,  # type: ignore[arg-type]
     )
-    said = report if plan.devices == 1 else None  # a terminal is not shared
-    state, curves = fabric.launch(partial(_launched, arguments=(model, examples, patches, plan, checkpoint, said)))
+    if plan.devices > 1:  # several processes cannot share the line of a terminal
+        job = dataclasses.replace(job, report=None)
+    state, curves = fabric.launch(partial(_in_process, job=job))
     model.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
     return model, curves
 
 
-def _launched(fabric: Any, arguments: tuple[Any, ...]) -> tuple[dict[str, NDArray[Any]], Curves]:
-    """What one process does: they share the memory of what they are given, and what they return is gone with them."""
-    model, curves = _train(fabric, copy.deepcopy(arguments[0]), *arguments[1:])
+def _in_process(fabric: Devices, job: _Job) -> tuple[dict[str, NDArray[np.generic]], Curves]:
+    """Return the state of the model after training in one of several processes, as arrays, and the curves.
+
+    Processes share the memory of their arguments, so that each trains a copy of the model. Tensors that a process
+    returns would be lost with its memory; arrays are not.
+    """
+    model, curves = _train(fabric, dataclasses.replace(job, model=copy.deepcopy(job.model)))
     if distributed.is_initialized():
-        distributed.destroy_process_group()  # or a thread of it may outlive its process, and abort it
+        distributed.destroy_process_group()  # or one of its threads may outlive the process and abort it
     return {name: numpy(value) for name, value in model.state_dict().items()}, curves
 
 
-def _train(
-    fabric: Any,
-    model: nn.Module,
-    examples: tuple[Examples, Examples],
-    patches: Pair | Sampler,
-    plan: Plan,
-    checkpoint: Path | None,
-    report: Callable[[str], None] | None,
-) -> tuple[nn.Module, Curves]:
-    learnt, asked = examples
+def _train(fabric: Devices, job: _Job) -> tuple[nn.Module, Curves]:
+    """Return the model, on the CPU, and its curves, after training in place from the start or from a checkpoint."""
+    model, plan = job.model, job.plan
     wrapped, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), lr=plan.lr, momentum=MOMENTUM))
-    inner = getattr(wrapped, "_forward_module", wrapped)  # fabric's own forbids derivatives in the input
-    dtype = next(model.parameters()).dtype
-    penalty = LocalityPenalty(patches, weight=plan.weight, every=plan.every, fraction=plan.fraction, seed=plan.seed)
+    forward = getattr(wrapped, "_forward_module", wrapped)  # the outer wrapper forbids derivatives in the input
+    penalty = LocalityPenalty(job.patches, weight=plan.weight, every=plan.every, fraction=plan.fraction, seed=plan.seed)
+    learner = _Learner(model, forward, optimizer, penalty)
     curves = Curves()
-    if checkpoint is not None and checkpoint.exists():
-        curves = _restore(checkpoint, plan, model, optimizer, penalty)
-    while not _over(curves, plan):
+    if job.checkpoint is not None and job.checkpoint.exists():
+        curves = _restore(job.checkpoint, plan, learner)
+    while not _finished(curves, plan):
         epoch = len(curves.loss)
-        model.train()
-        seen = torch.zeros(3, device=fabric.device)  # loss, right answers, pictures
-        for rows in _batches(len(learnt), plan, epoch, fabric):
-            x, y = (fabric.to_device(part.to(dtype)) for part in (learnt.pictures(rows), learnt.labels[rows]))
-            with fabric.autocast():
-                output = inner(x.requires_grad_(penalty.due))[:, 0]
-                added = penalty(inner, x, output=output)
-            loss = nn.functional.binary_cross_entropy_with_logits(output.to(dtype), y)
-            optimizer.zero_grad()
-            fabric.backward(loss + added)
-            optimizer.step()
-            right = ((output > 0) == (y > 0)).sum()
-            seen += torch.stack([loss.detach() * len(rows), right, torch.full_like(right, len(rows))])
-        if fabric.world_size > 1:
-            seen = fabric.all_reduce(seen, reduce_op="sum")
-        total, right, count = seen.tolist()
-        curves.loss.append(total / count)
-        curves.train.append(right / count)
-        if epoch % plan.watch == 0 or _over(curves, plan):
-            curves.test.append(accuracy(model, asked, fabric))
+        loss, share = _epoch(learner, job.train_set, plan, epoch, fabric)
+        curves.loss.append(loss)
+        curves.train.append(share)
+        if epoch % plan.watch == 0 or _finished(curves, plan):
+            curves.test.append(accuracy(model, job.test_set, fabric))
             curves.epochs.append(epoch + 1)
-        if checkpoint is not None and fabric.global_rank == 0:
-            _keep(checkpoint, plan, model, optimizer, penalty, curves)
-        if report is not None:
-            report(f"epoch {epoch + 1} of {plan.epochs}, loss {curves.loss[-1]:.3f}, train {curves.train[-1]:.1%}")
+        if job.checkpoint is not None and fabric.global_rank == 0:
+            _save(job.checkpoint, plan, learner, curves)
+        if job.report is not None:
+            job.report(f"epoch {epoch + 1} of {plan.epochs}, loss {loss:.3f}, train {share:.1%}")
     return model.cpu(), curves
 
 
-def _over(curves: Curves, plan: Plan) -> bool:
-    fitted = next((k + 1 for k, share in enumerate(curves.train) if share >= 1 - 1e-9), None)
+def _epoch(learner: _Learner, examples: Examples, plan: Plan, epoch: int, fabric: Devices) -> tuple[float, float]:
+    """Return the mean loss and the share of correctly classified images of one epoch of training, over all devices."""
+    learner.model.train()
+    dtype = next(learner.model.parameters()).dtype
+    sums = torch.zeros(3, device=fabric.device)  # of the loss, of correct answers and of images
+    for rows in _batches(len(examples), plan, epoch, fabric):
+        x, y = (fabric.to_device(part.to(dtype)) for part in (examples.pictures(rows), examples.labels[rows]))
+        with fabric.autocast():
+            output = learner.forward(x.requires_grad_(learner.penalty.due))[:, 0]
+            added = learner.penalty(learner.forward, x, output=output)
+        loss = nn.functional.binary_cross_entropy_with_logits(output.to(dtype), y)
+        learner.optimizer.zero_grad()
+        fabric.backward(loss + added)
+        learner.optimizer.step()
+        correct = ((output > 0) == (y > 0)).sum()
+        sums += torch.stack([loss.detach() * len(rows), correct, torch.full_like(correct, len(rows))])
+    total, correct_count, count = fabric.all_reduce(sums, reduce_op="sum").tolist()
+    return total / count, correct_count / count
+
+
+def _finished(curves: Curves, plan: Plan) -> bool:
+    """Return whether the last epoch is over, or the last one after all training images were classified correctly."""
+    fitted = next((k + 1 for k, share in enumerate(curves.train) if share >= ALL), None)
     last = plan.epochs if fitted is None or not plan.stop else min(plan.epochs, fitted + plan.stop)
     return len(curves.loss) >= last
 
 
-def _batches(count: int, plan: Plan, epoch: int, fabric: Any) -> Iterator[Tensor]:
-    """This device's share of every batch; a last batch of too few pictures to exchange patches is left out."""
+def _batches(count: int, plan: Plan, epoch: int, fabric: Devices) -> Iterator[Tensor]:
+    """Yield the rows of every batch that this device takes, in the random order of an epoch.
+
+    A last batch with fewer than two images per device, which have no patches to exchange, is left out.
+
+    Yields:
+        (k,) row numbers.
+    """
     order = torch.randperm(count, generator=seeds.stream(plan.seed, f"epoch {epoch}"))
     for rows in order.split(plan.batch_size):
         if len(rows) >= 2 * fabric.world_size:
             yield rows[fabric.global_rank :: fabric.world_size]
 
 
-def accuracy(model: nn.Module, examples: Examples, fabric: Any = None) -> float:
-    """The share of pictures answered rightly, in evaluation mode."""
-    right = (outputs(model, examples, fabric) > 0) == (examples.labels > 0)
-    return float(right.double().mean())
+def accuracy(model: nn.Module, examples: Examples, fabric: Devices | None = None) -> float:
+    """Return the share of images that are classified correctly, between 0 and 1; the model is put in evaluation mode.
+
+    Args:
+        model: maps images to one logit each, positive for label 1.
+        examples: images and labels.
+        fabric: devices that evaluate the model; None takes the CPU.
+    """
+    correct = (outputs(model, examples, fabric) > 0) == (examples.labels > 0)
+    return float(correct.double().mean())
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, examples: Examples, fabric: Any = None) -> Tensor:
-    """The logit of every picture, in evaluation mode."""
-    fabric = fabric or _Alone()
+def outputs(model: nn.Module, examples: Examples, fabric: Devices | None = None) -> Tensor:
+    """Return the logit of every image, (count,) float32 numbers on the CPU; the model is put in evaluation mode.
+
+    Args:
+        model: maps images to one logit each.
+        examples: the images; labels are not used.
+        fabric: devices that evaluate the model; None takes the CPU.
+    """
+    fabric = fabric or _OneCpu()
     model.eval()
-    dtype, parts = next(model.parameters()).dtype, torch.arange(len(examples)).split(ASKED)
+    dtype, parts = next(model.parameters()).dtype, torch.arange(len(examples)).split(AT_ONCE)
     with fabric.autocast():
         found = [model(fabric.to_device(examples.pictures(rows).to(dtype)))[:, 0].float().cpu() for rows in parts]
     return torch.cat(found)
 
 
-def checkpoint_name(settings: dict[str, Any], *point: Any) -> str:
-    """A file name that differs where anything does that a training run depends on."""
-    text = json.dumps([settings, *point], sort_keys=True)
+def checkpoint_name(settings: Mapping[str, object], *point: object) -> str:
+    """Return a file name for the checkpoint of a training run: runs that differ have different names.
+
+    Args:
+        settings: everything that the run depends on, as values that JSON can hold.
+        *point: what distinguishes this run from others with these settings, such as its seed.
+
+    Returns:
+        24 hexadecimal digits of a hash, and the ending ".safetensors".
+
+    >>> checkpoint_name({"lr": 0.1}, 0) == checkpoint_name({"lr": 0.1}, 1)
+    False
+    """
+    text = json.dumps([dict(settings), *point], sort_keys=True)
     return f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
 
 
-def _keep(path: Path, plan: Plan, model: nn.Module, optimizer: Any, penalty: LocalityPenalty, curves: Curves) -> None:
-    tensors = {f"model.{name}": value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    for k, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-        held = optimizer.state[parameter].get("momentum_buffer")
+def _save(path: Path, plan: Plan, learner: _Learner, curves: Curves) -> None:
+    """Write a checkpoint: parameters, momentum, the state of the penalty, the settings and the curves so far."""
+    tensors = {f"model.{name}": value.detach().cpu().contiguous() for name, value in learner.model.state_dict().items()}
+    for k, parameter in enumerate(_trained(learner.optimizer)):
+        held = learner.optimizer.state[parameter].get("momentum_buffer")
         if held is not None:
             tensors[f"momentum.{k}"] = held.detach().cpu().contiguous()
-    state = penalty.state_dict()
+    state = learner.penalty.state_dict()
     tensors["generator"] = state["generator"]
     about = {"plan": dataclasses.asdict(plan), "curves": dataclasses.asdict(curves), "steps": state["steps"]}
     with files.atomic(path) as beside:
         save_file(tensors, beside, metadata={"training": json.dumps(about)})
 
 
-def _restore(path: Path, plan: Plan, model: nn.Module, optimizer: Any, penalty: LocalityPenalty) -> Curves:
+def _restore(path: Path, plan: Plan, learner: _Learner) -> Curves:
+    """Return the curves of a checkpoint, after loading the rest of it into the model, the optimizer and the penalty.
+
+    Raises:
+        ValueError: if the checkpoint was written with other settings.
+    """
     with safe_open(path, framework="pt") as stored:
         about = json.loads(stored.metadata()["training"])
         if about["plan"] != dataclasses.asdict(plan):
             raise ValueError(f"{path} was written with {about['plan']}, not {dataclasses.asdict(plan)}; remove it")
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no mapping)
-    model.load_state_dict({n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")})
-    for k, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+    learner.model.load_state_dict({n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")})
+    for k, parameter in enumerate(_trained(learner.optimizer)):
         if f"momentum.{k}" in tensors:
-            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{k}"].to(parameter.device)
-    penalty.load_state_dict({"steps": about["steps"], "generator": tensors["generator"]})
+            learner.optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{k}"].to(parameter.device)
+    learner.penalty.load_state_dict({"steps": about["steps"], "generator": tensors["generator"]})
     return Curves(**about["curves"])
+
+
+def _trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Return the parameters of an optimizer, in their order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
