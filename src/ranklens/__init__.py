@@ -8,6 +8,7 @@ from typing import Any
 _HOMES = {
     # networks
     "tensors.network": ["TensorNetwork"],
+    "tensors.ensemble": ["stack"],
     "tensors.families": ["deep_matrix", "cp", "hierarchical", "tensor_train", "tensor_ring", "tucker"],
     "tensors.trees": ["ModeTree"],
     "tensors.truncation": ["truncate"],

@@ -17,6 +17,8 @@ from ranklens.problems import Sensing as Sensing
 from ranklens.problems import losses as losses
 from ranklens.problems import targets as targets
 from ranklens.tensors import init as init
+from ranklens.tensors import measures as measures
+from ranklens.tensors.ensemble import stack as stack
 from ranklens.tensors.families import cp as cp
 from ranklens.tensors.families import deep_matrix as deep_matrix
 from ranklens.tensors.families import hierarchical as hierarchical
@@ -37,7 +39,6 @@ from ranklens.tensors.measures import stable_rank as stable_rank
 from ranklens.tensors.network import TensorNetwork as TensorNetwork
 from ranklens.tensors.trees import ModeTree as ModeTree
 from ranklens.tensors.truncation import truncate as truncate
-from ranklens.tensors import measures as measures
 from ranklens.theory.convex import nuclear_norm_completion as nuclear_norm_completion
 from ranklens.theory.convex import nuclear_norm_psd as nuclear_norm_psd
 

@@ -2,7 +2,7 @@
 
 import math
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ranklens.dynamics.ensemble import descend_together
 from ranklens.dynamics.gradient import LossGradient
 from ranklens.dynamics.record import (
     Cost,
@@ -26,6 +27,7 @@ from ranklens.problems.problem import BatchedProblem, Problem, check_problem
 from ranklens.progress import Report, reporter
 from ranklens.seeds import stream
 from ranklens.tensors import contract
+from ranklens.tensors.ensemble import Ensemble
 from ranklens.tensors.network import TensorNetwork
 from ranklens.threads import threads
 
@@ -35,8 +37,8 @@ SMALL_LOSS = 5e-5
 
 @torch.enable_grad()
 def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how it steps)
-    net: TensorNetwork,
-    task: Problem | BatchedProblem,
+    net: TensorNetwork | Ensemble,
+    task: Problem | BatchedProblem | Sequence[Problem],
     optimizer: torch.optim.Optimizer,
     *,
     steps: int = 10_000,
@@ -55,9 +57,10 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
     of the whole problem.
 
     Args:
-        net: the network, of any floating-point dtype, on any device.
+        net: the network, of any floating-point dtype, on any device; or networks side by side from `rl.stack`, which
+            are descended together, faster than one by one, each stopped by itself.
         task: a problem: an object with a differentiable `loss(net)`; for mini-batches it also has `subset(rows)` and
-            a length.
+            a length. For an ensemble one problem for all members, or a list of one per member.
         optimizer: a torch optimizer over `net.parameters()` whose step needs no closure.
         steps: take at most this many steps; a resumed run counts those before it.
         until_loss: stop when the recorded loss is this small; None for 5e-5, without a warning if it is not reached.
@@ -74,7 +77,8 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
         and the state of the optimizer. Its attributes are "stopped", "message" (details of "stopped"), "evaluations"
         (of a gradient), "steps", "seconds", "solver" (the optimizer), "batch_size" (0 for all), "seed", "until_loss",
         "network", "loss_function" and "versions". "stopped" is "loss", "steps", or "nan": the descent diverged, and
-        network and record end at the last recorded row before that.
+        network and record end at the last recorded row before that. The record of an ensemble has a dimension
+        `member`; rows after the end of a member hold NaN, and `stopped` and `steps` are variables, one per member.
 
         Ctrl-C raises a KeyboardInterrupt whose attribute `record` holds the record up to the last row.
 
@@ -95,9 +99,30 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
     >>> run.attrs["stopped"], bool(rl.effective_rank(net.tensor().detach()) < 1.01)
     ('loss', True)
     """
+    goal = SMALL_LOSS if until_loss is None else until_loss
+    if isinstance(net, Ensemble):
+        if batch_size is not None or resume is not None:
+            raise ValueError(
+                "an ensemble takes all observations in every step, from its start: leave out batch_size "
+                "and resume, or descend its networks one by one"
+            )
+        check_count("steps", steps)
+        check_count("every", every)
+        return descend_together(
+            net,
+            task,
+            optimizer,
+            steps=steps,
+            goal=goal,
+            every=every,
+            track=track,
+            warns=until_loss is not None and until_loss > 0,
+            progress=progress,
+        )
+    if isinstance(task, Sequence):
+        raise TypeError("task is a list; one network has one problem, and rl.stack makes networks that have several")
     check_problem(task)
     _check(net, optimizer, steps, every, batch_size)
-    goal = SMALL_LOSS if until_loss is None else until_loss
     recorder, before, started = Recorder("step", track, resume), Cost.of(resume), clock.perf_counter()
     first = 0 if resume is None else int(resume.step[-1])
     if resume is not None:

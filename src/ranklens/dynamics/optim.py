@@ -30,6 +30,8 @@ class GroupRMSprop(torch.optim.Optimizer):
         lr: about the distance moved per step.
         beta: memory of the running squared norm.
         eps: keeps the step finite where the gradient vanishes.
+        members: number of networks in an `rl.stack`, whose parameters are then the only ones. Each member has a norm v
+            of its own, so that members do not influence each other. None for parameters that belong together.
 
     Raises:
         ValueError: for numbers out of range.
@@ -51,8 +53,12 @@ class GroupRMSprop(torch.optim.Optimizer):
         *,
         beta: float = 0.99,
         eps: float = 1e-6,
+        members: int | None = None,
     ) -> None:
         _check_lr(lr)
+        if members is not None and members < 1:
+            raise ValueError(f"members is {members}; it is a number of networks, at least 1, or None for no ensemble")
+        self.members = members
         if not 0 <= beta < 1:
             raise ValueError(f"beta is {beta}; it must be at least 0 and below 1")
         if not (math.isfinite(eps) and eps >= 0):
@@ -71,10 +77,13 @@ class GroupRMSprop(torch.optim.Optimizer):
 
     @property
     def effective_lr(self) -> float:
-        """Step over gradient in the first group at the last step: how much gradient-flow time that step took."""
+        """Step over gradient in the first group at the last step: how much gradient-flow time that step took.
+
+        Of an ensemble it is the largest of the members.
+        """
         state = self.state[self._first]
         group = self.param_groups[0]
-        return 0.0 if not state else float(group["lr"] / _scale(state, group["beta"], group["eps"]))
+        return 0.0 if not state else float((group["lr"] / _scale(state, group["beta"], group["eps"])).max())
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
@@ -92,14 +101,27 @@ class GroupRMSprop(torch.optim.Optimizer):
         state = self.state[self._first]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float64)
-            state["square"] = torch.zeros((), dtype=gradients[0].dtype, device=gradients[0].device)
+            shape = () if self.members is None else (self.members,)
+            state["square"] = torch.zeros(shape, dtype=gradients[0].dtype, device=gradients[0].device)
         state["step"] += 1
-        squared = torch.stack([g.to(state["square"].device) for g in torch._foreach_norm(gradients)]).square().sum()
+        squared = self._squared_norms(gradients).to(state["square"].device)
         state["square"].mul_(lead["beta"]).add_(squared, alpha=1 - lead["beta"])
         for group, params in zip(self.param_groups, used, strict=True):
             scale = group["lr"] / _scale(state, lead["beta"], lead["eps"])
-            torch._foreach_sub_(params, torch._foreach_mul([p.grad for p in params], scale.to(params[0])))
+            scale = scale.to(params[0])
+            if self.members is None:
+                torch._foreach_sub_(params, torch._foreach_mul([p.grad for p in params], scale))
+            else:
+                for p in params:
+                    p.addcmul_(p.grad, scale.view(-1, *[1] * (p.ndim - 1)), value=-1)
         return loss
+
+    def _squared_norms(self, gradients: list[Tensor]) -> Tensor:
+        """Return the squared norm of all gradients together, or one per member."""
+        device = gradients[0].device
+        if self.members is None:
+            return torch.stack([norm.to(device) for norm in torch._foreach_norm(gradients)]).square().sum()
+        return torch.stack([g.flatten(1).norm(dim=1).to(device) for g in gradients]).square().sum(dim=0)
 
 
 def _scale(state: dict[str, Tensor], beta: float, eps: float) -> Tensor:

@@ -2,7 +2,8 @@
 
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Generic, TypeVar
@@ -50,6 +51,18 @@ class StoppedEarly(UserWarning):
     >>> run.attrs["stopped"]
     'evaluations'
     """
+
+
+@contextmanager
+def ignoring_early_stops() -> Iterator[None]:
+    """Ignore `StoppedEarly` inside a block or, as a decorator, inside a function, whose runs may end at any bound.
+
+    Yields:
+        Nothing.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StoppedEarly)
+        yield
 
 
 class Interrupted(KeyboardInterrupt):
@@ -201,7 +214,7 @@ class Recorder(Generic[Subject]):
         values = {}
         with torch.no_grad():
             for name, function in self.track.items():
-                values[name] = _array(name, function(subject))
+                values[name] = array_of(name, function(subject))
                 if self.tracked[name] and values[name].shape != self.tracked[name][0].shape:
                     raise ValueError(
                         f"track[{name!r}] has shape {values[name].shape}, before {self.tracked[name][0].shape}; "
@@ -297,7 +310,7 @@ def check_count(name: str, value: int, least: int = 1) -> None:
         raise ValueError(f"{name} is {value}; it must be at least {least}")
 
 
-def _array(name: str, value: object) -> NDArray[np.generic]:
+def array_of(name: str, value: object) -> NDArray[np.generic]:
     """Return a tracked value as an array of its own; refuse a value that is not made of numbers."""
     found = numpy(value).copy() if isinstance(value, Tensor) else np.array(value)
     if found.dtype == object:

@@ -65,13 +65,14 @@ class Ensemble(nn.Module):
 
     def nodes(self) -> tuple[Tensor, ...]:
         """Return the nodes in the order of the equation, each with a leading axis of members: views of the storage."""
-        inner = [stack.detach() for stack in self.stacks]
-        groups = contract.stacks_of(self.layout)
-        by_node: dict[int, Tensor] = {}
-        for positions, stack in zip(groups, inner, strict=True):
-            parts = (stack,) if len(positions) == 1 else stack.unbind(1)
-            by_node.update(zip(positions, parts, strict=True))
-        return tuple(by_node[k] for k in range(len(self.layout.nodes)))
+        return self.split([stack.detach() for stack in self.stacks])
+
+    def split(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return one view per node of tensors that are shaped like `stacks`, such as gradients."""
+        found: dict[int, Tensor] = {}
+        for positions, value in zip(contract.stacks_of(self.layout), values, strict=True):
+            found.update(zip(positions, (value,) if len(positions) == 1 else value.unbind(1), strict=True))
+        return tuple(found[k] for k in range(len(self.layout.nodes)))
 
     def extra_repr(self) -> str:
         """Return the number of members and what each is, for print(ensemble)."""

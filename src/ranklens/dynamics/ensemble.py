@@ -1,0 +1,318 @@
+"""Gradient descent of many networks of one layout at once, each with its own start, problem, step size and end."""
+
+import time as clock
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ranklens.dynamics.gradient import LossGradient
+from ranklens.dynamics.optim import GroupRMSprop, SignDescent, Spectral
+from ranklens.dynamics.record import Cost, Interrupted, Outcome, StoppedEarly, Track, array_of, run_attributes, versions
+from ranklens.problems.completion import Completion
+from ranklens.problems.losses import half_sse, mse
+from ranklens.problems.problem import Problem, check_problem
+from ranklens.problems.readout import reads_end_tensor
+from ranklens.progress import Report, reporter
+from ranklens.tensors import contract
+from ranklens.tensors.ensemble import MEMBER, Ensemble
+from ranklens.tensors.planned import Operand, Planned
+from ranklens.threads import threads
+
+# Optimizers that change every entry by that entry's own gradient alone, or treat the matrices of a batch separately.
+SEPARATE = (
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.optim.AdamW,
+    torch.optim.RMSprop,
+    torch.optim.Adagrad,
+    torch.optim.Adadelta,
+    torch.optim.Adamax,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    SignDescent,
+    Spectral,
+)
+
+
+def descend_together(
+    ensemble: Ensemble,
+    tasks: Problem | Sequence[Problem],
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int,
+    goal: float,
+    every: int,
+    track: Track | None,
+    warns: bool,
+    progress: bool | Report | None,
+) -> xr.Dataset:
+    """Take optimizer steps on all members of an ensemble, and stop each member by itself.
+
+    All members share every matrix product, as batches of it. Members that have ended keep the parameters of their last
+    recorded row while the others go on.
+
+    Args:
+        ensemble: the networks, from `rl.stack`.
+        tasks: one problem for all members, or one per member.
+        optimizer: an optimizer over `ensemble.parameters()` that treats members separately.
+        steps: take at most this many steps.
+        goal: a member stops when its recorded loss is this small.
+        every: record at the multiples of this many steps.
+        track: {name: function of one network}, evaluated for every member in every recorded row.
+        warns: whether to warn of members that end without having reached `goal`.
+        progress: as in `gradient_descent`.
+
+    Returns:
+        A Dataset with coordinates `step` and `member`; `loss` and the tracked variables along both, NaN after a member
+        has ended; `stopped` ("loss", "steps" or "nan") and `steps` per member; and the final parameters `state`.
+
+    Raises:
+        TypeError: for a task that is no problem.
+        ValueError: for another number of tasks than members, or an optimizer that would couple members.
+    """
+    problems = _problems(tasks, len(ensemble))
+    _check_optimizer(optimizer, ensemble)
+    started = clock.perf_counter()
+    descent = _Together(ensemble, problems, optimizer, track or {}, goal)
+    work = len(ensemble) * contract.work(ensemble.layout)
+    with torch.no_grad(), threads(work), reporter(progress) as report:
+        interrupted = descent.go(steps, every, report)
+    reasons = sorted(set(descent.stopped))
+    outcome = Outcome(
+        reasons[0] if len(reasons) == 1 else "mixed",
+        ", ".join(f"{descent.stopped.count(reason)} by {reason!r}" for reason in reasons),
+        Cost(int(descent.taken.max()) * len(ensemble), int(descent.taken.max()), clock.perf_counter() - started),
+    )
+    settings = {"batch_size": 0, "members": len(ensemble)}
+    solver, network = type(optimizer).__name__, repr(ensemble)
+    record = descent.record()
+    record.attrs = run_attributes(outcome, problems[0], network=network, solver=solver, until_loss=goal, **settings) | {
+        "versions": versions()
+    }
+    if interrupted:
+        raise Interrupted(record)
+    missed = [k for k, reason in enumerate(descent.stopped) if reason != "loss"]
+    if missed and (warns or "nan" in descent.stopped):
+        warnings.warn(
+            f"{len(missed)} of {len(ensemble)} members ended without reaching until_loss {goal:.3g} "
+            f"({outcome.message}): members {', '.join(map(str, missed[:10]))}{', ...' if len(missed) > 10 else ''}",
+            StoppedEarly,
+            stacklevel=4,
+        )
+    return record
+
+
+class _Together:
+    """The loop of one descent of an ensemble."""
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        tasks: Sequence[Problem],
+        optimizer: torch.optim.Optimizer,
+        track: Track,
+        goal: float,
+    ) -> None:
+        self.ensemble, self.optimizer, self.track, self.goal = ensemble, optimizer, track, goal
+        self.trained = [stack for stack in ensemble.stacks if stack.requires_grad]
+        for stack in self.trained:
+            stack.grad = torch.zeros_like(stack)
+        self.gradient = _ensemble_gradient(
+            ensemble, tasks, [stack.grad for stack in self.trained if stack.grad is not None]
+        )
+        self.stopped = [""] * len(ensemble)
+        self.taken = np.zeros(len(ensemble), dtype=np.int64)
+        self.at: list[int] = []
+        self.losses: list[NDArray[np.float64]] = []
+        self.tracked: dict[str, list[NDArray[np.float64]]] = {name: [] for name in track}
+        self.kept = [stack.detach().clone() for stack in ensemble.stacks]  # parameters of the latest recorded rows
+        self.factors = ensemble.step_sizes.clone()
+
+    def go(self, steps: int, every: int, report: Report) -> bool:
+        """Run the loop; return whether it was interrupted from the keyboard."""
+        try:
+            for step in range(steps + 1):
+                recorded = step % every == 0 or step == steps
+                loss = self.gradient(recorded)
+                if recorded:
+                    assert loss is not None
+                    self._record(step, loss.double().cpu().numpy(), last=step == steps)
+                    waiting = self.stopped.count("")
+                    report(f"step {step} of {steps}, {waiting} of {len(self.ensemble)} members go on")
+                    if not waiting:
+                        break
+                self._step()
+        except KeyboardInterrupt:
+            self._go_back([k for k, reason in enumerate(self.stopped) if not reason])
+            self.stopped = [reason or "interrupted" for reason in self.stopped]
+            return True
+        return False
+
+    def _step(self) -> None:
+        """Let the optimizer take a step, scaled for every member; members that have ended stay where they are."""
+        if bool((self.factors == 1).all()):
+            self.optimizer.step()
+            return
+        before = [stack.detach().clone() for stack in self.trained]
+        self.optimizer.step()
+        for stack, old in zip(self.trained, before, strict=True):
+            factor = self.factors.view(-1, *[1] * (stack.ndim - 1))
+            stack.copy_(torch.where(factor > 0, torch.lerp(old, stack, factor), old))
+
+    def _record(self, step: int, losses: NDArray[np.float64], last: bool) -> None:
+        """Record one row of every member that goes on, and end those that have reached their goal or diverged."""
+        running = np.array([not reason for reason in self.stopped])
+        diverged = running & ~np.isfinite(losses)
+        self._go_back(np.flatnonzero(diverged).tolist())
+        keeps = running & ~diverged
+        if keeps.any():
+            mask = torch.from_numpy(keeps).to(self.kept[0].device)
+            for kept, stack in zip(self.kept, self.ensemble.stacks, strict=True):
+                kept.copy_(torch.where(mask.view(-1, *[1] * (stack.ndim - 1)), stack, kept))
+        self.at.append(step)
+        self.losses.append(np.where(keeps, losses, np.nan))
+        members = self.ensemble.members if self.track else ()
+        for name, function in self.track.items():
+            values = [np.asarray(array_of(name, function(net)), dtype=np.float64) for net in members]
+            shape = (-1, *[1] * values[0].ndim)
+            self.tracked[name].append(np.where(keeps.reshape(shape), np.stack(values), np.nan))
+        self.taken[keeps] = step
+        for k in np.flatnonzero(running):
+            if diverged[k]:
+                self.stopped[k] = "nan"
+            elif losses[k] <= self.goal:
+                self.stopped[k] = "loss"
+            elif last:
+                self.stopped[k] = "steps"
+        ended = torch.tensor([bool(reason) for reason in self.stopped], device=self.factors.device)
+        self.factors = self.factors.where(~ended, 0.0)
+
+    def _go_back(self, members: list[int]) -> None:
+        """Give some members the parameters of their latest recorded row."""
+        if members:
+            for kept, stack in zip(self.kept, self.ensemble.stacks, strict=True):
+                stack[members] = kept[members]
+
+    def record(self) -> xr.Dataset:
+        """Return all rows, the reasons and the final parameters."""
+        variables: dict[str, tuple[tuple[str, ...], NDArray[np.float64]]] = {}
+        variables["loss"] = (("step", MEMBER), np.stack(self.losses))
+        for name, rows in self.tracked.items():
+            values = np.stack(rows)
+            variables[name] = (("step", MEMBER, *[f"{name}_{k}" for k in range(values.ndim - 2)]), values)
+        state = torch.cat([stack.detach().flatten(1) for stack in self.trained], dim=1)
+        found = xr.Dataset(variables, coords={"step": self.at, MEMBER: np.arange(len(self.ensemble))})
+        found["stopped"] = (MEMBER, np.array(self.stopped))
+        found["steps"] = (MEMBER, self.taken)
+        found["state"] = ((MEMBER, "state_0"), array_of("state", state))
+        return found
+
+
+class _OneByOne:
+    """Gradients of members one after the other, for problems that cannot be read off a batch of end tensors."""
+
+    def __init__(self, ensemble: Ensemble, tasks: Sequence[Problem], parts: Sequence[Tensor]) -> None:
+        self.gradients = [
+            LossGradient(net, task, [part[k] for part in parts])
+            for k, (net, task) in enumerate(zip(ensemble.members, tasks, strict=True))
+        ]
+
+    def __call__(self, loss: bool) -> Tensor | None:
+        losses = [gradient() for gradient in self.gradients]
+        return torch.stack(losses) if loss else None
+
+
+class _Batched:
+    """Gradients of all members by batched matrix products, for completions that read the whole end tensor.
+
+    Observed entries are told from others by a 0/1 mask over the end tensor, one row per member.
+    """
+
+    def __init__(self, ensemble: Ensemble, tasks: Sequence[Completion], parts: Sequence[Tensor]) -> None:
+        self.planned = _plan(ensemble, parts)
+        members, size = len(ensemble), self.planned.memory.numel() // len(ensemble)
+        self.memory, self.upstream = self.planned.memory.view(members, size), self.planned.upstream.view(members, size)
+        rows = tasks[:1] if all(task is tasks[0] for task in tasks) else tasks
+        self.objective = tasks[0].objective
+        self.mask, self.target = (torch.zeros(len(rows), size).to(self.memory) for _ in range(2))
+        strides = torch.tensor(self.planned.value.stride()[1:])
+        for k, task in enumerate(rows):
+            positions = (task.indices.cpu() * strides).sum(dim=1).to(self.memory.device)
+            weight = 1 / len(task) if self.objective.reduction == "mean" else 1.0
+            self.mask[k, positions] = weight
+            self.target[k, positions] = task.values.to(self.memory)
+        self.squares = self.objective in (mse, half_sse)
+        if self.squares:
+            self.mask *= 2.0 if self.objective == mse else 1.0
+            self.target *= self.mask
+            self.to_loss = 0.5 / self.mask.amax(dim=1)
+
+    def __call__(self, loss: bool) -> Tensor | None:
+        self.planned.forward()
+        found = None
+        if self.squares:
+            torch.mul(self.memory, self.mask, out=self.upstream)
+            self.upstream.sub_(self.target)
+            found = self.upstream.square().sum(dim=1) * self.to_loss if loss else None
+        else:
+            assert self.objective.derivative is not None
+            seen = self.mask > 0
+            each = self.objective.derivative(self.memory, self.target) * self.mask
+            self.upstream.copy_(each.where(seen, 0.0))
+            values = self.objective.elementwise(self.memory, self.target) * self.mask
+            found = values.where(seen, 0.0).sum(dim=1) if loss else None
+        self.planned.backward()
+        return found
+
+
+def _ensemble_gradient(ensemble: Ensemble, tasks: Sequence[Problem], parts: Sequence[Tensor]) -> _Batched | _OneByOne:
+    completions = [task for task in tasks if type(task) is Completion and reads_end_tensor(task, ensemble.layout)]
+    alike = len(completions) == len(tasks) and all(
+        task.objective == completions[0].objective and len(task.flat.unique()) == len(task) for task in completions
+    )
+    if alike and completions[0].objective.derivative is not None:
+        return _Batched(ensemble, completions, parts)
+    return _OneByOne(ensemble, tasks, parts)
+
+
+def _plan(ensemble: Ensemble, parts: Sequence[Tensor]) -> Planned:
+    """Plan the end tensors of all members over the present storage, with gradients written to `parts`."""
+    layout = ensemble.layout
+    given = iter(parts)
+    places = [next(given) if stack.requires_grad else stack.detach() for stack in ensemble.stacks]
+    gradients = ensemble.split(places)
+    operands = [
+        Operand((MEMBER, *labels), node, None if k in layout.frozen else gradient)
+        for k, (labels, node, gradient) in enumerate(zip(layout.nodes, ensemble.nodes(), gradients, strict=True))
+    ]
+    return Planned(operands, (MEMBER, *layout.out), contract.path_of_end_tensor(layout))
+
+
+def _problems(tasks: Problem | Sequence[Problem], members: int) -> list[Problem]:
+    found: list[Problem] = list(tasks) if isinstance(tasks, Sequence) else [tasks] * members
+    if len(found) != members:
+        raise ValueError(f"{len(found)} tasks were given for {members} members; give one for all, or one per member")
+    for task in found:
+        check_problem(task)
+    return found
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, ensemble: Ensemble) -> None:
+    own = {id(stack) for stack in ensemble.stacks if stack.requires_grad}
+    if not own & {id(p) for group in optimizer.param_groups for p in group["params"]}:
+        raise ValueError("the optimizer has none of the ensemble's parameters; make it with ensemble.parameters()")
+    if isinstance(optimizer, GroupRMSprop):
+        if optimizer.members != len(ensemble):
+            raise ValueError(
+                f"this GroupRMSprop divides the steps of all members by one norm; make it with members={len(ensemble)}"
+            )
+    elif not isinstance(optimizer, SEPARATE):
+        raise ValueError(
+            f"a {type(optimizer).__name__} may couple the members of an ensemble; take one of "
+            f"{', '.join(kind.__name__ for kind in SEPARATE)} or GroupRMSprop(members=...), or descend one by one"
+        )
