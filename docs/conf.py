@@ -1,6 +1,7 @@
 """Settings of the documentation site. Everything is built from this checkout; nothing is fetched."""
 
 import re
+from importlib import import_module
 from importlib.metadata import version as installed
 
 project = "ranklens"
@@ -23,13 +24,15 @@ autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 100
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_attr_annotations = False  # the shapes in annotations, such as "*batch", are no reStructuredText
 
 nitpicky = True
 # Names that start with another package's name, or that are typing constructs or type variables, are not looked up:
 # their pages are in inventories that lie on other sites, and this build asks no other site for anything.
+# The pattern excludes this package, whose names are checked: see _resolve_internal for those that have no page.
 nitpick_ignore_regex = [("py:.*", r"(?!ranklens\.).*")]
 
-_LITERAL = re.compile(r"(``.+?``|`[^`\n]+`)")
+_LITERAL = re.compile(r"(``.+?``|`[^`]+`)", re.DOTALL)
 _SECTION = re.compile(r"\s*(Args|Returns|Raises|Yields|Attributes|Source|Example|Note)s?:\s*$")
 
 
@@ -40,38 +43,63 @@ def _escape(text: str) -> str:
     return re.sub(r"(?<=\w)_(?!\w)", r"\\_", text)
 
 
-def _inline(line: str) -> str:
-    """Turn `code` into ``code`` and escape the rest of a line."""
-    parts = _LITERAL.split(line)
-    return "".join(f"``{part.strip('`')}``" if k % 2 else _escape(part) for k, part in enumerate(parts))
+def _inline(lines: list[str]) -> list[str]:
+    """Turn `code` into ``code``, which may span lines of a paragraph, and escape all other text."""
+    parts = _LITERAL.split("\n".join(lines))
+    return "".join(f"``{part.strip('`')}``" if k % 2 else _escape(part) for k, part in enumerate(parts)).split("\n")
 
 
 def _process(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Make a docstring valid reStructuredText: code literal, indented formulas literal blocks, doctests as they are."""
     made: list[str] = []
-    section, literal, doctest = False, False, False
+    paragraph: list[str] = []
+    section = verbatim = False
+
+    def finish() -> None:
+        made.extend(_inline(paragraph) if paragraph else [])
+        paragraph.clear()
+
     for line in lines:
         indent = len(line) - len(line.lstrip())
         if not line.strip():
-            literal = doctest = False
+            finish()
+            verbatim = False
             made.append(line)
-        elif literal or doctest:
+        elif verbatim:
             made.append(line)
         elif line.lstrip().startswith(">>>"):
-            doctest = True
+            finish()
+            verbatim = True
             made.append(line)
         elif _SECTION.match(line):
+            finish()
             section = True
             made.append(line)
-        elif indent >= 4 and not section and made and not made[-1].strip():
-            literal = True
+        elif indent >= 4 and not section and not paragraph and made:
+            verbatim = True
             made += ["::", "", line]
         else:
             section = section and indent > 0
-            made.append(_inline(line))
+            paragraph.append(line)
+    finish()
     lines[:] = made
 
 
+def _resolve_internal(app: object, env: object, node: dict[str, str], text: object) -> object | None:
+    """Show a name of this package as plain text if it exists but has no page: private names, type variables, internals.
+
+    A name that does not exist at all stays unresolved, which fails the build.
+    """
+    module, _, name = node.get("reftarget", "").rpartition(".")
+    if not module.startswith("ranklens."):
+        return None
+    try:
+        return text if hasattr(import_module(module), name) else None
+    except ModuleNotFoundError:
+        return None
+
+
 def setup(app: object) -> None:
-    """Register the step that runs before napoleon reads the sections of a docstring."""
+    """Register the step that runs before napoleon reads a docstring, and the one for names without a page."""
     app.connect("autodoc-process-docstring", _process, priority=400)  # type: ignore[attr-defined]
+    app.connect("missing-reference", _resolve_internal)  # type: ignore[attr-defined]
