@@ -4,10 +4,17 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from conftest import TOLERANCE
 from hypothesis import given
 from hypothesis import strategies as st
 
 import ranklens as rl
+
+# Relative; a function of six singular values, which are found up to a few roundings of the largest.
+A_FEW_ROUNDINGS = 1e-12
+# Relative; at a scale of 1e-200 the decomposition itself loses some digits.
+EXTREME_SCALE = 1e-9
+FLOAT32 = 1e-5  # relative; singular values in float32
 
 MATRICES = st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**20)).map(
     lambda x: torch.randn(x[0], x[1], generator=torch.Generator().manual_seed(x[2]), dtype=torch.float64)
@@ -17,10 +24,10 @@ MATRICES = st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**20)
 @given(W=MATRICES)
 def test_effective_rank_by_the_literal_formula_and_its_bounds(W):
     found = float(rl.effective_rank(W))
-    assert found == pytest.approx(oracles.effective_rank(W.numpy()), rel=1e-11)
-    assert 1 - 1e-12 <= found <= min(W.shape) + 1e-12
-    assert float(rl.effective_rank(1e-200 * W)) == pytest.approx(found, rel=1e-9)
-    assert 1 - 1e-12 <= float(rl.stable_rank(W)) <= min(W.shape) + 1e-12
+    assert found == pytest.approx(oracles.effective_rank(W.numpy()), rel=TOLERANCE["rounding"])
+    assert 1 - A_FEW_ROUNDINGS <= found <= min(W.shape) + A_FEW_ROUNDINGS
+    assert float(rl.effective_rank(1e-200 * W)) == pytest.approx(found, rel=EXTREME_SCALE)
+    assert 1 - A_FEW_ROUNDINGS <= float(rl.stable_rank(W)) <= min(W.shape) + A_FEW_ROUNDINGS
 
 
 @given(W=MATRICES)
@@ -32,7 +39,7 @@ def test_norms_and_distances(W):
     assert float(rl.schatten_norm(W, 0.5)) == pytest.approx((s**0.5).sum() ** 2)
     assert float(rl.stable_rank(W)) == pytest.approx((s**2).sum() / s.max() ** 2)
     for r in range(len(s) + 1):
-        assert float(rl.distance_to_rank(W, r)) == pytest.approx(np.linalg.norm(s[r:]), abs=1e-12)
+        assert float(rl.distance_to_rank(W, r)) == pytest.approx(np.linalg.norm(s[r:]), abs=A_FEW_ROUNDINGS)
 
 
 def test_zero_matrix_is_of_rank_zero_in_every_sense():
@@ -58,7 +65,7 @@ def test_effective_rank_has_a_gradient_where_the_rank_is_deficient():
         step = torch.zeros(3, 3).double()
         step[1, 1] = 1e-6
         slope = (measure((W + step).detach()) - measure((W - step).detach())) / 2e-6
-        assert float(gradient[1, 1]) == pytest.approx(float(slope), rel=1e-6)
+        assert float(gradient[1, 1]) == pytest.approx(float(slope), rel=TOLERANCE["difference"])
 
 
 def test_batches_are_loops():
@@ -142,4 +149,41 @@ def test_bad_input(make, message):
 
 
 def test_values_near_the_largest_float_have_a_rank():
-    assert float(rl.effective_rank(3e38 * torch.eye(3))) == pytest.approx(3, rel=1e-5)
+    assert float(rl.effective_rank(3e38 * torch.eye(3))) == pytest.approx(3, rel=FLOAT32)
+
+
+def test_arrays_and_lists_are_measured_as_tensors_are():
+    W = [[3.0, 1.0], [0.0, 2.0]]
+    tensor = torch.tensor(W, dtype=torch.float64)
+    for measure in (rl.singular_values, rl.effective_rank, rl.stable_rank, rl.numerical_rank, rl.nuclear_norm):
+        for value in (W, np.array(W)):
+            assert torch.equal(measure(value), measure(tensor))
+    for value in (W, np.array(W)):
+        assert float(rl.schatten_norm(value, 2)) == float(rl.schatten_norm(tensor, 2))
+        assert float(rl.distance_to_rank(value, 1)) == float(rl.distance_to_rank(tensor, 1))
+        assert torch.equal(rl.matricize(value, [1]), tensor.T)
+        assert float(rl.entanglement_entropy(value, [0])) == float(rl.entanglement_entropy(tensor, [0]))
+        assert rl.hierarchical_rank(value, rl.ModeTree.adjacent(2)) == rl.hierarchical_rank(
+            tensor, rl.ModeTree.adjacent(2)
+        )
+        assert rl.cp_rank_estimate(value).rank == 2
+    assert int(rl.numerical_rank([[1, 2], [2, 4]])) == 1
+    rounded = rl.targets.low_rank_matrix((50, 30), rank=4).float()
+    assert int(rl.numerical_rank(rounded.numpy())) == 4  # numpy's float32 is judged as float32
+
+
+def test_the_cut_off_never_exceeds_one_half():
+    """4096 times the rounding error of bfloat16 is 32; then not even the largest singular value would count."""
+    from ranklens.tensors.measures import rank_cutoff
+
+    assert rank_cutoff(torch.bfloat16, (4096, 10)) == 0.5
+    assert rank_cutoff(torch.float16, (4, 10)) == 10 * torch.finfo(torch.float16).eps < 0.5
+
+
+def test_modes_of_a_matricization_are_a_set():
+    """Rows are in the order of the modes of the tensor, in whatever order they are named."""
+    T = torch.arange(24.0).reshape(2, 3, 4)
+    expected = torch.stack([T[i, :, k] for i in range(2) for k in range(4)])
+    for modes in ((0, 2), (2, 0)):
+        assert torch.equal(rl.matricize(T, modes), expected)
+    assert torch.equal(rl.matricize(T, (2, 1)), rl.matricize(T, [0]).T)

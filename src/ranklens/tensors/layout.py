@@ -1,4 +1,4 @@
-"""Labels and sizes of a tensor network, without its numbers: all that the plan of a contraction depends on."""
+"""The layout of a tensor network: its labels and sizes, on which the plan of a contraction depends."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -12,14 +12,17 @@ Plan = TypeVar("Plan")
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Labels and sizes of a network: all that a plan depends on.
+    """The labels and sizes of a network, without the values of its nodes.
+
+    Labels that are not those of a network raise a ValueError: an index repeated within a node, a bond that meets a
+    single node, a mode in two nodes, an index of different sizes, or an index of the end tensor that no node has.
 
     Attributes:
-        nodes: the labels of every node.
+        nodes: the labels of every node, one per axis.
         shapes: the shape of every node.
-        out: the labels of the end tensor.
-        frozen: positions of the nodes that are not trained (they never share a stack with others).
-        plans: cache of the plans that `contract` has made for this layout, by kind.
+        out: the labels of the end tensor: the modes.
+        frozen: positions of the nodes that are not trained. They are not stored together with trained nodes.
+        plans: cache of everything that is planned for this layout, by kind. Use it through `plan`.
     """
 
     nodes: tuple[tuple[Label, ...], ...]
@@ -29,7 +32,11 @@ class Layout:
     plans: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is not a network, with the reason."""
+        """Refuse labels that are not those of a network.
+
+        Raises:
+            ValueError: for such labels, with the reason.
+        """
         if len(self.nodes) != len(self.shapes):
             raise ValueError(f"the equation has {len(self.nodes)} nodes, but {len(self.shapes)} tensors were given")
         for k, (labels, shape) in enumerate(zip(self.nodes, self.shapes, strict=True)):
@@ -41,7 +48,7 @@ class Layout:
             if 0 in shape:
                 raise ValueError(f"node {k} has shape {shape}; every size must be at least 1")
         if len(set(self.out)) < len(self.out):
-            raise ValueError(f"the end tensor's indices {self.out} repeat one; every mode stands on the right once")
+            raise ValueError(f"the end tensor's indices {self.out} repeat one; name every mode once on the right")
         for label, meets in self.incidence.items():
             sizes = {self.shapes[k][axis] for k, axis in meets}
             if len(sizes) > 1:
@@ -58,7 +65,11 @@ class Layout:
                 raise ValueError(f"index {label!r} on the right is in no node")
 
     def freeze(self, nodes: Sequence[int]) -> "Layout":
-        """The same network with more nodes frozen."""
+        """Return this layout with more nodes frozen, and nothing planned.
+
+        Args:
+            nodes: positions of the nodes.
+        """
         return Layout(self.nodes, self.shapes, self.out, self.frozen | set(nodes))
 
     def plan(self, kind: Hashable, make: Callable[[], Plan]) -> Plan:
@@ -75,7 +86,7 @@ class Layout:
 
     @cached_property
     def incidence(self) -> dict[Label, tuple[tuple[int, int], ...]]:
-        """Where every label is: (node, axis) pairs, in the order of the nodes."""
+        """Return the places of every label: pairs (node, axis), in the order of the nodes."""
         found = defaultdict(list)
         for k, labels in enumerate(self.nodes):
             for axis, label in enumerate(labels):
@@ -84,32 +95,36 @@ class Layout:
 
     @cached_property
     def sizes(self) -> dict[Label, int]:
-        """The size of every label."""
+        """Return the size of every label."""
         return {label: self.shapes[meets[0][0]][meets[0][1]] for label, meets in self.incidence.items()}
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """The end tensor's shape."""
+        """Return the shape of the end tensor."""
         return tuple(self.sizes[label] for label in self.out)
 
     @cached_property
     def mode_labels(self) -> frozenset[Label]:
-        """The labels of the end tensor, to ask for one of them."""
+        """Return the labels of the end tensor as a set, in which a label is looked up fast."""
         return frozenset(self.out)
 
     @cached_property
     def bonds(self) -> tuple[Label, ...]:
-        """Labels of the summed indices."""
+        """Return the labels of the summed indices, in the order in which the nodes first mention them."""
         return tuple(label for label in self.incidence if label not in self.mode_labels)
 
     def meets(self, bond: Label) -> tuple[tuple[int, int], ...]:
-        """(node, axis) of every node at a bond."""
+        """Return the pairs (node, axis) at which a bond meets nodes, in the order of the nodes.
+
+        Raises:
+            ValueError: if the label is no bond.
+        """
         if bond not in self.sizes or bond in self.out:
             raise ValueError(f"{bond!r} is not a bond of this network; its bonds are {self.bonds}")
         return self.incidence[bond]
 
     @cached_property
     def modes(self) -> tuple[tuple[int, ...], ...]:
-        """Positions (in the end tensor) of the modes of every node, in the order of the node's axes."""
+        """Return the modes of every node, as positions in the end tensor, in the order of the node's axes."""
         place = {label: n for n, label in enumerate(self.out)}
         return tuple(tuple(place[x] for x in labels if x in place) for labels in self.nodes)

@@ -1,4 +1,4 @@
-"""Products of hundreds of factors, through sums of logarithms: one matrix product per level instead of a call each."""
+"""Products of hundreds of factors that are looked up in tables, computed through sums of logarithms."""
 
 from functools import reduce
 from typing import Any
@@ -7,45 +7,59 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-BLOCK = 1024  # rows at a time in the log domain: their indicators then stay in the cache, and are never stored
-COLUMNS = 16  # of a matrix product in float32 are computed together
+# Number of rows that are computed together. Their indicator matrices then stay in the cache of the CPU, and the
+# indicators of all rows are never in memory at one time.
+BLOCK = 1024
+# Number of columns that a matrix product in float32 computes together: one with 15 columns takes twice as long as one
+# with 16 (measured on a CPU).
+COLUMNS = 16
 
 
 def log_product(table: Tensor, rows: Tensor) -> Tensor:
-    """prod_n table[n, rows[b, n], r] for every row b and value r, through sums of logarithms.
+    """Return the products prod_n table[n, rows[b, n], r] for every row b and value r.
 
-    log|product| is a matrix product of the 0/1 indicators of the levels with log|table|, the sign a parity, the
-    number of zero factors a count; so hundreds of factors cost one matrix product per level.
+    The logarithm of the absolute value of a product is a sum, the sign is the parity of a count of negative factors,
+    and a product is zero if the count of its zero factors is not. All three sums over the nodes n are matrix products
+    of the 0/1 indicators rows == level with a table, so hundreds of factors cost one matrix product per level.
 
     Args:
-        table: (nodes, levels, size) factors, of any sign, zeros allowed.
-        rows: (batch, nodes) levels.
+        table: factors of any sign, of shape (nodes, levels, size). Zeros are allowed.
+        rows: the level that each row reads of each node, integers of shape (batch, nodes). They are not checked.
 
     Returns:
-        (batch, size) products. The gradient is exact at zeros too: with a single zero factor in a product it is the
-        product of the others.
+        Products of shape (batch, size), of the dtype of the table; half precision is computed in float32. The gradient
+        is right at zeros too: the gradient by the only zero factor of a product is the product of the others. Second
+        derivatives at zeros raise a RuntimeError.
+
+    >>> import torch
+    >>> from ranklens.tensors.log_product import log_product
+    >>> table = torch.tensor([[[2.0], [-1.0]], [[3.0], [0.0]]])
+    >>> log_product(table, torch.tensor([[0, 0], [1, 0], [0, 1]])).flatten().round(decimals=4).tolist()
+    [6.0, -3.0, 0.0]
     """
     return _LogProduct.apply(table, rows)
 
 
 class _LogProduct(torch.autograd.Function):
+    """`log_product` with its gradient, from the product `nonzero` of the factors of each row that are not zero."""
+
     @staticmethod
     def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
         dtype = table.dtype
-        table = table if dtype.itemsize >= 4 else table.float()  # half precision cannot count to 784
-        size = _collect(rows, table.abs().log().where(table != 0, 0.0)).exp()
+        table = table if dtype.itemsize >= 4 else table.float()  # half precision cannot count exactly to 784
+        nonzero = _collect(rows, table.abs().log().where(table != 0, 0.0)).exp()
         if bool((table < 0).any()):
-            size = size * (1 - 2 * _collect(rows, (table < 0).to(table.dtype)).remainder(2))
+            nonzero = nonzero * (1 - 2 * _collect(rows, (table < 0).to(table.dtype)).remainder(2))
         zeros = _collect(rows, (table == 0).to(table.dtype)) if bool((table == 0).any()) else None
-        ctx.save_for_backward(table, rows, size, zeros)
-        return (size if zeros is None else size.where(zeros == 0, 0.0)).to(dtype)
+        ctx.save_for_backward(table, rows, nonzero, zeros)
+        return (nonzero if zeros is None else nonzero.where(zeros == 0, 0.0)).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        table, rows, size, zeros = ctx.saved_tensors
+        table, rows, nonzero, zeros = ctx.saved_tensors
         if zeros is not None and torch.is_grad_enabled():
             raise RuntimeError("second derivatives of a product of many factors are not known where a factor is zero")
-        weighted = upstream.to(table.dtype) * size
+        weighted = upstream.to(table.dtype) * nonzero
         alive = weighted if zeros is None else weighted.where(zeros == 0, 0.0)
         gradient = _distribute(rows, alive, table) / table.where(table != 0, 1.0)
         if zeros is not None:
@@ -54,25 +68,30 @@ class _LogProduct(torch.autograd.Function):
 
 
 def _collect(rows: Tensor, table: Tensor) -> Tensor:
-    """sum_n table[n, rows[b, n], r]: as if all read the first level, and a matrix product per other level."""
+    """Return the sums over n of table[n, rows[b, n], r], of shape (batch, size).
+
+    The sum for rows that read level 0 of every node comes first. Each further level adds one matrix product, of its
+    indicators with its difference from level 0.
+    """
     size = table.shape[2]
     padded = functional.pad(table, (0, _padding(table)))
     first = padded[:, 0].sum(dim=0)
-    rest = [(padded[:, level] - padded[:, 0]).T.contiguous().T for level in range(1, table.shape[1])]
+    from_first = [(padded[:, level] - padded[:, 0]).T.contiguous().T for level in range(1, table.shape[1])]
     parts = []
     for block in rows.split(BLOCK):
         part = first.expand(len(block), -1)
-        for reads, difference in zip(_later_reads(block, table), rest, strict=True):
+        for reads, difference in zip(_later_reads(block, table), from_first, strict=True):
             part = torch.addmm(part, reads, difference)
         parts.append(part)
     return torch.cat(parts)[:, :size]
 
 
 def _distribute(rows: Tensor, values: Tensor, table: Tensor) -> Tensor:
-    """The transpose of `_collect`: sum over b with rows[b, n] = level of values[b, r], for every node and level.
+    """Return the sums of values[b, r] over the rows b that read a level, for every node and level.
 
-    The first level gets what the others leave of the whole sum; a column of ones counts how often they are read, so
-    that where they always are, the first gets an exact zero rather than what rounding leaves.
+    This is the transpose of `_collect`, and has the shape (nodes, levels, size) of `table`. Level 0 gets the sum over
+    all rows minus the sums of the other levels. A column of ones is summed along, which counts how often level 0 is
+    read: if it is never read, its sum is set to exactly 0, in place of a rounding error.
     """
     counted = torch.cat([values, values.new_ones(len(values), 1)], dim=1)
     sums = [counted.new_zeros(values.shape[1] + 1, table.shape[0])] * (table.shape[1] - 1)
@@ -86,12 +105,12 @@ def _distribute(rows: Tensor, values: Tensor, table: Tensor) -> Tensor:
 
 
 def _padding(table: Tensor) -> int:
-    """Columns of zeros to add: in float32, products with 15 columns take twice as long as with 16."""
+    """Return the number of columns of zeros that fill the last group of `COLUMNS` columns, in float32."""
     return -table.shape[2] % COLUMNS if table.dtype == torch.float32 and table.shape[2] > COLUMNS // 2 else 0
 
 
 def _later_reads(block: Tensor, table: Tensor) -> list[Tensor]:
-    """Where each level but the first is read, as matrices (batch, nodes) of zeros and ones."""
-    if table.shape[1] == 2:  # the rows are their own indicator
+    """Return the indicator rows == level as a 0/1 matrix (batch, nodes), for each level but level 0."""
+    if table.shape[1] == 2:  # rows of zeros and ones are the indicator of level 1
         return [block.to(table.dtype)]
     return [(block == level).to(table.dtype) for level in range(1, table.shape[1])]

@@ -1,52 +1,100 @@
-"""Rank and norm measures: pure functions of matrices and tensors, torch in, torch out.
+"""Rank and norm measures: pure functions of matrices and tensors.
 
-Matrices may have leading batch dimensions. All accept float32 and float64; NaN and infinite entries are refused.
+Tensors, numpy arrays and nested lists are accepted, of floating-point numbers that are finite. Matrices may have
+leading batch dimensions.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from ranklens.seeds import stream
+from ranklens.tensors.convert import ArrayLike, as_floating, as_tensor
 from ranklens.tensors.trees import ModeTree, Node
+
+__all__ = [
+    "CPRankEstimate",
+    "cp_rank_estimate",
+    "distance_to_rank",
+    "effective_rank",
+    "effective_rank_of",
+    "entanglement_entropy",
+    "entropy",
+    "hierarchical_rank",
+    "matricize",
+    "nuclear_norm",
+    "numerical_rank",
+    "rank_cutoff",
+    "schatten_norm",
+    "singular_values",
+    "stable_rank",
+    "stable_rank_of",
+]
+
+Matrices: TypeAlias = Float[Tensor, "*batch rows columns"] | ArrayLike
+Tensors: TypeAlias = Shaped[Tensor, "..."] | ArrayLike
+
+# Largest rank cut-off. In half precision, max(rows, columns) times the rounding error exceeds 1 for large matrices, and
+# even the largest singular value would count as zero.
+LARGEST_CUTOFF = 0.5
+# Alternating least squares stops when a sweep lowers its error by less than this number times rtol, relative to the
+# error. At this pace, 10,000 sweeps would lower the error by less than the fraction rtol of itself.
+STALLED = 1e-4
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def rank_cutoff(dtype: torch.dtype, shape: Sequence[int]) -> float:
-    """The one rank cut-off: singular values below this times the largest count as zero, max(rows, columns) eps.
+    """Return the relative size below which a singular value counts as zero: max(rows, columns) eps.
 
-    Rounding alone perturbs the singular values of a matrix by about that much, so nothing smaller can be told from
-    zero. Of large matrices in half precision, for which this says nothing, it is one half.
-    """
-    return min(max(shape[-2:]) * torch.finfo(dtype).eps, 0.5)
-
-
-def singular_values(W: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch size"]:
-    """Singular values, largest first.
+    Rounding alone perturbs the singular values of a matrix by about this much, relative to the largest one, so smaller
+    singular values cannot be told from zero. The cut-off is at most 1/2, which matters for large matrices in half
+    precision. Every rank in the package is decided by this function.
 
     Args:
-        W: one matrix or a batch.
+        dtype: floating-point type of the matrix, with rounding error eps.
+        shape: shape of the matrix, or of a batch of matrices.
+    """
+    return min(max(shape[-2:]) * torch.finfo(dtype).eps, LARGEST_CUTOFF)
+
+
+def singular_values(W: Matrices) -> Float[Tensor, "*batch size"]:
+    """Return the singular values of a matrix, largest first.
+
+    Args:
+        W: one matrix (rows, columns), or a batch (*batch, rows, columns). A tensor that is not floating-point raises a
+            TypeError. Fewer than two dimensions, no entries, or entries that are not finite raise a ValueError.
 
     Returns:
         min(rows, columns) numbers per matrix.
 
-    Raises:
-        TypeError: for what is not a floating-point tensor.
-        ValueError: for fewer than two dimensions, no entries, or entries that are not finite.
+    >>> import ranklens as rl
+    >>> rl.singular_values([[3.0, 0.0], [0.0, 4.0]]).tolist()
+    [4.0, 3.0]
     """
     return torch.linalg.svdvals(_check_matrix(W))
 
 
-def effective_rank(W: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch"]:
-    r"""Exp of the entropy of the normalized singular values: exp(-sum_r p_r ln p_r), p_r = s_r / sum s.
+def effective_rank(W: Matrices) -> Float[Tensor, "*batch"]:
+    r"""Return the effective rank: the exponential of the entropy of the normalized singular values.
 
-    It is 0 for the zero matrix, and otherwise between 1 (rank one) and the rank, which it equals when all non-zero
-    singular values are equal, because the entropy of k outcomes is at most ln k.
+        exp(-sum_r p_r ln p_r),    p_r = s_r / sum s
 
-    Args, errors: as for `singular_values`.
+    It is 0 for the zero matrix. Otherwise it lies between 1 (at rank one) and the rank, because the entropy of k
+    outcomes is at most ln k. It equals the rank if all non-zero singular values are equal.
+
+    Args:
+        W: one matrix (rows, columns), or a batch (*batch, rows, columns), as in `singular_values`.
+
+    Returns:
+        One number per matrix.
 
     Source: Roy and Vetterli (EUSIPCO 2007).
 
@@ -57,10 +105,16 @@ def effective_rank(W: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*b
     return effective_rank_of(singular_values(W))
 
 
-def stable_rank(W: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch"]:
-    """|W|_F^2 / |W|_2^2, between 1 and the rank; 0 for the zero matrix.
+def stable_rank(W: Matrices) -> Float[Tensor, "*batch"]:
+    """Return the stable rank |W|_F^2 / |W|_2^2: the squared Frobenius norm over the squared spectral norm.
 
-    Args, errors: as for `singular_values`.
+    It lies between 1 and the rank, and is 0 for the zero matrix.
+
+    Args:
+        W: one matrix (rows, columns), or a batch (*batch, rows, columns), as in `singular_values`.
+
+    Returns:
+        One number per matrix.
 
     >>> import torch, ranklens as rl
     >>> float(rl.stable_rank(torch.diag(torch.tensor([2.0, 1.0, 1.0]))))
@@ -70,55 +124,77 @@ def stable_rank(W: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batc
 
 
 def effective_rank_of(spectrum: Float[Tensor, "*batch values"]) -> Float[Tensor, "*batch"]:
-    """The `effective_rank` of matrices whose singular values are known."""
+    """Return the `effective_rank` of matrices from their singular values.
+
+    Args:
+        spectrum: singular values along the last dimension, in any order.
+    """
     return entropy(spectrum).exp().where(spectrum.sum(dim=-1) > 0, 0.0)
 
 
 def stable_rank_of(spectrum: Float[Tensor, "*batch values"]) -> Float[Tensor, "*batch"]:
-    """The `stable_rank`, likewise; the largest value first."""
+    """Return the `stable_rank` of matrices from their singular values.
+
+    Args:
+        spectrum: singular values along the last dimension, the largest first.
+    """
     top = spectrum[..., :1]
     return (spectrum / top.where(top > 0, 1.0)).square().sum(dim=-1)
 
 
 def entropy(weights: Float[Tensor, "*batch values"]) -> Float[Tensor, "*batch"]:
-    """-sum p ln p of weights that are not negative, divided by their sum; 0 for zeros."""
-    top = weights.amax(dim=-1, keepdim=True)  # or the sum may overflow
+    """Return the entropy -sum p ln p of normalized weights, p = weights / sum of the weights, in nats.
+
+    It is 0 if all weights are zero. Its gradient is finite where some weights are zero.
+
+    Args:
+        weights: numbers that are not negative, along the last dimension.
+    """
+    top = weights.amax(dim=-1, keepdim=True)  # without this division the sum may overflow
     weights = weights / top.where(top > 0, 1.0)
     total = weights.sum(dim=-1, keepdim=True)
     p = weights / total.where(total > 0, 1.0)
-    return 0.0 - (p * p.where(p > 0, 1.0).log()).sum(dim=-1)  # with a gradient at zeros, which entr has not
+    # `torch.special.entr` has an infinite gradient at zero. Subtracting from 0.0 avoids -0.0.
+    return 0.0 - (p * p.where(p > 0, 1.0).log()).sum(dim=-1)
 
 
-def numerical_rank(W: Float[Tensor, "*batch rows columns"], rtol: float | None = None) -> Int[Tensor, "*batch"]:
-    """How many singular values exceed rtol times the largest.
+def numerical_rank(W: Matrices, rtol: float | None = None) -> Int[Tensor, "*batch"]:
+    """Return the number of singular values that exceed `rtol` times the largest one.
 
     Args:
-        W: one matrix or a batch.
-        rtol: relative threshold; None takes `rank_cutoff`, the level of rounding.
+        W: one matrix (rows, columns), or a batch (*batch, rows, columns), as in `singular_values`.
+        rtol: relative threshold, at least 0 and below 1 (or a ValueError is raised). None takes `rank_cutoff`, the
+            level of rounding.
 
     Returns:
-        Integers; 0 for the zero matrix.
+        One integer per matrix; 0 for the zero matrix.
 
-    Raises:
-        ValueError: for an rtol outside [0, 1), or as for `singular_values`.
+    >>> import torch, ranklens as rl
+    >>> W = torch.diag(torch.tensor([1.0, 0.1, 0.0]))
+    >>> int(rl.numerical_rank(W)), int(rl.numerical_rank(W, rtol=0.5))
+    (2, 1)
     """
+    W = _check_matrix(W)
     s = singular_values(W)
     rtol = rank_cutoff(W.dtype, W.shape) if rtol is None else _check_rtol(rtol)
     return (s > rtol * s[..., :1]).sum(dim=-1)
 
 
-def schatten_norm(W: Float[Tensor, "*batch rows columns"], p: float) -> Float[Tensor, "*batch"]:
-    """(sum s^p)^(1/p), the p-norm of the singular values; a quasi-norm for p < 1, the spectral norm for p = inf.
+def schatten_norm(W: Matrices, p: float) -> Float[Tensor, "*batch"]:
+    """Return the Schatten norm (sum s^p)^(1/p): the p-norm of the singular values s.
+
+    It is the nuclear norm for p = 1, the Frobenius norm for p = 2 and the spectral norm for p = infinity. For p < 1 it
+    is a quasi-norm.
 
     Args:
-        W: one matrix or a batch.
-        p: positive, or infinite.
+        W: one matrix (rows, columns), or a batch (*batch, rows, columns), as in `singular_values`.
+        p: exponent, positive or infinite.
 
     Returns:
         One number per matrix.
 
     Raises:
-        ValueError: for a p that is not positive, or as for `singular_values`.
+        ValueError: if `p` is not positive.
 
     >>> import torch, ranklens as rl
     >>> W = torch.diag(torch.tensor([3.0, 4.0]))
@@ -131,27 +207,40 @@ def schatten_norm(W: Float[Tensor, "*batch rows columns"], p: float) -> Float[Te
     top = s[..., :1]
     if math.isinf(p):
         return top[..., 0]
-    # relative to the largest, since s^p underflows for large p long before the norm does
+    # The largest singular value is divided out, because s^p underflows for large p long before the norm does.
     return top[..., 0] * (s / top.where(top > 0, 1.0)).pow(p).sum(dim=-1).pow(1 / p)
 
 
-def nuclear_norm(W: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch"]:
-    """The sum of the singular values. Args, errors: as for `singular_values`."""
+def nuclear_norm(W: Matrices) -> Float[Tensor, "*batch"]:
+    """Return the nuclear norm: the sum of the singular values.
+
+    Args:
+        W: one matrix (rows, columns), or a batch (*batch, rows, columns), as in `singular_values`.
+
+    Returns:
+        One number per matrix.
+
+    >>> import torch, ranklens as rl
+    >>> float(rl.nuclear_norm(torch.diag(torch.tensor([3.0, 4.0]))))
+    7.0
+    """
     return singular_values(W).sum(dim=-1)
 
 
-def distance_to_rank(W: Float[Tensor, "*batch rows columns"], rank: int) -> Float[Tensor, "*batch"]:
-    """Frobenius distance to the nearest matrix of at most this rank: the norm of the singular values beyond it.
+def distance_to_rank(W: Matrices, rank: int) -> Float[Tensor, "*batch"]:
+    """Return the Frobenius distance to the nearest matrix of at most a given rank.
+
+    It is the norm of the singular values beyond the first `rank` ones.
 
     Args:
-        W: one matrix or a batch.
+        W: one matrix (rows, columns), or a batch (*batch, rows, columns), as in `singular_values`.
         rank: zero or more.
 
     Returns:
         One number per matrix.
 
     Raises:
-        ValueError: for a negative rank, or as for `singular_values`.
+        ValueError: if the rank is negative.
 
     Source: Eckart and Young (Psychometrika 1936).
 
@@ -162,28 +251,33 @@ def distance_to_rank(W: Float[Tensor, "*batch rows columns"], rank: int) -> Floa
     if rank < 0:
         raise ValueError(f"rank is {rank}; it must be zero or more")
     s = singular_values(W)
-    top = s[..., :1]  # whose multiples have squares that neither under- nor overflow
+    top = s[..., :1]  # divided out, so that squares neither underflow nor overflow
     return top[..., 0] * (s / top.where(top > 0, 1.0))[..., rank:].norm(dim=-1)
 
 
-def matricize(T: Shaped[Tensor, "..."], modes: Sequence[int], order: int | None = None) -> Shaped[Tensor, "..."]:
-    """The tensor as a matrix: rows are the given modes, columns the others, both in increasing order.
+def matricize(T: Tensors, modes: Sequence[int], order: int | None = None) -> Shaped[Tensor, "*batch rows columns"]:
+    """Return a tensor as a matrix whose rows are indexed by some modes and whose columns by the others.
+
+    Modes are taken in increasing order on both sides, in whatever order `modes` names them. Their indices are combined
+    in row-major order: the last mode of a side varies fastest.
 
     Args:
-        T: a tensor whose last `order` dimensions are its modes; those before are a batch.
-        modes: mode numbers, 0 to order - 1; none or all of them give a single row or column.
-        order: number of modes; None takes all dimensions.
+        T: a tensor whose last `order` dimensions are its modes. The dimensions before these are a batch.
+        modes: numbers of the modes that index the rows, 0 to order - 1. No modes give a single row, and all modes a
+            single column.
+        order: number of modes. None takes all dimensions.
 
     Returns:
-        (*batch, rows, columns).
+        A tensor (*batch, rows, columns) of the dtype of T.
 
     Raises:
-        ValueError: for a mode that does not exist or appears twice, or an order that does not fit.
+        ValueError: if a mode does not exist or appears twice, or the tensor has fewer dimensions than `order`.
 
     >>> import torch, ranklens as rl
     >>> rl.matricize(torch.zeros(2, 3, 5, 7), (0, 2)).shape
     torch.Size([10, 21])
     """
+    T = as_tensor("T", T)
     order = T.ndim if order is None else order
     if not 1 <= order <= T.ndim:
         raise ValueError(f"order is {order}; the tensor has {T.ndim} dimensions")
@@ -200,19 +294,20 @@ def matricize(T: Shaped[Tensor, "..."], modes: Sequence[int], order: int | None 
     return moved.reshape(*T.shape[:batch], math.prod(sizes[n] for n in rows), math.prod(sizes[n] for n in columns))
 
 
-def hierarchical_rank(T: Float[Tensor, "..."], tree: ModeTree, rtol: float | None = None) -> Mapping[Node, Tensor]:
-    """The hierarchical tensor rank: the rank of the matricization at every node of a mode tree but the root.
+def hierarchical_rank(T: Tensors, tree: ModeTree, rtol: float | None = None) -> Mapping[Node, Tensor]:
+    """Return the hierarchical tensor rank: the rank of the matricization at every node of a mode tree but the root.
 
     Args:
-        T: a tensor whose last `tree.order` dimensions are its modes.
+        T: a floating-point tensor whose last `tree.order` dimensions are its modes. The dimensions before these are a
+            batch.
         tree: the mode tree.
-        rtol: relative threshold, as for `numerical_rank`.
+        rtol: relative threshold of the ranks, as in `numerical_rank`.
 
     Returns:
-        {tree node: rank}; a batch gives a batch of ranks.
+        {tree node: rank}. Each rank is an integer tensor, of the shape of the batch.
 
     Raises:
-        ValueError: for a tensor of lower order than the tree.
+        ValueError: if the tensor has fewer dimensions than the tree has modes.
 
     Source: Razin, Maman, Cohen (ICML 2022), definition 3; Grasedyck (SIMAX 2010).
 
@@ -221,26 +316,27 @@ def hierarchical_rank(T: Float[Tensor, "..."], tree: ModeTree, rtol: float | Non
     >>> {node: int(r) for node, r in rl.hierarchical_rank(target, rl.ModeTree.adjacent(4, 2)).items() if len(node) > 1}
     {(0, 1): 2, (2, 3): 2}
     """
+    T = as_floating("T", T)
     if T.ndim < tree.order:
         raise ValueError(f"the tensor has {T.ndim} dimensions, fewer than the tree's {tree.order} modes")
     return {node: numerical_rank(matricize(T, node, tree.order), rtol) for node in tree.nodes if node != tree.root}
 
 
-def entanglement_entropy(T: Float[Tensor, "..."], modes: Sequence[int], order: int | None = None) -> Tensor:
-    r"""-sum q ln q with q = s^2 / sum s^2, s the singular values of the matricization; in nats.
+def entanglement_entropy(T: Tensors, modes: Sequence[int], order: int | None = None) -> Float[Tensor, "*batch"]:
+    r"""Return the entanglement entropy of a tensor between some of its modes and the others, in nats.
 
-    It is at most the log of the rank of the matricization. (Effective rank uses s, this uses s^2.)
+        -sum_r q_r ln q_r,    q_r = s_r^2 / sum s^2
+
+    Here s are the singular values of the matricization. The entropy is at most the log of its rank. (The effective rank
+    uses s in place of s^2.)
 
     Args:
-        T: a tensor whose last `order` dimensions are its modes.
-        modes: one side of the partition.
-        order: number of modes; None takes all dimensions.
+        T: a floating-point tensor whose last `order` dimensions are its modes. The dimensions before these are a batch.
+        modes: numbers of the modes on one side of the partition, as in `matricize`.
+        order: number of modes. None takes all dimensions.
 
     Returns:
-        One number per tensor; 0 for the zero tensor.
-
-    Raises:
-        ValueError: as for `matricize` and `singular_values`.
+        One number per tensor of the batch; 0 for the zero tensor.
 
     Source: Levine, Yakira, Cohen, Shashua (ICLR 2018).
 
@@ -249,20 +345,22 @@ def entanglement_entropy(T: Float[Tensor, "..."], modes: Sequence[int], order: i
     >>> abs(float(rl.entanglement_entropy(bell, [0])) - math.log(2)) < 1e-12
     True
     """
-    s = singular_values(matricize(T, modes, order))
+    s = singular_values(matricize(as_floating("T", T), modes, order))
     top = s[..., :1]
     return entropy((s / top.where(top > 0, 1.0)).square())
 
 
 @dataclass(frozen=True)
 class CPRankEstimate:
-    """What `cp_rank_estimate` found.
+    """The result of `cp_rank_estimate`.
 
     Attributes:
-        rank: the smallest rank that fits within rtol; None if none up to the largest tried does.
-        error: relative error |T - fit| / |T| of the best fit at that rank (at the largest tried, if rank is None).
-        errors: {rank tried: best relative error}.
-        rtol: the tolerance asked for.
+        rank: the smallest rank at which a fit has a relative error of at most `rtol`. None if no rank up to the largest
+            one tried has such a fit.
+        error: relative error |T - fit| / |T| of the best fit at this rank, or at the largest rank tried if `rank` is
+            None.
+        errors: {rank tried: relative error of the best fit}.
+        rtol: the relative error up to which a fit was accepted.
     """
 
     rank: int | None
@@ -272,7 +370,7 @@ class CPRankEstimate:
 
 
 def cp_rank_estimate(
-    T: Float[Tensor, "..."],
+    T: Tensors,
     rtol: float = 1e-3,
     *,
     largest: int | None = None,
@@ -280,29 +378,31 @@ def cp_rank_estimate(
     sweeps: int = 500,
     seed: int = 0,
 ) -> CPRankEstimate:
-    """The smallest number of components with which alternating least squares fits a tensor within rtol.
+    """Estimate the CP rank: the smallest number of components with which alternating least squares fits a tensor.
 
-    An estimate, not the rank: the best fit is searched from several random starts, and a tensor may be a limit of
-    tensors of lower rank. The tolerance is relative, so that rescaling a tensor does not change the answer.
+    The estimate may differ from the rank. The best fit is searched from several random initializations and may not be
+    found, and a tensor may be the limit of tensors of lower rank. The tolerance is relative, so rescaling a tensor does
+    not change the estimate.
 
     Args:
-        T: one tensor, of order two or more.
-        rtol: relative error |T - fit| / |T| at which a fit counts.
-        largest: largest rank tried; None takes the product of all sizes but the largest.
-        starts: random starts per rank.
-        sweeps: sweeps of alternating least squares per start.
-        seed: of the starts.
+        T: one floating-point tensor, of order two or more, with finite entries.
+        rtol: relative error |T - fit| / |T| up to which a fit is accepted, between 0 and 1.
+        largest: largest rank tried. None takes the product of all sizes but the largest, an upper bound of the rank.
+        starts: number of random initializations per rank.
+        sweeps: largest number of sweeps of alternating least squares per initialization.
+        seed: seed of the initializations.
 
     Returns:
-        The estimate with its errors.
+        The estimate, with the error at every rank that was tried.
 
     Raises:
-        ValueError: for an rtol outside (0, 1), order below two, counts below one, or entries that are not finite.
+        ValueError: if `rtol` is outside (0, 1), the order is below two, or a count is below one.
 
     >>> import ranklens as rl
     >>> rl.cp_rank_estimate(rl.targets.cp((5, 6, 7), rank=3)).rank
     3
     """
+    T = as_floating("T", T)
     if T.ndim < 2:
         raise ValueError(f"the tensor has shape {tuple(T.shape)}; the rank of a tensor needs two or more modes")
     if not 0 < rtol < 1:
@@ -313,7 +413,7 @@ def cp_rank_estimate(
     T = _check_finite(T).detach().double()
     if not bool(T.any()):
         return CPRankEstimate(0, 0.0, {0: 0.0}, rtol)
-    T = T / T.abs().max()  # whose squares neither under- nor overflow
+    T = T / T.abs().max()  # so that squares neither underflow nor overflow
     norm = float(T.norm())
     largest = math.prod(T.shape) // max(T.shape) if largest is None else largest
     generator, errors = stream(seed, "starts of cp_rank_estimate"), {}
@@ -325,24 +425,25 @@ def cp_rank_estimate(
 
 
 def _als(T: Tensor, rank: int, rtol: float, sweeps: int, generator: torch.Generator) -> float:
-    """Relative error of one run of alternating least squares on a tensor of norm one."""
+    """Return the relative error of one run of alternating least squares on a tensor of norm one."""
     factors = [torch.randn(d, rank, generator=generator, dtype=T.dtype).to(T.device) for d in T.shape]
     unfolded = [matricize(T, [n]) for n in range(T.ndim)]
-    error = before = 1e300
+    error = before = torch.finfo(T.dtype).max
     for _ in range(sweeps):
         for n in range(T.ndim):
             others = _khatri_rao([f for k, f in enumerate(factors) if k != n])
             factors[n] = torch.linalg.lstsq(others, unfolded[n].T, driver="gelsd").solution.T
-            if n < T.ndim - 1:  # the last factor carries the scale
+            if n < T.ndim - 1:  # only the last factor carries the norms of the components
                 factors[n] = factors[n] / factors[n].norm(dim=0).clamp_min(torch.finfo(T.dtype).tiny)
         error = float((unfolded[-1] - factors[-1] @ others.T).norm())
-        if error <= rtol or before - error <= 1e-4 * rtol * before:
+        if error <= rtol or before - error <= STALLED * rtol * before:
             return error
         before = error
     return error
 
 
 def _khatri_rao(factors: Sequence[Tensor]) -> Tensor:
+    """Return the column-wise Kronecker product of factors (d_n, rank), of shape (product of all d_n, rank)."""
     result = factors[0]
     for factor in factors[1:]:
         result = (result[:, None] * factor[None]).flatten(0, 1)
@@ -350,21 +451,34 @@ def _khatri_rao(factors: Sequence[Tensor]) -> Tensor:
 
 
 def _check_rtol(rtol: float) -> float:
+    """Return a relative threshold.
+
+    Raises:
+        ValueError: if the threshold is outside [0, 1).
+    """
     if not 0 <= rtol < 1:
         raise ValueError(f"rtol is {rtol}; a relative threshold is at least 0 and below 1")
     return rtol
 
 
-def _check_matrix(W: Tensor) -> Tensor:
-    if isinstance(W, Tensor) and (W.ndim < 2 or 0 in W.shape[-2:]):
+def _check_matrix(W: Matrices) -> Float[Tensor, "*batch rows columns"]:
+    """Return a matrix or a batch of matrices as a floating-point tensor.
+
+    Raises:
+        ValueError: if there are fewer than two dimensions, or no rows or columns, or an entry is not finite.
+    """
+    W = as_floating("W", W)
+    if W.ndim < 2 or 0 in W.shape[-2:]:
         raise ValueError(f"W has shape {tuple(W.shape)}; pass (*batch, rows, columns) with at least one of each")
     return _check_finite(W)
 
 
 def _check_finite(W: Tensor) -> Tensor:
-    if not isinstance(W, Tensor) or not W.dtype.is_floating_point:
-        kind = W.dtype if isinstance(W, Tensor) else type(W).__name__
-        raise TypeError(f"the input is {kind}; pass a float32 or float64 tensor: convert with .double()")
+    """Return a tensor whose entries are finite.
+
+    Raises:
+        ValueError: if an entry is not finite.
+    """
     if not bool(torch.isfinite(W).all()):
         where = tuple(int(x) for x in (~torch.isfinite(W)).nonzero()[0])
         raise ValueError(f"entry {where} is {float(W[where])}; rank and norms need finite entries")
