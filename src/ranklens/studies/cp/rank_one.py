@@ -12,17 +12,17 @@ from torch import Tensor
 from ranklens import drawing, problems, seeds, theory
 from ranklens.dynamics import flow
 from ranklens.problems import losses
-from ranklens.studies.kit import laws, records
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit import laws, records, reduce
+from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import families
 from ranklens.tensors.network import TensorNetwork
 
 TITLE = "From a small initialization a tensor factorization follows a trajectory of rank one"
 EXPLANATION = (
-    "If one component leads, being longer than the others by the factor of the theorem, it escapes from zero alone. The "
-    "smaller the scale alpha of the initialization, the less the others have grown by then: their share of the solution "
-    "falls like alpha^N, where N is the order, and the whole tensor stays near the flow of a single component all the "
-    "way to the target."
+    "If one component leads, being longer than the others by the factor of the theorem, it escapes from zero alone. "
+    "The smaller the scale alpha of the initialization, the less the others have grown by then: their share of the "
+    "solution falls like alpha^N, where N is the order, and the whole tensor stays near the flow of a single component "
+    "all the way to the target."
 )
 SOURCE = "Razin, Maman, Cohen (ICML 2021), the theorem on balanced rank-one trajectories"
 
@@ -172,58 +172,67 @@ def _flow(
 
 
 def ratios(record: xr.Dataset) -> NDArray[np.float64]:
-    """The second component over the first, (alpha, seed)."""
+    """Return the norm of the second largest final component over the norm of the largest one: (alpha, seed)."""
     return np.asarray(record.component.values[..., 1] / record.component.values[..., 0])
 
 
 def slope(record: xr.Dataset) -> float:
-    """Of ln(second / first) against ln alpha, medians over the seeds, small starts."""
+    """Return the slope of ln(second / first component) against ln alpha for alpha up to `SMALL`.
+
+    A line is fitted to the medians over the seeds by least squares. NaN if a component norm is NaN.
+
+    Args:
+        record: a record of this study.
+    """
     small = record.alpha.values <= SMALL
-    return float(np.polyfit(np.log(record.alpha.values[small]), np.log(np.median(ratios(record), axis=1)[small]), 1)[0])
+    if np.isnan(record.component.values).any():
+        return float("nan")
+    medians = np.median(ratios(record), axis=1)[small]
+    return float(np.polyfit(np.log(record.alpha.values[small]), np.log(medians), 1)[0])
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """Balance is kept; the share of the others falls like alpha^N; the trajectory is that of one component."""
+    """Return the claims: balance is kept, other components vanish like alpha^N, and the trajectory has rank one."""
     settings = records.settings_of(record, Settings)
-    small = record.sel(alpha=record.alpha[record.alpha <= SMALL])
+    small = record.leads.sel(alpha=record.alpha[record.alpha <= SMALL])
     smallest = record.sel(alpha=min(settings.alphas))
+    compared = smallest.apart.isel(seed=slice(settings.compared))
+    of = f"alpha = {min(settings.alphas):g}"
     return [
-        Claim(
-            "theorem",
-            f"components stay balanced (largest imbalance of all runs over the largest squared slice norm, rtol "
-            f"{settings.rtol:g})",
-            float(record.drift.max()),
-            "<=",
-            1000 * settings.rtol,
+        theorem(
+            "Components stay balanced: imbalance over the largest squared slice norm, largest along "
+            f"{record.drift.size} flows, relative tolerance {settings.rtol:g}",
+            reduce.largest(record.drift),
+            at_most=1000 * settings.rtol,
         ),
-        Claim(
-            "finding",
-            f"slope of ln(second / first component) against ln alpha, alpha <= {SMALL:g} (medians of the seeds): the "
-            f"order {settings.order}",
+        finding(
+            f"The second component over the first falls like alpha^{settings.order}: fitted exponent for alpha up to "
+            f"{SMALL:g}, from medians of {reduce.count(record.seed)}",
             slope(record),
-            "within",
-            (settings.order - 0.3, settings.order + 0.3),
+            within=(settings.order - 0.3, settings.order + 0.3),
         ),
-        Claim("finding", "share of small starts where the leader leads", float(small.leads.mean()), ">=", 1.0),
-        Claim(
-            "finding",
-            "smallest start: distance to the flow of the leader alone, over |target| (largest, all times)",
-            float(smallest.apart.max()),
-            "<=",
-            1e-2,
+        finding(
+            f"The component that leads at the start leads at the end: share of {small.size} runs with alpha up to "
+            f"{SMALL:g}",
+            reduce.mean(small),
+            at_least=1.0,
         ),
-        Claim(
-            "finding",
-            "smallest start: error over all entries (median of the seeds)",
-            float(smallest.error.median()),
-            "<=",
-            1e-3,
+        finding(
+            "The trajectory is that of the leading component alone: distance to its flow over the norm of the target, "
+            f"largest at all compared times, {of}, {reduce.count(compared)}",
+            reduce.largest(compared),
+            at_most=1e-2,
+        ),
+        finding(
+            f"The target is recovered: relative error over all entries, {of}, median of {reduce.count(smallest.seed)}",
+            reduce.median(smallest.error),
+            at_most=1e-3,
         ),
     ]
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Shares and distances against alpha, each beside alpha^N."""
+    """Draw the ratio of components, with its power law, and the distance to one component's flow, against alpha."""
     settings = records.settings_of(record, Settings)
     made, (share, apart) = drawing.figure(2)
     alpha = record.alpha.values
@@ -234,25 +243,26 @@ def draw(record: xr.Dataset) -> Figure:
             )
     law = np.median(ratios(record)[-1]) * (alpha / alpha[-1]) ** settings.order
     share.loglog(alpha, law, **drawing.THEORY, label=f"slope {settings.order}, the order")
-    apart.axhline(1e3 * settings.rtol, **drawing.THEORY, label="1000 times the rtol of the solver")
+    apart.axhline(1e3 * settings.rtol, **drawing.THEORY, label="1000 times the solver's relative tolerance")
     for axes in (share, apart):
         axes.legend(fontsize=8)
     drawing.label(
-        share, "The other components vanish like alpha^N", "scale alpha of the start", "second / first component"
+        share, "The other components vanish like alpha^N", "initial scale alpha", "second over first component norm"
     )
     drawing.label(
-        apart, "The trajectory is that of one component", "scale alpha of the start", "largest distance / |target|"
+        apart, "The trajectory is that of one component", "initial scale alpha", "largest distance over |target|"
     )
     return made
 
 
 def alt(record: xr.Dataset) -> str:
-    """What the picture shows."""
+    """Describe the figure in words."""
     middle = ", ".join(
         f"{x:.0e} at {a:g}" for x, a in zip(np.median(ratios(record), axis=1), record.alpha.values, strict=True)
     )
     away = ", ".join(f"{x:.0e}" for x in record.apart.median(dim="seed").values)
     return (
-        f"Left: the second component over the first falls with the start, medians {middle}, a slope of "
-        f"{slope(record):.2f} for small starts. Right: the distance to the flow of the leading component alone: {away}."
+        f"Left: the norm of the second component over the first falls with the initial scale alpha, medians of the "
+        f"seeds {middle}, with a slope of {slope(record):.2f} for small alpha. Right: largest distance to the flow of "
+        f"the leading component alone, over the norm of the target, medians of the compared seeds: {away}."
     )

@@ -1,38 +1,49 @@
-"""Tensor completion: error and CP rank against the number of observations, with and without a factorization."""
+"""Tensor completion: error and CP rank by the number of observed entries, with and without a factorization."""
 
+import math
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from ranklens import drawing, problems
 from ranklens.dynamics import flow
 from ranklens.problems import targets
-from ranklens.studies.kit import records
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit import records, reduce
+from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import families, measures
 from ranklens.tensors.network import TensorNetwork
 
-TITLE = "Tensors of rank one are found from few entries, with no rank asked for"
+TITLE = "Tensors of rank one are recovered from few entries without a bound on the rank"
 EXPLANATION = (
-    "A tensor of rank one is fitted from some of its entries by factorizations of as many components as any tensor "
-    "needs. Fitting the entries of a tensor directly leaves the unseen ones at zero and the rank high, while the flow "
-    "of the factorization ends at rank one and recovers the rest once there are enough entries; a smaller start helps."
+    "A tensor of rank one is fitted from some of its entries by factorizations with as many components as any tensor "
+    "needs. Fitting the entries of a tensor directly leaves the unobserved entries at zero and the rank high, while "
+    "the flow of the factorization ends at rank one and recovers the unobserved entries once enough are observed; a "
+    "smaller initialization helps."
 )
 SOURCE = "Razin and Cohen (NeurIPS 2020), experiments with tensor factorization"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Tensors of norm 1; `stds` of the vectors' entries at the start; fitted to a share of the mean square entry.
+    """Completion of tensors of rank one and norm one, of order 3 and of order 4.
 
-    For order 3 that share is the published loss of 1e-6.
+    Attributes:
+        size: size of every mode.
+        observed3: numbers of observed entries at order 3.
+        observed4: numbers of observed entries at order 4.
+        stds: standard deviations of the initial entries of the factors.
+        until_share: training loss at which the flows end, over the mean squared entry of the target. At order 3 the
+            training loss is then about the published 1e-6.
+        until_evaluations: number of gradient evaluations at which the flows end at the latest.
+        rtol: relative tolerance of the solver.
+        rank_rtol: relative error within which the CP rank is estimated.
+        largest_rank: largest CP rank that is tried.
+        seeds: seeds of targets, observed entries and initializations.
     """
 
     size: int = 8
@@ -58,26 +69,33 @@ PRESETS = {
     "tiny": Settings(size=4, observed3=(40, 60), observed4=(150,), stds=(1e-2,), largest_rank=3, seeds=(0,)),
 }
 MINUTES = {"laptop": 0.55, "paper": 20.0, "tiny": 0.05}
+# Orders of the tensors.
 ORDERS = (3, 4)
-COUNTS = 0.01  # of the largest component: what is larger counts
-ENOUGH = 0.35  # share of the entries from which on a tensor of rank one is to be found
+# Norm of a component, over the norm of the largest one, above which it counts as present.
+COUNTS = 0.01
+# Share of observed entries from which on a tensor of rank one is expected to be recovered.
+ENOUGH = 0.35
+# Share of observed entries up to which claims are made: above, zeros in the few unobserved places are nearly right.
+NEARLY_ALL = 0.9
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """For both orders: errors, ranks and components of the factorization, and of the tensor's own entries."""
+    """Fit tensors of both orders by factorizations and directly; record errors, ranks and numbers of components."""
     parts = [_order(settings, order, counts) for order, counts in _grids(settings)]
     return xr.merge(parts, join="outer", compat="no_conflicts")
 
 
 def _grids(settings: Settings) -> list[tuple[int, tuple[int, ...]]]:
+    """Return each order with its numbers of observed entries."""
     return list(zip(ORDERS, (settings.observed3, settings.observed4), strict=True))
 
 
 def _order(settings: Settings, order: int, counts: tuple[int, ...]) -> xr.Dataset:
+    """Return the record of one order; its variables and the dimension of observed entries end in the order."""
     dims = ("start", f"observed_{order}", "seed")
     sizes = (len(settings.stds), len(counts), len(settings.seeds))
-    fitted: dict[str, NDArray[Any]] = {name: np.zeros(sizes) for name in ("error", "rank", "components", "loss")}
-    linear: dict[str, NDArray[Any]] = {name: np.zeros(sizes[1:]) for name in ("error", "rank", "off")}
+    fitted = {name: np.zeros(sizes) for name in ("error", "rank", "components", "loss")}
+    linear = {name: np.zeros(sizes[1:]) for name in ("error", "rank", "off")}
     for j, k in np.ndindex(*sizes[1:]):
         task = problem(settings, order, counts[j], settings.seeds[k])
         for name, value in _direct(settings, task).items():
@@ -93,20 +111,27 @@ def _order(settings: Settings, order: int, counts: tuple[int, ...]) -> xr.Datase
 
 
 def problem(settings: Settings, order: int, observed: int, seed: int) -> problems.Completion:
-    """Some entries of a random tensor of rank one and norm one."""
+    """Return the completion of a random tensor of rank one and norm one.
+
+    Args:
+        settings: size of the modes.
+        order: number of modes.
+        observed: number of observed entries.
+        seed: seed of the tensor and of the observed entries.
+    """
     target = targets.cp((settings.size,) * order, rank=1, norm=1.0, seed=seed)
     return problems.Completion.sample(target, observed, seed=seed)
 
 
 def filled_with_zeros(task: problems.Completion) -> torch.Tensor:
-    """The observed entries, and zeros."""
+    """Return the tensor with the observed values at the observed entries and zeros elsewhere."""
     found = torch.zeros(task.shape, dtype=torch.float64)
     found[tuple(task.indices.T)] = task.values
     return found
 
 
 def _direct(settings: Settings, task: problems.Completion) -> dict[str, float]:
-    """The flow of the tensor's own entries from zero: where it ends, and how far from the zeros filled in that is."""
+    """Run the flow of the entries themselves from zero; return error, lower bound of the rank, distance from zeros."""
     modes = tuple(range(len(task.shape)))
     net = TensorNetwork(([modes], modes), [torch.zeros(task.shape, dtype=torch.float64)])
     flow.gradient_flow(net, task, until_loss=1e-12, rtol=1e-6, atol=1e-9)
@@ -119,22 +144,31 @@ def _direct(settings: Settings, task: problems.Completion) -> dict[str, float]:
 
 
 def rank_at_least(T: torch.Tensor, rtol: float) -> int:
-    """No tensor of lower CP rank is within rtol |T|: none has a matricization of higher rank than its own."""
+    """Return a lower bound of the CP rank of all tensors within a relative distance of a tensor.
+
+    The rank of a matricization is at most the CP rank. The bound is the largest number of singular values, over all
+    matricizations, that cannot be left out within the distance.
+
+    Args:
+        T: the tensor.
+        rtol: the distance, relative to the norm of the tensor.
+    """
     subsets = [modes for size in range(1, T.ndim // 2 + 1) for modes in combinations(range(T.ndim), size)]
     found = 0
     for modes in subsets:
         s = measures.singular_values(measures.matricize(T, modes)).flip(0)
-        beyond = s.square().cumsum(0).sqrt()  # what leaving out the smallest 1, 2, ... costs
+        beyond = s.square().cumsum(0).sqrt()  # norm of the smallest 1, 2, ... singular values
         found = max(found, int((beyond > rtol * T.norm()).sum()))
     return found
 
 
 def _factorized(settings: Settings, task: problems.Completion, std: float, seed: int) -> dict[str, float]:
+    """Run the flow of a factorization; return error, CP rank, number of present components and training loss."""
     net = families.cp(task.shape, std=std, seed=seed)
     record = flow.gradient_flow(
         net,
         task,
-        until_loss=settings.until_share / task.target.numel(),  # type: ignore[union-attr]
+        until_loss=settings.until_share / math.prod(task.shape),
         until_evaluations=settings.until_evaluations,
         rtol=settings.rtol,
     )
@@ -149,97 +183,126 @@ def _factorized(settings: Settings, task: problems.Completion, std: float, seed:
 
 
 def _rank(settings: Settings, T: torch.Tensor) -> float:
-    """The rank within a relative error; one more than the largest that was tried if none fits."""
+    """Return the CP rank within a relative error; the largest rank that is tried plus 1 if no rank fits."""
     found = measures.cp_rank_estimate(T, settings.rank_rtol, largest=settings.largest_rank, starts=2, sweeps=50)
     return float(settings.largest_rank + 1 if found.rank is None else found.rank)
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """Where entries are fitted directly; errors and ranks of the factorization from enough of them."""
+    """Return the claims: where entries that are fitted directly end, and recovery from enough observed entries."""
     settings = records.settings_of(record, Settings)
+    off = [record[f"linear_off_{order}"].values for order in ORDERS]
     found = [
-        Claim(
-            "theorem",
-            "the flow of the entries themselves ends at what is observed and zeros (largest distance over |target|)",
-            max(float(record[f"linear_off_{order}"].max()) for order in ORDERS),
-            "<=",
-            1e-4,
+        theorem(
+            "Fitting the entries directly ends at the observed values and zeros elsewhere: distance from that tensor "
+            f"over the norm of the target, largest of {sum(x.size for x in off)} runs",
+            reduce.largest([reduce.largest(x) for x in off]),
+            at_most=1e-4,
         ),
     ]
     for order, counts in _grids(settings):
-        enough = [m for m in counts if ENOUGH * settings.size**order <= m < 0.9 * settings.size**order]
+        total = settings.size**order
+        enough = [m for m in counts if ENOUGH * total <= m < NEARLY_ALL * total]
         if enough:
-            found += _recovery(record.sel({f"observed_{order}": enough}), settings, order, min(enough))
+            found += _recovery(record.sel({f"observed_{order}": enough}), settings, order)
     return found
 
 
-def _recovery(at: xr.Dataset, settings: Settings, order: int, least: int) -> list[Claim]:
-    error, linear = at[f"error_{order}"].median(dim="seed"), at[f"linear_error_{order}"].median(dim="seed")
-    unseen = 1 - at[f"observed_{order}"] / settings.size**order
-    share = float((at[f"linear_error_{order}"] ** 2 / unseen).mean())
-    small = at.sel(start=float(at.start.min()))
-    of = f"order {order}, {least} entries and more:"
+def _recovery(at: xr.Dataset, settings: Settings, order: int) -> list[Claim]:
+    """Return the claims on one order, over all numbers of observed entries in a record."""
+    names = ("error", "rank", "components", "linear_error", "linear_rank")
+    error, rank, components, direct, direct_rank = (at[f"{name}_{order}"] for name in names)
+    observed = at[f"observed_{order}"]
+    unobserved = 1 - observed / settings.size**order
+    medians = error.reduce(np.median, dim="seed") / direct.reduce(np.median, dim="seed")
+    smallest = components.sel(start=float(at.start.min()))
+    counts = ", ".join(str(m) for m in observed.values)
+    of = f"Order {order}, {counts} observed entries"
     return [
-        Claim("finding", f"{of} median error over that of zeros (largest)", float((error / linear).max()), "<=", 0.1),
-        Claim("finding", f"{of} mean square error of zeros over the share not seen", share, "within", (0.7, 1.3)),
-        Claim("finding", f"{of} share of ends of rank one", float((at[f"rank_{order}"] == 1).mean()), ">=", 0.9),
-        Claim(
-            "finding",
-            f"{of} rank of what is seen and zeros, at least",
-            float(at[f"linear_rank_{order}"].min()),
-            ">=",
-            5,
+        finding(
+            f"{of}: the factorization beats fitting entries directly: ratio of relative errors over all entries, "
+            f"medians of {reduce.count(at.seed)}, largest of all initializations and numbers of entries",
+            reduce.largest(medians),
+            at_most=0.1,
         ),
-        Claim(
-            "finding",
-            f"{of} components above {COUNTS:.0%} of the largest, smallest start (median)",
-            float(small[f"components_{order}"].median()),
-            "<=",
-            1,
+        finding(
+            f"{of}: fitting entries directly misses the unobserved ones: squared relative error over the share of "
+            f"unobserved entries, mean of {direct.size} runs",
+            reduce.mean(direct**2 / unobserved),
+            within=(0.7, 1.3),
         ),
-        Claim("finding", f"{of} the same, any start (largest)", float(at[f"components_{order}"].max()), "<=", 6),
+        finding(
+            f"{of}: the factorization ends at rank one: share of {rank.size} runs whose CP rank within a relative "
+            f"error of {settings.rank_rtol:.0%} is 1",
+            reduce.share(rank, lambda found: found == 1),
+            at_least=0.9,
+        ),
+        finding(
+            f"{of}: fitting entries directly ends at a high rank: lower bound of the CP rank within a relative error "
+            f"of {settings.rank_rtol:.0%}, least of {direct_rank.size} runs",
+            reduce.least(direct_rank),
+            at_least=5,
+        ),
+        finding(
+            f"{of}: the smallest initialization uses one component: number of components above {COUNTS:.0%} of the "
+            f"largest, median of {smallest.size} runs",
+            reduce.median(smallest),
+            at_most=1,
+        ),
+        finding(
+            f"{of}: every initialization uses few components: number of components above {COUNTS:.0%} of the largest, "
+            f"largest of {components.size} runs",
+            reduce.largest(components),
+            at_most=6,
+        ),
     ]
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Errors against observations at both orders, beside the formula for zeros; and ranks."""
+    """Draw errors against observed entries at both orders, with the formula for zeros, and ranks at order 3."""
     settings = records.settings_of(record, Settings)
     made, (*errors, ranks) = drawing.figure(3)
     for axes, (order, counts) in zip(errors, _grids(settings), strict=True):
         _draw(axes, record, f"error_{order}", f"linear_error_{order}", counts)
         m = np.linspace(counts[0], counts[-1], 200)
-        axes.plot(m, np.sqrt(1 - m / settings.size**order), **drawing.THEORY, label="sqrt(share unseen)")
+        axes.plot(m, np.sqrt(1 - m / settings.size**order), **drawing.THEORY, label="sqrt(share of unobserved)")
         axes.set_yscale("log")
         drawing.label(
-            axes, f"Order {order}: {settings.size}^{order} entries", "entries observed", "|T - target| / |target|"
+            axes,
+            f"Order {order}: {settings.size}^{order} entries",
+            "observed entries",
+            "relative error |T - target| / |target|",
         )
-    _draw(ranks, record, "rank_3", "linear_rank_3", settings.observed3, "entries themselves: at least")
+    _draw(ranks, record, "rank_3", "linear_rank_3", settings.observed3, "entries directly: at least")
     ranks.set_ylim(0, 2 * settings.size)
-    drawing.label(ranks, "Order 3: the rank stays one", "entries observed", f"CP rank within {settings.rank_rtol:.0%}")
+    drawing.label(ranks, "Order 3: the rank stays one", "observed entries", f"CP rank within {settings.rank_rtol:.0%}")
     for axes in (*errors, ranks):
         axes.legend(fontsize=7)
     return made
 
 
 def _draw(axes: Axes, record: xr.Dataset, name: str, linear: str, counts: tuple[int, ...], bound: str = "") -> None:
-    """Medians with the range of the seeds, for every start and for the entries themselves."""
-    shown = [(record[name].sel(start=std), f"factorized, start {std:g}") for std in record.start.values]
-    for k, (values, label) in enumerate([*shown, (record[linear], bound or "entries themselves")]):
+    """Draw medians with the range of the seeds, for every initialization and for entries that are fitted directly."""
+    shown = [(record[name].sel(start=std), f"factorized, std {std:g}") for std in record.start.values]
+    for k, (values, label) in enumerate([*shown, (record[linear], bound or "entries directly")]):
         style = drawing.style(k)
         axes.plot(counts, values.median(dim="seed"), marker="o", markersize=3, label=label, **style)
         axes.fill_between(counts, values.min(dim="seed"), values.max(dim="seed"), color=style["color"], alpha=0.15)
 
 
 def alt(record: xr.Dataset) -> str:
-    """What the picture shows."""
+    """Describe the figure in words."""
     settings = records.settings_of(record, Settings)
     parts = []
     for order, counts in _grids(settings):
         at = record.sel(start=min(settings.stds))
         ends = ", ".join(
-            f"{m}: {float(at[f'error_{order}'].sel({f'observed_{order}': m}).median()):.3f} (zeros "
+            f"{m}: {float(at[f'error_{order}'].sel({f'observed_{order}': m}).median()):.3f} ("
             f"{float(at[f'linear_error_{order}'].sel({f'observed_{order}': m}).median()):.2f})"
             for m in counts
         )
         parts.append(f"order {order}: {ends}")
-    return f"Median error by the number of observed entries, smallest start, {'; '.join(parts)}. Right: CP ranks."
+    return (
+        "Relative error over all entries by the number of observed entries, smallest initialization, medians of the "
+        f"seeds, in brackets those of zeros in unobserved places: {'; '.join(parts)}. Right: CP ranks at order 3."
+    )

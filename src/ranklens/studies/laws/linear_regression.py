@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ranklens import drawing, problems, seeds
 from ranklens.dynamics import descent, flow, optim
+from ranklens.dynamics.record import ignoring_early_stops
 from ranklens.studies.kit import records, reduce
 from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import families
@@ -115,6 +116,7 @@ def nearest(X: Tensor, y: Tensor, start: Tensor) -> Tensor:
     return start + torch.linalg.pinv(X) @ (y - X @ start)
 
 
+@ignoring_early_stops()
 def _one(settings: Settings, name: str, seed: int, start: str) -> xr.Dataset:
     """Return the record of one method, seed and kind of initialization, with rows padded to the same number."""
     task, X = problem(settings, seed)

@@ -11,6 +11,7 @@ from torch import nn
 
 from ranklens import drawing, problems, theory
 from ranklens.dynamics import descent, optim
+from ranklens.dynamics.record import ignoring_early_stops
 from ranklens.problems import targets
 from ranklens.studies.kit import records, reduce
 from ranklens.studies.kit.claim import Claim, finding, theorem
@@ -145,6 +146,7 @@ def _observed(settings: Settings, name: str, seed: int) -> xr.Dataset:
     return xr.Dataset({"learnt": ("value", step), "singular": (("row", "value"), singular)})
 
 
+@ignoring_early_stops()
 def _completed(settings: Settings, name: str, seed: int) -> xr.Dataset:
     """Complete the matrix of low rank; record the error, the singular values, and the change of what flow conserves."""
     target = targets.low_rank_matrix((settings.size,) * 2, settings.rank, norm=float(settings.size), seed=seed)

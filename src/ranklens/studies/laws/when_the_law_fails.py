@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ranklens import drawing, problems, theory
 from ranklens.dynamics import flow
+from ranklens.dynamics.record import ignoring_early_stops
 from ranklens.problems import targets
 from ranklens.studies.kit import laws, records, reduce
 from ranklens.studies.kit.claim import Claim, finding, theorem
@@ -23,8 +24,8 @@ TITLE = "When the law fails: imbalance bends it, and undoes what depends on it"
 EXPLANATION = (
     "The law of component norms is exact for balanced initializations; a component whose slices have different norms "
     "obeys it up to factors that its relative imbalance bounds, and these fall to 1 as the component grows. Where a "
-    "singular value must become tiny, as in the 2 x 2 example at depth 2, the imbalance becomes larger than it, and then "
-    "the norms stop growing."
+    "singular value must become tiny, as in the 2 x 2 example at depth 2, it becomes smaller than the imbalance, and "
+    "then the norms stop growing."
 )
 SOURCE = (
     "Razin, Maman, Cohen (ICML 2021, Theorem 2; ICML 2022); Razin and Cohen (NeurIPS 2020) for the example; lambda-"
@@ -128,6 +129,7 @@ def task(settings: Settings, shape: tuple[int, ...], seed: int) -> problems.Comp
     return problems.Completion.sample(target, round(settings.share * target.numel()), seed=seed)
 
 
+@ignoring_early_stops()
 def _along(settings: Settings) -> xr.Dataset:
     """Return the quantities of all components of all bonds at every tenth row of every flow, one list per family.
 

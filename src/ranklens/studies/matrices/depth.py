@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ranklens import drawing, problems, seeds
 from ranklens.dynamics import end_matrix, flow
+from ranklens.dynamics.record import ignoring_early_stops
 from ranklens.problems import targets
 from ranklens.studies.kit import records, reduce
 from ranklens.studies.kit.claim import Claim, finding, theorem
@@ -147,6 +148,7 @@ class _End:
     stopped: str
 
 
+@ignoring_early_stops()
 def _end(settings: Settings, task: problems.Completion, depth: float, seed: int) -> _End:
     """Follow the factors of a depth in `settings.depths`, or the end matrix of any other depth, to its end."""
     initial = start(settings, seed)
