@@ -1,4 +1,4 @@
-"""Natural images are hardly entangled in their own order, and can be put back in such an order."""
+"""Entanglement of natural images: low in the natural order of their pixels, and low again after rearrangement."""
 
 import math
 from dataclasses import dataclass
@@ -13,42 +13,44 @@ from torch import Tensor
 
 from ranklens import data, drawing, seeds
 from ranklens.data import pixels
-from ranklens.studies.kit import predictors, records
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit import predictors, records, reduce
+from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import measures
 from ranklens.tensors.trees import ModeTree
 
 TITLE = "Natural images suit a hierarchy because their pixels are hardly entangled"
 EXPLANATION = (
-    "A hierarchical factorization can fit only what is hardly entangled: what pixels of one patch say about all others "
-    "must be little, for the patches it is built of. That holds for images as they are, less so once their pixels are "
-    "permuted, and again when the pixels are put back by their correlations, without knowing where they came from."
+    "A hierarchical factorization can fit data only if the patches that the tree is built of are hardly entangled with "
+    "the other pixels. That is so for images as they are, less so after a permutation of their pixels, and again after "
+    "the permuted pixels are rearranged by their correlations, without knowledge of their places."
 )
 SOURCE = "Alexander, De La Vega, Razin, Cohen (NeurIPS 2023): data entanglement, and feature arrangement by min-cuts"
 
+# Orders of the pixels: as in the images, permuted at random, and permuted pixels rearranged by their correlations.
 ORDERS = ("natural", "permuted", "rearranged")
-ORACLE = 8  # features whose tensor is written out to check the spectra that come from Gram matrices
+# Number of pixels of the small data tensor that is formed explicitly: 2^8 entries.
+ORACLE = 8
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Pixels in three orders; their entanglement, and what a narrow hierarchical factorization fits of them.
+    """Images with their pixels in three orders: their entanglement, and how well a narrow factorization fits them.
 
-    Entanglement is that of grey values x as vectors (cos, sin) of pi x / 2, which for black and white are the indices
-    that the factorization is trained on.
+    Entanglement is measured of gray values x, from 0 to 1, as vectors (cos, sin) of pi x / 2. For black and white
+    pixels these are the unit vectors of the two levels that the factorization is trained on.
 
     Attributes:
-        images: "digits", "mnist" or "fashion-mnist", padded to the next power of two.
-        train: images learnt from, and whose correlations rearrange; 0 takes all.
-        rows: images whose entanglement is measured.
-        widths: of factorizations, for what they cannot reach.
-        width: of the one that is trained.
-        classes: each against all others.
-        steps: of Adam.
-        batch_size: images per step; 0 takes all.
-        lr: of Adam.
-        std: of the initial factors around those of a constant.
-        seeds: of permutation, rows, split, start and batches.
+        images: "digits", "mnist" or "fashion-mnist", padded to a power of two.
+        train: number of training images, whose correlations also rearrange the pixels; 0 takes all.
+        rows: number of images whose entanglement is measured.
+        widths: widths of factorizations for which the least possible error is computed.
+        width: width of the factorization that is trained.
+        classes: classes, each of which is predicted against all others.
+        steps: number of steps of Adam.
+        batch_size: number of images per step; 0 takes all.
+        lr: learning rate of Adam.
+        std: standard deviation of the initial factors around their means.
+        seeds: seeds of the permutation, the measured images, the training images, initial factors and batches.
     """
 
     images: str = "digits"
@@ -93,34 +95,40 @@ PRESETS = {
 MINUTES = {"laptop": 0.2, "paper": 8.0, "mnist": 12.0, "tiny": 0.1}
 
 
+@dataclass(frozen=True)
+class Entanglement:
+    """Measurements of the images of one seed, without training, with their pixels in one order.
+
+    Attributes:
+        entropy: entanglement entropy of patches with all other pixels in nats, mean over the patches of each size.
+        beyond: for every width, a lower bound on the squared error of a factorization, over the squared norm of the
+            data.
+        excess: largest difference between the entropy of a patch and the logarithm of the rank it can have.
+        oracle: distance between the entropy of half of `ORACLE` pixels and the entropy of the explicit data tensor.
+    """
+
+    entropy: list[float]
+    beyond: list[float]
+    excess: float
+    oracle: float
+
+
 def run(settings: Settings) -> xr.Dataset:
-    """Entropies by size of patch, what widths cannot reach, and errors of training, for every order."""
-    recipe = settings.recipe
-    tree = ModeTree.square(recipe.side, 2)
+    """Return entropies, least possible errors, errors after training, and checks, for every order and seed."""
+    tree = ModeTree.square(settings.recipe.side, 2)
     patches = sorted({len(node) for node in tree.nodes if 1 < len(node) < tree.order})
-    shape = (len(ORDERS), len(settings.seeds))
-    entropy = np.zeros((*shape, len(patches)))
-    beyond = np.zeros((*shape, len(settings.widths)))
-    train, test = np.zeros((*shape, len(settings.classes))), np.zeros((*shape, len(settings.classes)))
+    shape, classes = (len(ORDERS), len(settings.seeds)), len(settings.classes)
+    entropy, beyond = np.zeros((*shape, len(patches))), np.zeros((*shape, len(settings.widths)))
+    train, test, variance = np.zeros((*shape, classes)), np.zeros((*shape, classes)), np.zeros((shape[1], classes))
     excess, oracle = np.zeros(shape), np.zeros(shape)
-    variance = np.zeros((shape[1], len(settings.classes)))
     for n, seed in enumerate(settings.seeds):
-        drawn = pixels.draw(pixels.Selection(settings.images, recipe.levels, 0, settings.train), "true", seed)
-        grey = _grey(settings, seed)
-        angles = math.pi / 2 * grey[torch.randperm(len(grey), generator=seeds.stream(seed, "rows"))[: settings.rows]]
-        for i, order in enumerate(_orders(grey, tree, seed)):
-            features = torch.stack([angles[:, order].cos(), angles[:, order].sin()], dim=2)
-            found = data.canonical_entanglement(features, tree)
-            for k, size in enumerate(patches):
-                entropy[i, n, k] = np.mean([float(s) for node, s in found.items() if len(node) == size])
-            most = {node: math.log(min(len(angles), 2 ** min(len(node), 60))) for node in found}
-            excess[i, n] = max(float(s) - most[node] for node, s in found.items())
-            oracle[i, n] = _against_oracle(features[:, :: len(order) // ORACLE][:, :ORACLE])
-            beyond[i, n] = [float(data.unreachable(features, tree, width)) for width in settings.widths]
-            for m, label in enumerate(settings.classes):
-                whole = pixels.pad(pixels.against(drawn, label, 1.0, recipe.dtype), recipe.side)
-                variance[n, m] = whole.train.labels.double().var(correction=0)
-                train[i, n, m], test[i, n, m] = _fit(whole, order, settings, seed)
+        gray = _gray(settings, seed)
+        measured = gray[torch.randperm(len(gray), generator=seeds.stream(seed, "rows"))[: settings.rows]]
+        for i, order in enumerate(_orders(gray, tree, seed)):
+            found = entanglement(measured[:, order], tree, patches, settings.widths)
+            entropy[i, n], beyond[i, n] = found.entropy, found.beyond
+            excess[i, n], oracle[i, n] = found.excess, found.oracle
+            train[i, n], test[i, n], variance[n] = _errors(settings, order, seed)
     dims = ("order", "seed")
     return xr.Dataset(
         {
@@ -142,104 +150,141 @@ def run(settings: Settings) -> xr.Dataset:
     )
 
 
-def _grey(settings: Settings, seed: int) -> Tensor:
-    """The images learnt from, padded, with grey values from 0 to 1."""
+def entanglement(gray: Tensor, tree: ModeTree, patches: list[int], widths: tuple[int, ...]) -> Entanglement:
+    """Return the entanglement of images along a tree.
+
+    Args:
+        gray: (images, pixels) gray values from 0 to 1, float64.
+        tree: the tree, with a mode per pixel.
+        patches: numbers of pixels of the patches whose entropies are averaged.
+        widths: widths of factorizations along the tree.
+    """
+    angles = math.pi / 2 * gray
+    features = torch.stack([angles.cos(), angles.sin()], dim=2)
+    found = {node: float(entropy) for node, entropy in data.canonical_entanglement(features, tree).items()}
+    most = {node: math.log(min(len(gray), 2 ** min(len(node), 60))) for node in found}
+    every = features.shape[1] // ORACLE
+    return Entanglement(
+        entropy=[float(np.mean([s for node, s in found.items() if len(node) == size])) for size in patches],
+        beyond=[float(data.unreachable(features, tree, width)) for width in widths],
+        excess=max(found[node] - most[node] for node in found),
+        oracle=_distance_to_oracle(features[:, ::every][:, :ORACLE]),
+    )
+
+
+def _gray(settings: Settings, seed: int) -> Tensor:
+    """Return the padded training images as (images, pixels) gray values from 0 to 1."""
     drawn = pixels.draw(pixels.Selection(settings.images, 256, 0, settings.train), "true", seed)
     return pixels.pad(pixels.against(drawn, 0, 1.0, torch.float64), settings.recipe.side).train.images.double() / 255
 
 
 def _orders(images: Tensor, tree: ModeTree, seed: int) -> list[Tensor]:
-    """Which pixel is at every mode: as it is, at random, and put back by the correlations of what is at random."""
+    """Return for each of `ORDERS` the number of the pixel at every mode of the tree."""
     natural = torch.arange(images.shape[1])
     permuted = torch.randperm(len(natural), generator=seeds.stream(seed, "order of the pixels"))
-    back = data.arrange(data.correlations(images[:, permuted]), tree)
-    return [natural, permuted, permuted[back]]
+    rearranged = permuted[data.arrange(data.correlations(images[:, permuted]), tree)]
+    return [natural, permuted, rearranged]
 
 
-def _against_oracle(features: Tensor) -> float:
-    """The difference in entropy to the singular values of the tensor itself."""
+def _distance_to_oracle(features: Tensor) -> float:
+    """Return the distance between the entropy from Gram matrices and the entropy of the explicit data tensor."""
     half = range(features.shape[1] // 2)
     expected = measures.entanglement_entropy(data.data_tensor(features), tuple(half))
     return abs(float(data.entanglement(features, half)) - float(expected))
 
 
-def _fit(images: pixels.PixelData, order: Tensor, settings: Settings, seed: int) -> tuple[float, float]:
-    """Train and test error after the same steps."""
-    train, test = (pixels.PixelCompletion(part.images[:, order], part.labels) for part in (images.train, images.test))
-    errors = predictors.fit(settings.recipe, settings.width, pixels.PixelData(train, test), seed)
-    return float(errors.train[-1]), errors.test
+def _errors(settings: Settings, order: Tensor, seed: int) -> tuple[list[float], list[float], list[float]]:
+    """Return the training error, the test error, and the variance of the training labels, of every class."""
+    recipe = settings.recipe
+    drawn = pixels.draw(pixels.Selection(settings.images, recipe.levels, 0, settings.train), "true", seed)
+    train, test, variance = [], [], []
+    for label in settings.classes:
+        whole = pixels.pad(pixels.against(drawn, label, 1.0, recipe.dtype), recipe.side)
+        parts = [pixels.PixelCompletion(part.images[:, order], part.labels) for part in (whole.train, whole.test)]
+        found = predictors.fit(recipe, settings.width, pixels.PixelData(*parts), seed)
+        train.append(float(found.train[-1]))
+        test.append(found.test)
+        variance.append(float(whole.train.labels.double().var(correction=0)))
+    return train, test, variance
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """Entropies within their bounds and those of the tensor; natural and rearranged orders below permuted ones."""
+    """Return theorems on entropies, and findings that compare the three orders of the pixels."""
     settings = records.settings_of(record, Settings)
-    entropy = record.entropy.isel(patch=-1)
-    natural, permuted, rearranged = (entropy.sel(order=order) for order in ORDERS)
-    size = int(record.patch[-1])
-    train, beyond = record.train.mean("label"), record.beyond.isel(width=record.sizes["width"] // 2)
-    of = f"patches of {size} pixels: entanglement"
+    many = reduce.count(record.seed)
+    beyond = record.beyond.isel(width=record.sizes["width"] // 2)
+    train = record.train.mean("label", skipna=False)
+    entropy = f"Entropy of patches of {int(record.patch[-1])} pixels with all others"
+    error = f"Training error at width {settings.width} after {settings.steps} steps, mean over the classes"
+    bound = f"Least possible squared error of a factorization of width {int(beyond.width)}"
     return [
-        Claim(
-            "theorem",
-            "entropy above the log of the rank that a partition can have (largest)",
-            float(record.excess.max(skipna=False)),
-            "<=",
-            1e-9,
+        theorem(
+            "Entropies are at most the logarithm of the rank that a patch can have: entropy minus bound, largest over "
+            f"all patches, orders and {many}",
+            reduce.largest(record.excess),
+            at_most=1e-9,
         ),
-        Claim(
-            "theorem",
-            f"difference to the entropy of the written-out tensor of {ORACLE} pixels (largest)",
-            float(record.oracle.max(skipna=False)),
-            "<=",
-            1e-7,
+        theorem(
+            f"Entropy from Gram matrices of images is the entropy of the data tensor of {ORACLE} pixels: largest "
+            f"distance over all orders and {many}",
+            reduce.largest(record.oracle),
+            at_most=1e-7,
         ),
-        Claim("finding", f"{of} in natural over permuted order", float((natural / permuted).max()), "<=", 0.97),
-        Claim("finding", f"{of} rearranged over permuted", float((rearranged / permuted).max()), "<=", 0.97),
-        Claim("finding", f"{of} rearranged over natural", float((rearranged / natural).max()), "<=", 1.05),
         *(
-            Claim(
-                "finding",
-                f"width {int(beyond.width)}: what it cannot reach of {order} over that of permuted images",
-                float((beyond.sel(order=order) / beyond.sel(order="permuted")).max()),
-                "<=",
-                0.9,
+            finding(
+                f"{entropy}, {over} order over {under} order (largest of {many})",
+                reduce.largest(_ratio(record.entropy.isel(patch=-1), over, under)),
+                at_most=most,
+            )
+            for over, under, most in (
+                ("natural", "permuted", 0.97),
+                ("rearranged", "permuted", 0.97),
+                ("rearranged", "natural", 1.05),
+            )
+        ),
+        *(
+            finding(
+                f"{bound}, {order} order over permuted order (largest of {many})",
+                reduce.largest(_ratio(beyond, order, "permuted")),
+                at_most=0.9,
             )
             for order in ("natural", "rearranged")
         ),
         *(
-            Claim(
-                "finding",
-                f"width {settings.width}: train error in {order} over permuted order, {len(record.label)} classes",
-                float((train.sel(order=order) / train.sel(order="permuted")).median()),
-                "<=",
-                0.95,
+            finding(
+                f"{error}, {order} order over permuted order (median of {many})",
+                reduce.median(_ratio(train, order, "permuted")),
+                at_most=0.95,
             )
             for order in ("natural", "rearranged")
         ),
     ]
 
 
+def _ratio(values: xr.DataArray, over: str, under: str) -> xr.DataArray:
+    """Return the values in one order of the pixels divided by the values in another."""
+    return values.sel(order=over) / values.sel(order=under)
+
+
 def draw(record: xr.Dataset) -> Figure:
-    """Entanglement by size of patch, what a width cannot reach, and what one fits."""
+    """Return a figure of entropies by size of the patch, of least possible errors by width, and of training errors."""
     settings = records.settings_of(record, Settings)
     made, (entropies, tails, errors) = drawing.figure(3)
     _bars(entropies, record.entropy, "patch")
     for k, size in enumerate(record.patch.values):
         most = math.log(min(settings.rows, 2.0 ** min(size, 60)))
-        entropies.plot(
-            [k - 0.42, k + 0.42], [most] * 2, label="the most it can be" if k == 0 else None, **drawing.THEORY
-        )
-    drawing.label(entropies, "Entanglement with all other pixels", "pixels in a patch", "entropy (nats)")
+        entropies.plot([k - 0.42, k + 0.42], [most] * 2, label="upper bound" if k == 0 else None, **drawing.THEORY)
+    drawing.label(entropies, "Entanglement with all other pixels", "pixels of a patch", "entropy (nats)")
     for k, order in enumerate(ORDERS):
         values = 100 * record.beyond.sel(order=order)
         tails.plot(record.width, values.mean("seed"), marker="o", markersize=4, label=order, **drawing.style(k))
     tails.set_xscale("log", base=2)
     tails.set_xticks(record.width.values, [str(width) for width in record.width.values])
-    drawing.label(tails, "What no factorization of a width reaches", "width", "% of the squared norm of the data")
+    drawing.label(tails, "Lower bound on the error of a width", "width", "squared error, % of squared norm of the data")
     _bars(errors, record.train / record.variance, "label")
     errors.axhline(1.0, label="variance of labels", **drawing.THEORY)
-    title = f"What width {settings.width} fits in {settings.steps} steps"
-    drawing.label(errors, title, f"class of the {settings.images}", "train error / variance of labels")
+    title = f"Width {settings.width} after {settings.steps} steps"
+    drawing.label(errors, title, f"class of the {settings.images}", "training error / variance of labels")
     entropies.legend(fontsize=8, loc="upper left")
     tails.legend(fontsize=8)
     errors.legend(fontsize=8, loc="center right")
@@ -247,7 +292,7 @@ def draw(record: xr.Dataset) -> Figure:
 
 
 def _bars(axes: Axes, values: xr.DataArray, dim: str) -> None:
-    """Groups of a bar per order, with the range of the seeds."""
+    """Draw groups with one bar per order, mean over the seeds, with error bars from the smallest to the largest."""
     places = np.arange(values.sizes[dim])
     for k, order in enumerate(ORDERS):
         at = values.sel(order=order)
@@ -268,13 +313,13 @@ def _bars(axes: Axes, values: xr.DataArray, dim: str) -> None:
 
 
 def alt(record: xr.Dataset) -> str:
-    """What the picture shows."""
+    """Return the figure's content in words."""
     parts = []
     for order in ORDERS:
         at = record.sel(order=order)
-        fitted = float((at.train / record.variance).mean())
-        parts.append(
-            f"{order} {float(at.entropy.isel(patch=-1).mean()):.2f} nats, train error {fitted:.2f} of variance"
-        )
-    size = int(record.patch[-1])
-    return f"Entanglement of patches of {size} pixels and what a narrow factorization fits: {'; '.join(parts)}."
+        entropy, error = float(at.entropy.isel(patch=-1).mean()), float((at.train / record.variance).mean())
+        parts.append(f"{order} {entropy:.2f} nats, {error:.2f}")
+    return (
+        f"Entropy of patches of {int(record.patch[-1])} pixels with all others, and training error over the variance "
+        f"of the labels, means over the seeds, by order of the pixels: {'; '.join(parts)}."
+    )
