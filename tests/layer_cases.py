@@ -19,6 +19,12 @@ def batch(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def truncated(weight, rank):
+    """The weight of a rank that is nearest to a weight, both as matrices."""
+    U, s, Vh = torch.linalg.svd(weight.detach().flatten(1), full_matrices=False)
+    return ((U[:, :rank] * s[:rank]) @ Vh[:rank]).reshape(weight.shape)
+
+
 def off(found, expected):
     """The largest difference of two tensors, relative to the largest entry of the second (absolute if it is zero)."""
     assert found.shape == expected.shape

@@ -45,7 +45,7 @@ def test_shards(tmp_path):
 
 
 class Harmful:
-    """What a hostile file could say."""
+    """An object whose unpickling runs code."""
 
     def __reduce__(self):
         return (print, ("this was run",))

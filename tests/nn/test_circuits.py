@@ -35,7 +35,7 @@ AXES_ELSEWHERE = {
 
 
 def literal_linear(matrices, pairs):
-    """y^T W_L (... (W_1 x))."""
+    """Return y^T W_L (... (W_1 x)) for every pair (y, x), in loops."""
     found = []
     for y, x in zip(*pairs, strict=True):
         activation = x
@@ -46,7 +46,7 @@ def literal_linear(matrices, pairs):
 
 
 def literal_shallow(factors, vectors):
-    """sum_r prod_n <w_r^n, x_n>."""
+    """Return sum_r prod_n <w_r^n, x_n> for every row, in loops."""
     ranks = range(factors[0].shape[1])
     rows = range(len(vectors[0]))
     return np.array(
@@ -55,7 +55,7 @@ def literal_shallow(factors, vectors):
 
 
 def literal_deep(groups, weights, vectors):
-    """Products over the children of what their weights make of theirs, from the leaves to the linear output."""
+    """Return the linear output of the deep circuit, computed recursively from the modes to the root."""
 
     def modes(group):
         return (group,) if isinstance(group, int) else tuple(sorted(n for child in group for n in modes(child)))
@@ -82,12 +82,12 @@ def arrays(tensors):
 
 
 def absolute(net):
-    """The network of the nodes' absolute values: on absolute vectors, the sum of the sizes of all terms."""
+    """Return the network with absolute values in its nodes, which adds up the absolute values of all terms."""
     return net.with_nodes([node.detach().abs() for node in net.nodes])
 
 
 def terms(net, vectors):
-    """What rounding errors of `net.evaluate` are relative to."""
+    """Return the sum of the absolute values of all terms of `net.evaluate`, which bounds its rounding error."""
     return absolute(net).evaluate([vector.abs() for vector in vectors]).detach()
 
 
@@ -101,7 +101,7 @@ def assert_same_network(found, net):
 
 
 def gradients(model, loss):
-    """Gradients by the network's nodes, through the circuit's own parameters."""
+    """Return the gradients with respect to the parameters of a circuit, in the order of the network's nodes."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     slopes = copy.deepcopy(model)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def with_axes(equation, sizes):
 
 @st.composite
 def trees(draw, height=3):
-    """Nested groups of 2 to 3, uneven as they come, over modes in any order."""
+    """Draw a nested tuple of modes: groups of 2 or 3, of different depths, with the modes in random order."""
 
     def shape(height):
         if height == 0 or (height < 3 and draw(st.booleans())):
@@ -467,6 +467,6 @@ def test_bad_windows_and_what_is_no_network():
         rl.nn.product_pool(x, [])
     with pytest.raises(ValueError, match="window 0 is empty"):
         rl.nn.product_pool(torch.ones(0, 3))
-    unchecked = rl.nn.circuit.__wrapped__  # the suite's own type checker would answer first
+    unchecked = rl.nn.circuit.__wrapped__  # without the type checks of the suite, which would raise first
     with pytest.raises(TypeError, match="net is a str; pass a TensorNetwork"):
         unchecked("ab,bc->ac")

@@ -70,17 +70,17 @@ def test_it_is_composed_once_per_step():
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad])
 @pytest.mark.parametrize("how", [{"fused": True}, {"foreach": True}, {"foreach": False}], ids=str)
 def test_steps_of_every_optimizer_are_seen(kind, how):
-    """Fused ones do not count versions; and a chain over few rows never frees a weight that was composed before."""
+    """Fused optimizers do not increase versions, and a step by the chain of factors leaves a kept weight in place."""
     layer = rl.nn.overparameterize(nn.Linear(16, 16)).double()
     few, many = batch(2, 16), batch(64, 16)
     optimizer = kind(layer.parameters(), lr=0.1, **how)
     for grad in (False, True):
         with torch.set_grad_enabled(grad):
-            layer(many)  # keeps the weight
+            layer(many)  # computes the weight, which is kept
         layer(few).square().mean().backward()
         optimizer.step()
         with torch.set_grad_enabled(grad):
-            one_by_one = torch.cat([layer(row[None]) for row in many])  # by the chain
+            one_by_one = torch.cat([layer(row[None]) for row in many])  # one row goes through the factors
             assert off(layer(many), one_by_one) <= SAME
 
 
@@ -117,7 +117,7 @@ def test_functional_transforms_leave_nothing_behind():
 
 
 def test_training_moves_the_function():
-    """Steps of an optimizer are seen, and the loss falls as it does for the plain net."""
+    """The composed weights follow the optimizer, so the training loss falls."""
     deep, x, y = rl.nn.overparameterize(small_net()), batch(8, 3, 4, 4), batch(8, 5, seed=1)
     optimizer = torch.optim.SGD(deep.parameters(), lr=0.02)
     losses = []
@@ -170,10 +170,10 @@ def test_autocast_and_checkpoints_and_inference():
         rough = deep(x)
     assert rough.dtype == torch.bfloat16
     assert off(rough.float(), wanted) <= BFLOAT
-    assert off(deep(x), wanted) <= SAME_SINGLE  # what autocast kept is not what comes after
+    assert off(deep(x), wanted) <= SAME_SINGLE  # the weight computed under autocast is not used outside
     with torch.inference_mode():
         assert off(deep(x), wanted) <= SAME_SINGLE
-    deep(x).sum().backward()  # what inference kept has no graph
+    deep(x).sum().backward()  # the weight computed in inference mode, which has no graph, is not used here
     expected = [p.grad.clone() for p in deep.parameters()]
     deep.zero_grad()
     torch.utils.checkpoint.checkpoint(deep, x, use_reentrant=False).sum().backward()
@@ -182,7 +182,7 @@ def test_autocast_and_checkpoints_and_inference():
 
 
 def test_few_rows_go_through_the_factors():
-    """The same outputs either way; by count, few rows take the chain and many the product."""
+    """The outputs agree; by the count of multiply-adds, few rows take the factors and many rows the product."""
     deep = rl.nn.overparameterize(nn.Linear(32, 32).double(), depth=3)
     chain = deep.composition.chain()
     assert by_chain(1, chain)
@@ -215,21 +215,22 @@ COMPILED = """
 import torch, ranklens as rl
 from torch import nn
 torch.manual_seed(0)
+rtol, atol = 1e-10, 1e-12  # compiled kernels add float64 numbers in another order
 plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5)).double()
 x = torch.randn(2, 3, 4, 4).double()
 for kind in ("matrix", "cp", "expanded"):
     deep = rl.nn.overparameterize(plain, depth=2, kind=kind)
     compiled = torch.compile(deep, backend="aot_eager")
-    assert torch.allclose(compiled(x), plain(x), rtol=1e-10, atol=1e-12)
+    assert torch.allclose(compiled(x), plain(x), rtol, atol)
     compiled(x).sum().backward()
     found = [p.grad.clone() for p in deep.parameters()]
     deep.zero_grad()
     deep(x).sum().backward()
-    assert all(torch.allclose(a, p.grad) for a, p in zip(found, deep.parameters(), strict=True))
+    assert all(torch.allclose(a, p.grad, rtol, atol) for a, p in zip(found, deep.parameters(), strict=True))
 """
 
 
 def test_compiled_is_the_same():
-    """In a process of its own: shape types, which only tests enforce, cannot be compiled."""
+    """Compile in another process, because the type checks of the suite cannot be compiled."""
     found = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr

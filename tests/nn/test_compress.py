@@ -2,18 +2,12 @@
 
 import pytest
 import torch
-from layer_cases import SAME, batch, off
+from layer_cases import SAME, batch, off, truncated
 from torch import nn
 
 import ranklens as rl
 
 pytestmark = pytest.mark.usefixtures("initial_values")
-
-
-def truncated(weight, rank):
-    """The nearest weight of a rank."""
-    U, s, Vh = torch.linalg.svd(weight.detach().flatten(1), full_matrices=False)
-    return ((U[:, :rank] * s[:rank]) @ Vh[:rank]).reshape(weight.shape)
 
 
 def test_the_table_counts():

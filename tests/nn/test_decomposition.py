@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("initial_values")
 
 
 def test_what_is_left_alone():
-    """Groups, weights that are shared, attention, and layers that would not get smaller."""
+    """Layers with groups, with shared weights and inside attention are not truncated."""
     tied = nn.ModuleDict({"a": nn.Linear(20, 20), "b": nn.Linear(20, 20)})
     tied["b"].weight = tied["a"].weight
     net = nn.ModuleDict(

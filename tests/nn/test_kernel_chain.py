@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("initial_values")
 @pytest.mark.parametrize("sizes", [(3,), (5,), (3, 3), (5, 5), (7, 3), (3, 3, 3)])
 @pytest.mark.parametrize("kind", ["expanded", "stacked"])
 def test_expanded_kernels_are_their_layers_one_by_one(kind, sizes):
-    """Padding belongs before the first kernel, dilation and stride: to all of them, and to the last."""
+    """The padding of the layer is applied once, before the first kernel of the chain."""
     dims = len(sizes)
     plain = getattr(nn, f"Conv{dims}d")(3, 4, sizes, padding=2, bias=False).double()
     deep = rl.nn.overparameterize(plain, kind=kind, init=0.7)

@@ -2,18 +2,13 @@
 
 import pytest
 import torch
-from layer_cases import SAME, batch, off
+from layer_cases import SAME, batch, off, truncated
 from torch import nn
 
 import ranklens as rl
+from ranklens.nn.low_rank import low_rank
 
 pytestmark = pytest.mark.usefixtures("initial_values")
-
-
-def truncated(weight, rank):
-    """The nearest weight of a rank."""
-    U, s, Vh = torch.linalg.svd(weight.detach().flatten(1), full_matrices=False)
-    return ((U[:, :rank] * s[:rank]) @ Vh[:rank]).reshape(weight.shape)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +31,7 @@ def test_two_layers_are_the_truncated_one(make, shape):
 
 
 def test_cut_layers_answer_for_the_ones_that_they_replace(tolerance):
-    """As torch's transformer layers ask them, in training and out of it."""
+    """PyTorch's transformer layers read weight and bias of their layers, in training and in evaluation mode."""
     layer = nn.TransformerEncoderLayer(16, 2, 64, batch_first=True).double().eval()
     x = torch.linspace(-1, 1, 96, dtype=torch.float64).sin().reshape(2, 3, 16)
     whole = rl.nn.compress(layer, rank=12, batch=x)
@@ -66,3 +61,16 @@ def test_frozen_biases_stay_frozen_and_named_arguments_are_passed():
     small = rl.nn.compress(Named(), rank=2, batch=torch.ones(2, 20))
     assert not small.model.f.bias.requires_grad
     assert small.model.f[1].weight.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_options_of_the_layer_are_taken_over(dtype):
+    layer = nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False, dtype=dtype).eval()
+    pair = low_rank(layer, first=torch.ones(2, 36), last=torch.ones(6, 2))
+    assert not pair.training
+    assert pair.weight.dtype == dtype
+    assert torch.equal(pair.weight, torch.full((6, 4, 3, 3), 2.0, dtype=dtype))
+    assert pair.bias is None
+    assert (pair.in_channels, pair.out_channels, hasattr(pair, "in_features")) == (4, 6, False)
+    assert all(p.requires_grad for p in pair.parameters())
+    assert low_rank(layer.requires_grad_(False), torch.ones(1, 36), torch.ones(6, 1))[0].weight.requires_grad is False

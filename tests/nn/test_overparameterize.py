@@ -30,7 +30,7 @@ WIDTHS = {
 
 @st.composite
 def layers(draw):
-    """A layer of any supported type with strides, padding, dilation and groups, and an input for it."""
+    """Draw a layer of any supported type with strides, padding, dilation and groups, and the shape of an input."""
     kind = draw(st.sampled_from(["linear", "conv", "transposed"]))
     if kind == "linear":
         ins, outs = draw(st.integers(1, 6)), draw(st.integers(1, 6))
@@ -66,7 +66,7 @@ def test_the_same_function_for_500_layers(made, kind, keep, depth, seed):
 
 
 def there_and_back(made, kind, keep, depth, seed):
-    """Factored at its weights it is the plain layer; collapsed it is the factored one, in both precisions."""
+    """A factored layer that keeps its weights computes the plain layer's output, and collapsing changes no output."""
     layer, shape = made
     x = batch(*shape, seed=seed)
     init = "keep" if keep else 0.5
@@ -97,7 +97,7 @@ def test_nothing_is_changed_in_the_argument():
 
 
 def test_many_attentions_keep_their_own_weights_and_ties(tolerance):
-    """Eight of them, so that no identity of an object that is gone is taken for another's."""
+    """Use eight layers, so that the memory of a deleted Parameter is likely to be used for another one."""
     many = nn.ModuleList(nn.MultiheadAttention(8, 2) for _ in range(8)).double()
     many[7].in_proj_weight = many[0].in_proj_weight
     deep = rl.nn.overparameterize(many)
@@ -262,7 +262,7 @@ def test_onnx_is_the_same(tmp_path):
 
 
 def _train(rank, port, results):
-    """A process of two: the gradient of half a batch each, averaged."""
+    """Compute, in one of two processes, the gradient of half a batch; the gradients are then averaged."""
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     torch.manual_seed(0)
     deep = rl.nn.overparameterize(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double(), depth=3)

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ranklens.tensors import contract
+from ranklens.tensors.checks import check_vectors
 from ranklens.tensors.layout import Label, Layout
-from ranklens.tensors.network import TensorNetwork, check_vectors
+from ranklens.tensors.network import TensorNetwork
 
 Equation = tuple[tuple[tuple[Label, ...], ...], tuple[Label, ...]]  # the labels of every node, and of the end tensor
 # Number that stands for the output node in a CP network, which has no node of output weights; no real node has it.
@@ -379,6 +380,7 @@ class ProductLevel(nn.Module):
         self._buffer("_order", torch.tensor(level.order) if level.passed else None)
 
     def _buffer(self, name: str, value: Tensor | None) -> None:
+        """Register indices that move with the module and are not part of its state dict."""
         self.register_buffer(name, value, persistent=False)
 
     def forward(self, x: Float[Tensor, "batch positions channels"]) -> Float[Tensor, "batch places width"]:
@@ -396,6 +398,7 @@ class ProductLevel(nn.Module):
         return pooled if self._passed is None else _join([pooled, x[:, self._passed]])[:, self._order]
 
     def _convolve(self, x: Tensor, g: int, weight: Tensor) -> Tensor:
+        """Return the convolved activations of the positions in group g."""
         index = getattr(self, f"_group_{g}")
         x = (x if index is None else x[:, index[0]])[..., : weight.shape[-2]]
         return x @ weight if self.shared else torch.einsum("bnd,ndr->bnr", x, weight)
@@ -528,7 +531,7 @@ class ArithmeticCircuit(nn.Module):
         """
         frozen = [k for level in self.levels for k in level.frozen()]  # type: ignore[operator]
         output = [] if self.output is None or self.output.requires_grad else [self._output_node]
-        return TensorNetwork(self._equation, self.nodes).freeze(*frozen, *output)
+        return TensorNetwork(self._equation, [node.detach() for node in self.nodes]).freeze(*frozen, *output)
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:

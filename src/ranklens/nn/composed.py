@@ -124,6 +124,7 @@ class Composition(nn.Module):
         return list(self.network.stacks if isinstance(self.network, KernelChain) else reversed(self.network.nodes))
 
     def _compose(self) -> Tensor:
+        """Return the weight, computed from the factors in their own dtype."""
         with torch.autocast(self.network.device.type, enabled=False):
             return self.network.tensor().reshape(self.shape)
 
@@ -133,6 +134,7 @@ class Composition(nn.Module):
         return (*factors, _steps[0], torch.is_grad_enabled())
 
     def _forget(self, _: Tensor) -> None:
+        """Drop the kept weight when its gradient is computed, because the backward pass frees its graph."""
         self._kept = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Composition":

@@ -207,6 +207,7 @@ def _largest_energy(layers: list[DecomposedLayer], budget: float, total: int) ->
     """Return the largest energy at which the model keeps at most a share `budget` of its `total` parameters."""
 
     def size(energy: float) -> int:
+        """Return the number of parameters of the model compressed at an energy."""
         kept = [max(least_rank(layer.s, energy), 1) for layer in layers]
         return total - sum(layer.dense - layer.cost(r) for layer, r in zip(layers, kept, strict=True))
 

@@ -18,6 +18,8 @@ from ranklens.tensors.network import TensorNetwork
 
 M = TypeVar("M", bound=nn.Module)
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
+# A function that returns the factors of a weight: of the layer's name, the weight, and a key that equal weights share.
+_Compose = Callable[[str, Tensor, Hashable], Composition]
 EXPANDED_KINDS = ("expanded", "stacked")
 KINDS = ("matrix", "cp", "hierarchical", "tensor_train", "tucker", *EXPANDED_KINDS)
 KEEP = "keep"
@@ -113,21 +115,26 @@ def overparameterize(
         return known[key]
 
     for (name, layer), weight in zip(chosen, weights, strict=True):
-        if type(layer) is nn.MultiheadAttention:
-            del layer._parameters["in_proj_weight"]
-            parts = [part.requires_grad_(weight.requires_grad) for part in weight.detach().chunk(3)]
-            compositions = nn.ModuleList(compose(name, p, (id(weight), k)) for k, p in enumerate(parts))
-            layer.__class__ = ComposedMultiheadAttention
-            layer.compositions = compositions
-        else:
-            _check_embedding(name, layer)
-            composition = compose(name, weight, id(weight))
-            del layer._parameters["weight"]
-            layer.__class__ = COMPOSED[type(layer)]
-            layer.composition = composition
+        _factor(name, layer, weight, compose)
     if not known:
         raise ValueError(f"nothing was factored: no layer that `where` ({where!r}) takes is one of {_supported()}")
     return model
+
+
+def _factor(name: str, layer: nn.Module, weight: nn.Parameter, compose: _Compose) -> None:
+    """Replace the weight of a layer by factors and change the layer's class accordingly, in place."""
+    if type(layer) is nn.MultiheadAttention:
+        del layer._parameters["in_proj_weight"]
+        parts = [part.requires_grad_(weight.requires_grad) for part in weight.detach().chunk(3)]
+        compositions = nn.ModuleList(compose(name, part, (id(weight), k)) for k, part in enumerate(parts))
+        layer.__class__ = ComposedMultiheadAttention
+        layer.compositions = compositions
+    else:
+        _check_embedding(name, layer)
+        composition = compose(name, weight, id(weight))
+        del layer._parameters["weight"]
+        layer.__class__ = COMPOSED[type(layer)]
+        layer.composition = composition
 
 
 def collapse(model: M) -> M:
