@@ -1,32 +1,41 @@
-"""A line that says how far a long run is: the loss reached, and the loss to reach."""
+"""Progress reports: one line of text that tells how far a long run is."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
-Report = Callable[[str], None]
+Report = Callable[[str], object]
 
-_ambient: ContextVar[Report | None] = ContextVar("where runs report to", default=None)
+_surrounding: ContextVar[Report | None] = ContextVar("surrounding report", default=None)
 
 
 @contextmanager
 def reporting_to(report: Report) -> Iterator[None]:
-    """Have every run inside the block report to `report`, unless it is told otherwise."""
-    token = _ambient.set(report)
+    """Send the progress of every run inside this context to `report`, unless the run has a `progress` of its own.
+
+    Args:
+        report: a function that takes the line of text.
+
+    Yields:
+        Nothing.
+    """
+    token = _surrounding.set(report)
     try:
         yield
     finally:
-        _ambient.reset(token)
+        _surrounding.reset(token)
 
 
 @contextmanager
 def reporter(progress: bool | Report | None) -> Iterator[Report]:
-    """What a run calls with its one-line status: a given function, a line on the terminal, or nothing.
+    """Give a run the function to which it reports its progress.
 
     Args:
-        progress: a function of a string; True for a line on the terminal; False for silence; None for what
-            `reporting_to` has set around the run, or silence.
+        progress: a function that takes the line of text, True for a line on the terminal, or False for no reports. None
+            takes the function of the surrounding `reporting_to`, or no reports if there is none.
+
+    Yields:
+        The function to call with a line of text.
     """
     if callable(progress):
         yield progress
@@ -36,9 +45,9 @@ def reporter(progress: bool | Report | None) -> Iterator[Report]:
         with Console(stderr=True).status("starting") as status:
             yield status.update
     else:
-        ambient = _ambient.get() if progress is None else None
-        yield ambient or _silent
+        surrounding = _surrounding.get() if progress is None else None
+        yield surrounding or _silent
 
 
-def _silent(text: str) -> Any:
-    """Say nothing."""
+def _silent(text: str) -> None:
+    """Ignore a report."""

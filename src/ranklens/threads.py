@@ -1,4 +1,4 @@
-"""How many threads of torch a piece of work is worth: decided here and nowhere else."""
+"""The number of threads that torch uses for a computation."""
 
 import os
 from collections.abc import Iterator
@@ -6,14 +6,23 @@ from contextlib import contextmanager
 
 import torch
 
-THREADED = 2**22  # multiply-adds below which a second thread costs more than it gives
+# Number of multiply-adds from which on several threads are used. Below it, starting and joining a second thread costs
+# more time than it saves.
+THREADED = 2**22
 
 
 @contextmanager
 def threads(work: float) -> Iterator[None]:
-    """Use as many threads as `work` multiply-adds are worth, then restore the count.
+    """Let torch use one thread for small computations inside this context, and restore the number of threads after it.
 
-    Small contractions run many times slower on two threads than on one when the machine is shared.
+    Small contractions run many times slower on two threads than on one when other processes use the machine.
+
+    Args:
+        work: multiply-adds of one step of the computation. From `THREADED` on, torch keeps its threads, up to the
+            number of CPU cores.
+
+    Yields:
+        Nothing.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1 if work < THREADED else min(before, os.cpu_count() or 1))

@@ -4,7 +4,6 @@ import torch
 
 import ranklens as rl
 from ranklens.tensors import contract
-from ranklens.threads import threads
 
 
 def test_log_domain_is_used_for_high_orders_and_agrees(tolerance):
@@ -38,21 +37,6 @@ def test_half_precision_counts_signs():
     expected = net.entries(rows)
     for dtype in (torch.bfloat16, torch.float16):
         torch.testing.assert_close(net.to(dtype).entries(rows).double(), expected)
-
-
-def test_threads_follow_the_work_and_are_restored():
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        with threads(10):
-            assert torch.get_num_threads() == 1
-        with threads(1e9):
-            assert torch.get_num_threads() == 2
-        with pytest.raises(RuntimeError, match="inside"), threads(10):
-            raise RuntimeError("inside")
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_cost_decides_between_the_whole_tensor_and_rows():

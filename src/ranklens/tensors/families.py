@@ -1,6 +1,6 @@
-"""The families of the talk and their neighbours: each writes labels and shapes, and is a TensorNetwork.
+"""Families of factorizations. Each function writes labels and shapes, and returns a TensorNetwork.
 
-All draw their nodes from N(0, std^2). Modes are labelled 0 .. N-1.
+The entries of the nodes are drawn from the normal distribution N(0, std^2). Modes are labelled 0 .. N-1.
 """
 
 import math
@@ -12,6 +12,8 @@ from ranklens import seeds
 from ranklens.tensors.network import TensorNetwork
 from ranklens.tensors.trees import ModeTree
 
+# Largest number of parameters of a network whose width or rank is left at its default: 512 MiB in float64. The defaults
+# never limit the rank, and would otherwise fill the memory for shapes of moderate size.
 LARGEST_DEFAULT = 2**26
 
 
@@ -25,22 +27,23 @@ def deep_matrix(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
 ) -> TensorNetwork:
-    """A matrix as a product of `depth` matrices, W = W_L ... W_1; `nodes[0]` is W_L. A linear neural network.
+    """Return a deep matrix factorization: a matrix as a product of `depth` matrices, W = W_L ... W_1.
+
+    This is a linear neural network whose first layer is W_1. `net.nodes[0]` is W_L.
 
     Args:
         shape: (rows, columns).
-        depth: L >= 1, the number of factors.
-        width: size(s) of the L - 1 bonds; None takes min(shape), so that rank is never limited.
-        std: standard deviation of every entry of every factor.
-        seed: of the initial values.
-        dtype: floating-point type.
-        device: where the nodes live.
+        depth: number L of factors, at least 1.
+        width: size of all L - 1 bonds, or one size per bond from left to right. None takes min(shape), which never
+            limits the rank.
+        std: standard deviation of every entry of every node.
+        seed: seed of the initial values.
+        dtype: floating-point type of the nodes.
+        device: device of the nodes; None is the CPU.
 
     Returns:
-        The network, with bonds "r1" .. "r{L-1}".
-
-    Raises:
-        ValueError: for sizes below one, or too many parameters by default.
+        The network, with bonds "r1" .. "r{L-1}" from left to right. Sizes below one, and more than 2^26 parameters with
+        the default width, raise a ValueError.
 
     Source: Razin and Cohen (NeurIPS 2020), section 2.
 
@@ -69,22 +72,25 @@ def cp(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
 ) -> TensorNetwork:
-    """A sum of `rank` outer products (CP; the talk's tensor factorization): a shallow convolutional circuit.
+    """Return a CP factorization: a tensor as a sum of `rank` outer products of vectors.
+
+    It is a shallow convolutional arithmetic circuit, and is also called tensor factorization.
 
     Args:
         shape: sizes of the N modes.
-        rank: number of components; None takes the product of all sizes but the largest, which every tensor's rank
-            is at most, so that rank is never limited.
-        std: standard deviation of every entry.
-        seed: of the initial values.
-        dtype: floating-point type.
-        device: where the nodes live.
+        rank: number of components. None takes the product of all sizes but the largest, which never limits the rank,
+            because no tensor of this shape has a larger one.
+        std: standard deviation of every entry of every node.
+        seed: seed of the initial values.
+        dtype: floating-point type of the nodes.
+        device: device of the nodes; None is the CPU.
 
     Returns:
-        The network, with the one bond "r" of order N.
+        The network, with one bond "r" of order N. Node n has shape (size of mode n, rank). Sizes below one, and more
+        than 2^26 parameters with the default rank, raise a ValueError.
 
     Raises:
-        ValueError: for sizes below one, or too many parameters by default.
+        ValueError: if there are fewer than two modes.
 
     Source: Razin, Maman, Cohen (ICML 2021), section 3.
 
@@ -111,29 +117,31 @@ def hierarchical(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
 ) -> TensorNetwork:
-    """A hierarchical tensor factorization along a tree of modes: a deep convolutional circuit.
+    """Return a hierarchical tensor factorization along a tree of modes: a deep convolutional arithmetic circuit.
 
-    Every interior tree node v has a bond of size R_v, which joins the weights of its children (by their columns) and
-    its own (by their rows), so its order is the number of children plus one.
+    Every node of the tree has a matrix of weights (the root a vector). Every interior tree node v has a bond of size
+    R_v, which joins the columns of its children's weights and the rows of its own weights. The order of this bond is
+    the number of children plus one.
 
     Args:
         shape: sizes of the N modes.
-        width: R_v for all interior tree nodes, or one per node as {modes of the node: width}; None takes at each
-            node the product of what its children and itself can span (the smaller of the sizes below and elsewhere),
-            but for the largest, so that rank is never limited.
-        tree: how modes are grouped; None is binary, adjacent modes first.
-        std: standard deviation of every entry.
-        seed: of the initial values.
-        dtype: floating-point type.
-        device: where the nodes live.
+        width: R_v for all interior tree nodes, or one per interior tree node as {modes below the node: width}. None
+            takes widths that never limit the rank: the product of the largest ranks that the matricizations at the
+            children and at the node itself can have, leaving out the largest of these ranks.
+        tree: how modes are grouped. None is the binary tree that joins adjacent modes first.
+        std: standard deviation of every entry of every node.
+        seed: seed of the initial values.
+        dtype: floating-point type of the nodes.
+        device: device of the nodes; None is the CPU.
 
     Returns:
-        The network; a bond is labelled by its tree node, the sorted modes below it. Nodes: leaves, then interior
-        tree nodes upwards, the root's weights last.
+        The network. A bond is labelled by its tree node: the sorted tuple of the modes below it. The nodes of the
+        network are those of the leaves, then those of the interior tree nodes from the leaves upwards, the root last.
+        Sizes below one, a width for a tree node that does not exist, and more than 2^26 parameters with the default
+        widths raise a ValueError.
 
     Raises:
-        ValueError: for sizes below one, a tree of other modes, a width for a tree node that does not exist, or too
-            many parameters by default.
+        ValueError: if there are fewer than two modes, or the tree has other modes.
 
     Source: Razin, Maman, Cohen (ICML 2022), section 3.
 
@@ -167,9 +175,19 @@ def tensor_train(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
 ) -> TensorNetwork:
-    """A tensor train: one node per mode, neighbours joined by bonds "r1" .. "r{N-1}" of size `rank` (one or N-1).
+    """Return a tensor train: one node per mode, and one bond between the nodes of neighbouring modes.
 
-    Args and errors as for `cp`, but that `rank` has no default.
+    Args:
+        shape: sizes of the N modes.
+        rank: size of all N - 1 bonds, or one size per bond from left to right.
+        std: standard deviation of every entry of every node.
+        seed: seed of the initial values.
+        dtype: floating-point type of the nodes.
+        device: device of the nodes; None is the CPU.
+
+    Returns:
+        The network, with bonds "r1" .. "r{N-1}" from left to right. The axes of a node are the bond on its left, its
+        mode and the bond on its right. Sizes below one raise a ValueError.
 
     >>> import ranklens as rl
     >>> rl.tensor_train((2, 3, 4), rank=5).equation
@@ -192,9 +210,22 @@ def tensor_ring(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
 ) -> TensorNetwork:
-    """A tensor ring: a train whose ends are joined, by bonds "r0" .. "r{N-1}" of size `rank` (one or N).
+    """Return a tensor ring: a tensor train whose last node is joined to the first by one more bond.
 
-    Args and errors as for `cp`, but that `rank` has no default; at least two modes.
+    Args:
+        shape: sizes of the N modes.
+        rank: size of all N bonds, or one size per bond. The first one is the bond between the last node and the first.
+        std: standard deviation of every entry of every node.
+        seed: seed of the initial values.
+        dtype: floating-point type of the nodes.
+        device: device of the nodes; None is the CPU.
+
+    Returns:
+        The network, with bonds "r0" .. "r{N-1}". The axes of node n are bond "r{n}", its mode and the next bond. Sizes
+        below one raise a ValueError.
+
+    Raises:
+        ValueError: if there are fewer than two modes.
 
     >>> import ranklens as rl
     >>> rl.tensor_ring((2, 3, 4), rank=5).equation
@@ -219,9 +250,19 @@ def tucker(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
 ) -> TensorNetwork:
-    """A Tucker factorization: a core, joined to one factor per mode by bonds "r0" .. "r{N-1}" (one size or N).
+    """Return a Tucker factorization: a core tensor that is joined by one bond to the factor matrix of each mode.
 
-    Args and errors as for `cp`, but that `rank` has no default. The core is node 0.
+    Args:
+        shape: sizes of the N modes.
+        rank: size of all N bonds, or one size per bond: the shape of the core.
+        std: standard deviation of every entry of every node.
+        seed: seed of the initial values.
+        dtype: floating-point type of the nodes.
+        device: device of the nodes; None is the CPU.
+
+    Returns:
+        The network, with bonds "r0" .. "r{N-1}". Node 0 is the core, and node n + 1 is the factor of mode n. Sizes
+        below one raise a ValueError.
 
     >>> import ranklens as rl
     >>> rl.tucker((2, 3, 4), rank=(1, 2, 3)).equation
@@ -245,6 +286,21 @@ def _build(
     device: torch.device | str | None,
     default: str | None = None,
 ) -> TensorNetwork:
+    """Return a network with random nodes.
+
+    Args:
+        labels: labels of every node. The modes are 0 .. order - 1.
+        shapes: shape of every node.
+        order: number of modes.
+        std: standard deviation of the entries.
+        seed: seed of the initial values.
+        dtype: dtype of the nodes.
+        device: device of the nodes.
+        default: name of the argument that decided the sizes by its default, if one did.
+
+    Raises:
+        ValueError: if `std` is negative or infinite, or a default made too many parameters.
+    """
     if not (math.isfinite(std) and std >= 0):
         raise ValueError(f"std is {std}; it must be a finite number, zero or more")
     size = sum(math.prod(shape) for shape in shapes)
@@ -260,6 +316,11 @@ def _build(
 def _widths(
     tree: ModeTree, shape: Sequence[int], width: int | Mapping[tuple[int, ...], int] | None
 ) -> dict[tuple[int, ...], int]:
+    """Return the width of every interior tree node.
+
+    Raises:
+        ValueError: if a mapping names a node that is not an interior one, or leaves one out.
+    """
     if width is None:
         return {node: _spanning(tree, shape, node) for node in tree.interior}
     if not isinstance(width, Mapping):
@@ -274,17 +335,27 @@ def _widths(
 
 
 def _spanning(tree: ModeTree, shape: Sequence[int], node: tuple[int, ...]) -> int:
+    """Return a width of a tree node that never limits the rank.
+
+    The bond carries a tensor whose modes are the children and the node itself, each of the size of the rank that the
+    matricization there can have. Its CP rank is at most the product of these sizes but the largest.
+    """
     total = math.prod(shape)
 
-    def span(modes: tuple[int, ...]) -> int:
+    def largest_rank(modes: tuple[int, ...]) -> int:
         size = math.prod(shape[n] for n in modes)
         return min(size, total // size)
 
-    spans = [span(child) for child in tree.children(node)] + [span(node)]
-    return math.prod(spans) // max(spans)
+    ranks = [largest_rank(child) for child in tree.children(node)] + [largest_rank(node)]
+    return math.prod(ranks) // max(ranks)
 
 
 def _sizes(shape: Sequence[int], order: int | None = None) -> tuple[int, ...]:
+    """Return a shape as a tuple of positive integers.
+
+    Raises:
+        ValueError: if there are no modes, or not `order` modes.
+    """
     shape = tuple(int(_positive(f"size of mode {n}", d)) for n, d in enumerate(shape))
     if not shape or (order is not None and len(shape) != order):
         raise ValueError(f"shape {shape} has {len(shape)} modes; expected {order or 'at least one'}")
@@ -292,6 +363,12 @@ def _sizes(shape: Sequence[int], order: int | None = None) -> tuple[int, ...]:
 
 
 def _positive(name: str, value: int) -> int:
+    """Return a positive integer.
+
+    Raises:
+        TypeError: if the value is not an integer.
+        ValueError: if the value is below one.
+    """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} is {value!r}; it must be an integer")
     if value < 1:
@@ -300,6 +377,11 @@ def _positive(name: str, value: int) -> int:
 
 
 def _per_bond(name: str, value: int | Sequence[int], count: int) -> list[int]:
+    """Return one size per bond, from one size for all bonds or from a list.
+
+    Raises:
+        ValueError: if a list has not one size per bond.
+    """
     if not isinstance(value, Sequence):
         return [_positive(name, value)] * count
     if len(value) != count:

@@ -1,22 +1,24 @@
-"""Mode trees: how the modes of a tensor are grouped by a hierarchical factorization. Frozen data, no numbers."""
+"""Mode trees: how a hierarchical factorization groups the modes of a tensor."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 Node = tuple[int, ...]
-Nested = Any  # an int or a tuple of Nested; Python's type system cannot say so without ceremony
+# An int, or a sequence of Nested. The type checker of the tests cannot check a type that contains itself.
+Nested: TypeAlias = int | Sequence[Any]
 
 
 @dataclass(frozen=True)
 class ModeTree:
-    """A rooted tree over modes 0 .. N-1: the children of a node partition it, the leaves are single modes.
+    """A rooted tree whose leaves are the modes 0 .. N-1 of a tensor.
 
-    A node is the sorted tuple of the modes below it, so ``(0, 1)`` is the node that joins modes 0 and 1.
+    A node is written as the sorted tuple of the modes below it: ``(0, 1)`` is the node that joins modes 0 and 1. The
+    children of a node partition its modes, and the root has all modes.
 
     Attributes:
-        children_of: pairs (interior node, its children), children before parents; the root comes last.
+        children_of: pairs (interior node, its children). Children come before their parents, and the root is last.
 
     >>> import ranklens as rl
     >>> tree = rl.ModeTree.nested(((0, 1), (2, (3, 4))))
@@ -30,11 +32,18 @@ class ModeTree:
 
     @classmethod
     def nested(cls, groups: Nested) -> "ModeTree":
-        """A tree from nested tuples of mode numbers, as in ``((0, 1), (2, (3, 4)))``.
+        """Return the tree of nested tuples of mode numbers, such as ``((0, 1), (2, (3, 4)))``.
+
+        Args:
+            groups: a group is a mode number, or a tuple or list of two or more groups, which one node joins. Anything
+                else raises a TypeError.
 
         Raises:
-            ValueError: for a group of fewer than two, or modes that are not 0 .. N-1, each once.
-            TypeError: for anything that is neither an integer nor a tuple or list.
+            ValueError: if the modes are not 0 .. N-1, each once, or a group has fewer than two members.
+
+        >>> import ranklens as rl
+        >>> rl.ModeTree.nested(((0, 2), 1)).interior
+        ((0, 2), (0, 1, 2))
         """
         modes = sorted(_modes(groups))
         for expected, mode in enumerate(modes):
@@ -49,17 +58,29 @@ class ModeTree:
 
     @classmethod
     def adjacent(cls, n: int, pool: int = 2) -> "ModeTree":
-        """Neighbouring modes first, `pool` at a time: the tree of a circuit with ordinary (local) pooling.
+        """Return the tree that joins neighbouring modes first: that of a circuit with ordinary (local) pooling.
 
-        The last group of a level may be short; a last group of one is passed up as it is.
+        Args:
+            n: number of modes.
+            pool: number of nodes that are joined at a time. The last group of a level may be smaller. If it is a single
+                node, the node is passed up to the next level as it is.
+
+        >>> import ranklens as rl
+        >>> rl.ModeTree.adjacent(4, 2).interior
+        ((0, 1), (2, 3), (0, 1, 2, 3))
         """
         return _levels(n, pool, lambda nodes: nodes)
 
     @classmethod
     def distant(cls, n: int, pool: int = 2) -> "ModeTree":
-        """Opposite modes first: at every level the two halves are interleaved, then grouped `pool` at a time.
+        """Return the tree that joins modes from opposite halves first, as a circuit without local pooling does.
 
-        A middle one goes last. This is the pooling that the papers call "half", which undoes locality.
+        At every level the two halves of the nodes are interleaved, and then joined `pool` at a time. If the number of
+        nodes is odd, the one in the middle goes last.
+
+        Args:
+            n: number of modes.
+            pool: number of nodes that are joined at a time. The last group of a level may be smaller.
 
         >>> import ranklens as rl
         >>> rl.ModeTree.distant(4, 2).interior
@@ -69,9 +90,12 @@ class ModeTree:
 
     @classmethod
     def square(cls, side: int, pool: int = 2) -> "ModeTree":
-        """Two-dimensional pooling of a side x side grid of modes in row-major order, by pool x pool patches.
+        """Return the tree of two-dimensional pooling, for modes on a square grid in row-major order.
 
-        Patches at the lower and right edge may be smaller.
+        Args:
+            side: number of rows and of columns of the grid.
+            pool: number of rows and of columns of the patches that are joined. Patches at the lower and at the right
+                edge may be smaller.
 
         >>> import ranklens as rl
         >>> rl.ModeTree.square(4, 2).interior[0]
@@ -87,37 +111,37 @@ class ModeTree:
 
     @property
     def order(self) -> int:
-        """N, the number of modes."""
+        """Return the number N of modes."""
         return len(self.root)
 
     @property
     def root(self) -> Node:
-        """The node of all modes."""
+        """Return the root: the node of all modes."""
         return self.children_of[-1][0]
 
     @cached_property
     def interior(self) -> tuple[Node, ...]:
-        """The nodes that have children; children come before parents."""
+        """Return the nodes that have children. Children come before their parents."""
         return tuple(node for node, _ in self.children_of)
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
-        """Leaves, then interior nodes, the root last."""
+        """Return all nodes: the leaves, then the interior nodes with the root last."""
         return (*((n,) for n in range(self.order)), *self.interior)
 
     def children(self, node: Node) -> tuple[Node, ...]:
-        """The nodes that partition a node; none for a leaf."""
+        """Return the children of a node, which partition it. A leaf has none."""
         self._check_node(node)
         return self._children.get(node, ())
 
     def parent(self, node: Node) -> Node | None:
-        """The node above; None for the root."""
+        """Return the parent of a node, or None for the root."""
         self._check_node(node)
         return self._parents.get(node)
 
     @cached_property
     def height(self) -> int:
-        """Edges from the root to the deepest leaf: the number of pooling levels of the circuit."""
+        """Return the number of edges from the root to the deepest leaf: the pooling levels of the circuit."""
         heights: dict[Node, int] = {}
         for node, children in self.children_of:
             heights[node] = 1 + max(heights.get(child, 0) for child in children)
@@ -132,11 +156,22 @@ class ModeTree:
         return {child: node for node, children in self.children_of for child in children}
 
     def _check_node(self, node: Node) -> None:
+        """Refuse a tuple that is not a node of this tree.
+
+        Raises:
+            ValueError: for such a tuple.
+        """
         if node not in self._children and not (len(node) == 1 and 0 <= node[0] < self.order):
             raise ValueError(f"{node} is no node of this tree; its interior nodes are {self.interior[:20]}")
 
 
 def _modes(groups: Nested) -> list[int]:
+    """Return all mode numbers in nested groups, in their order.
+
+    Raises:
+        TypeError: if a group is neither a mode number nor a tuple or list.
+        ValueError: if a group has fewer than two members.
+    """
     if isinstance(groups, int) and not isinstance(groups, bool):
         return [groups]
     if not isinstance(groups, (tuple, list)):
@@ -147,7 +182,12 @@ def _modes(groups: Nested) -> list[int]:
 
 
 def _collect(groups: Nested, found: list[tuple[int, Node, tuple[Node, ...]]]) -> tuple[int, Node]:
-    """Append (height, node, children) of every interior node below and return (height, node) of this one."""
+    """Return the height and the node of a group, and note the same and the children of every group within it.
+
+    Args:
+        groups: a mode number, of height 0, or a group.
+        found: the list to which (height, node, children) of every interior node is appended.
+    """
     if isinstance(groups, int):
         return 0, (groups,)
     below = [_collect(group, found) for group in groups]
@@ -158,6 +198,7 @@ def _collect(groups: Nested, found: list[tuple[int, Node, tuple[Node, ...]]]) ->
 
 
 def _levels(n: int, pool: int, order: Callable[[Sequence[Nested]], Sequence[Nested]]) -> ModeTree:
+    """Return the tree that joins `pool` nodes at a time, level by level, after putting each level into an order."""
     _check("n", n)
     _check("pool", pool)
     nodes: Sequence[Nested] = list(range(n))
@@ -168,16 +209,24 @@ def _levels(n: int, pool: int, order: Callable[[Sequence[Nested]], Sequence[Nest
 
 
 def _join(group: Sequence[Nested]) -> Nested:
+    """Return a group, or its only member."""
     return group[0] if len(group) == 1 else tuple(group)
 
 
 def _interleave(nodes: Sequence[Nested]) -> Sequence[Nested]:
+    """Return the nodes, taken in turn from the first and from the last half; one in the middle goes last."""
     half = len(nodes) // 2
     pairs = [x for both in zip(nodes[:half], nodes[len(nodes) - half :], strict=True) for x in both]
     return [*pairs, *nodes[half : len(nodes) - half]]
 
 
 def _check(name: str, value: int) -> None:
+    """Refuse a number that is not an integer of at least 2.
+
+    Raises:
+        TypeError: if the value is not an integer.
+        ValueError: if the value is below 2.
+    """
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} is {value!r}; it must be an integer")
     if value < 2:
