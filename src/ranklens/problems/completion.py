@@ -1,4 +1,4 @@
-"""Completion: some entries of a tensor are observed."""
+"""Completion: fit a tensor to some of its entries."""
 
 import math
 from collections.abc import Sequence
@@ -12,38 +12,41 @@ from ranklens.problems.problem import Observations
 from ranklens.seeds import stream
 from ranklens.tensors import contract
 from ranklens.tensors.checks import check_indices
+from ranklens.tensors.convert import TensorLike, as_tensor
 from ranklens.tensors.network import TensorNetwork
 
 
 class Completion(Observations):
-    """Some entries of a tensor are observed; the loss compares them with a network's.
+    """The problem of fitting a tensor to some of its entries; the loss compares these entries with those of a network.
 
     Args:
-        indices: (m, N) integers, one row per observed entry.
-        values: (m,) what was observed.
+        indices: (m, N) integers, one row per observed entry: a tensor, a numpy array or nested lists.
+        values: (m,) observed values: a tensor, a numpy array or a list.
         shape: sizes of the N modes.
-        target: the whole tensor, if known, for `error`.
-        loss: "mse" | "half_sse" | "huber" | "l1" | a Loss | a callable (prediction, value) -> elementwise.
-        duplicates: "error" refuses an entry observed twice with different values; "keep" lets it count as often as
-            it is observed, "mean" replaces it by its mean.
+        target: the whole tensor, if it is known; `error` needs it.
+        loss: "mse" (mean squared error), "half_sse" (half the sum of squares), "huber", "l1" (mean absolute error), a
+            `rl.losses.Loss`, or a callable (predictions, values) -> one number per observation, of which the mean is
+            taken.
+        duplicates: an entry that is observed more than once is refused if its values differ ("error"), kept as often as
+            it is observed ("keep"), or replaced by the mean of its values ("mean").
 
     Raises:
-        ValueError: for no observations, indices outside the shape, values that are not finite or conflict.
-        TypeError: for indices that are not integers, values that are not numbers.
+        ValueError: for no observations, indices outside the shape, or values that are not finite or conflict.
+        TypeError: for indices that are not integers, or values that are not real numbers.
 
     >>> import torch, ranklens as rl
-    >>> task = rl.Completion(torch.tensor([[0, 1], [1, 0]]), torch.tensor([1.0, 2.0]), (2, 2))
-    >>> float(task.loss(torch.zeros(2, 2, dtype=torch.float64)))
+    >>> task = rl.Completion([[0, 1], [1, 0]], [1.0, 2.0], (2, 2))
+    >>> float(task.loss(torch.zeros(2, 2, dtype=torch.float64)))  # the mean of 1^2 and 2^2
     2.5
     """
 
     def __init__(
         self,
-        indices: Tensor,
-        values: Tensor,
+        indices: TensorLike,
+        values: TensorLike,
         shape: Sequence[int],
         *,
-        target: Tensor | None = None,
+        target: TensorLike | None = None,
         loss: AnyLoss = "mse",
         duplicates: Literal["error", "keep", "mean"] = "error",
     ) -> None:
@@ -61,6 +64,11 @@ class Completion(Observations):
         self.flat = contract.flatten(self.indices, self.shape) if small else self.indices
 
     def _merge(self, duplicates: str) -> None:
+        """Replace entries that are observed more than once by one observation each, or refuse them.
+
+        Raises:
+            ValueError: if `duplicates` is "error" and the values of an entry differ.
+        """
         rows, inverse, counts = self.indices.unique(dim=0, return_inverse=True, return_counts=True)
         if len(rows) == len(self.indices):
             return
@@ -85,7 +93,11 @@ class Completion(Observations):
         return tensor.entries(self._like("indices", tensor.stacks[0]), check=False)
 
     def subset(self, rows: Tensor) -> "Completion":
-        """The problem made of some of the observations, by row."""
+        """Return the problem made of some of the observations.
+
+        Args:
+            rows: row numbers of the observations to keep.
+        """
         return Completion(
             self.indices[rows],
             self.values[rows],
@@ -97,13 +109,28 @@ class Completion(Observations):
 
     @classmethod
     def sample(
-        cls, target: Tensor, observed: int, *, seed: int = 0, noise: float = 0.0, loss: AnyLoss = "mse"
+        cls, target: TensorLike, observed: int, *, seed: int = 0, noise: float = 0.0, loss: AnyLoss = "mse"
     ) -> "Completion":
-        """Observe `observed` different entries of a target, drawn uniformly, with Gaussian noise of a given std.
+        """Return the completion of a known tensor from random entries: different ones, drawn uniformly.
+
+        Args:
+            target: the whole tensor.
+            observed: number of observed entries, from 1 to all.
+            seed: seed of the choice of entries and of the noise.
+            noise: standard deviation of Gaussian noise on the observed values.
+            loss: as for `Completion`.
 
         Raises:
-            ValueError: if more entries are asked for than there are, or none, or noise is negative.
+            TypeError: if the target is not made of real numbers, or `observed` is no integer.
+            ValueError: if `observed` is out of range, or `noise` is negative or not finite.
+
+        >>> import numpy as np, ranklens as rl
+        >>> len(rl.Completion.sample(np.eye(4), observed=6))
+        6
         """
+        target = as_tensor("target", target)
+        if isinstance(observed, bool) or not hasattr(observed, "__index__"):
+            raise TypeError(f"observed is {observed!r}; it must be an integer")
         if not 1 <= observed <= target.numel():
             raise ValueError(f"observed is {observed}; the target has {target.numel()} entries, take 1 to that many")
         if not (math.isfinite(noise) and noise >= 0):
@@ -118,15 +145,28 @@ class Completion(Observations):
     def counterexample(
         cls, d: int = 2, z: float = 1.0, z2: float = 1.0, *, eps: float = 0.0, loss: AnyLoss = "half_sse"
     ) -> "Completion":
-        """A d x d problem where fitting drives every norm to infinity: entry (0, 0) is unobserved.
+        """Return the d x d completion in which fitting drives every norm to infinity; entry (0, 0) is unobserved.
 
-        Observed are w01 = z, w10 = z2, w11 = eps, ones on the rest of the diagonal and zeros elsewhere. With eps = 0
-        every solution has determinant -z z2, so a start of the other sign can fit only with |w00| -> infinity.
+        The observed values are w01 = z, w10 = z2 and w11 = eps, ones on the rest of the diagonal, and zeros elsewhere.
+        With eps = 0 the determinant of every solution has the sign of -z z2. The flow of a balanced deep matrix keeps
+        the sign of its determinant, so from the other sign the loss can tend to zero only with |w00| -> infinity.
+
+        Args:
+            d: number of rows and columns, at least 2.
+            z: value of entry (0, 1), not zero.
+            z2: value of entry (1, 0), not zero.
+            eps: value of entry (1, 1); 0 is the example itself, other values perturb it.
+            loss: as for `Completion`.
 
         Raises:
-            ValueError: for d < 2, or z z2 = 0.
+            ValueError: for d < 2, z z2 = 0, or values that are not finite.
 
         Source: Razin and Cohen (NeurIPS 2020), equation (5), Theorem 1 and appendix on perturbations.
+
+        >>> import ranklens as rl
+        >>> task = rl.Completion.counterexample(z=3.0)
+        >>> task.indices.tolist(), task.values.tolist()
+        ([[0, 1], [1, 0], [1, 1]], [3.0, 1.0, 0.0])
         """
         if d < 2:
             raise ValueError(f"d is {d}; the counterexample needs at least 2 rows")

@@ -1,4 +1,4 @@
-"""Losses of a prediction against observed values: data, so that a new one is a line."""
+"""Losses of predictions against observed values, each of them one line of data."""
 
 import math
 from collections.abc import Callable
@@ -20,15 +20,15 @@ Elementwise = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Loss:
-    """An elementwise loss and how it is reduced.
+    """An elementwise loss together with its reduction over observations.
 
     Attributes:
-        name: what records call it.
-        elementwise: (prediction, value) -> one number each.
+        name: name of the loss in records.
+        elementwise: function (predictions, values) -> one number per observation.
         reduction: "mean" or "sum" over observations.
-        smooth: whether its gradient is continuous, which a gradient flow needs.
-        derivative: (prediction, value) -> the derivative of `elementwise` in the prediction, one number each. Without
-            it, autograd finds the derivative.
+        smooth: whether the gradient is continuous, which a gradient flow needs.
+        derivative: function (predictions, values) -> the derivatives of `elementwise` in the predictions, one number
+            per observation. Without it, autograd finds the derivatives.
     """
 
     name: str
@@ -38,7 +38,12 @@ class Loss:
     derivative: Elementwise | None = None
 
     def __call__(self, prediction: Tensor, value: Tensor) -> Tensor:
-        """The reduced loss, a differentiable scalar."""
+        """Return the reduced loss, a differentiable scalar.
+
+        Args:
+            prediction: (m,) predictions.
+            value: (m,) observed values.
+        """
         each = self.elementwise(prediction, value)
         return each.mean() if self.reduction == "mean" else each.sum()
 
@@ -95,7 +100,12 @@ class _Huber:
 
 
 def huber(delta: float = 1.0) -> Loss:
-    """The mean of e^2 / 2 where |e| <= delta, delta (|e| - delta / 2) beyond: constant gradient far from a fit.
+    """Return the Huber loss: the mean of e^2 / 2 where |e| <= delta, and of delta (|e| - delta / 2) elsewhere.
+
+    Here e is prediction minus value. Beyond delta the size of the gradient does not depend on e.
+
+    Args:
+        delta: the size of e at which the loss turns from quadratic to linear.
 
     Raises:
         ValueError: for a delta that is not positive and finite.
@@ -119,8 +129,22 @@ l1 = Loss("l1", _absolute, smooth=False, derivative=_sign)
 PRESETS = {"mse": mse, "half_sse": half_sse, "huber": huber(), "l1": l1}
 
 
-def resolve(loss: AnyLoss) -> Loss:
-    """A Loss from its name, from itself, or from a callable (prediction, value) -> elementwise (taken as smooth).
+# Distances from equality, relative to 1 + |value|, at which one-sided derivatives of an own loss are compared.
+NEAR, NEARER = 1e-4, 1e-7
+# Smallest jump of a derivative, relative to its size, that is told from rounding errors.
+LEAST_JUMP = 1e-6
+
+
+def resolve(loss: AnyLoss, values: Tensor) -> Loss:
+    """Return a loss given by its name, as a Loss, or as a callable (predictions, values) -> one number per observation.
+
+    The mean of a callable is taken. It counts as smooth unless its derivative jumps where a prediction equals a value,
+    as that of |prediction - value| does. This is tested numerically at the given values; for a loss that jumps
+    elsewhere, pass a `Loss` with smooth=False.
+
+    Args:
+        loss: name, Loss or callable.
+        values: (m,) observed values.
 
     Raises:
         ValueError: for a name that is no preset.
@@ -133,5 +157,27 @@ def resolve(loss: AnyLoss) -> Loss:
             raise ValueError(f"loss is {loss!r}; choose one of {sorted(PRESETS)}, rl.losses.huber(delta) or a callable")
         return PRESETS[loss]
     if callable(loss):
-        return Loss(getattr(loss, "__name__", "custom"), loss)
+        return Loss(getattr(loss, "__name__", "custom"), loss, smooth=not _jumps(loss, values))
     raise TypeError(f"loss is a {type(loss).__name__}; pass a name, a ranklens Loss or a callable")
+
+
+def _jumps(elementwise: Elementwise, values: Tensor) -> bool:
+    """Return whether the derivative of a loss jumps where the prediction equals the value, for any of the values.
+
+    The difference of the two one-sided derivatives is computed at two distances. At the smaller distance, a thousandth
+    of the larger, the difference of a continuous derivative is much smaller, and that of a jump nearly as large.
+    """
+
+    def derivative(distance: float) -> Tensor:
+        prediction = (fixed + distance * (1 + fixed.abs())).requires_grad_()
+        total = elementwise(prediction, fixed).sum()
+        if not total.requires_grad:
+            return torch.zeros_like(fixed)
+        return torch.autograd.grad(total, prediction, allow_unused=True, materialize_grads=True)[0]
+
+    with torch.inference_mode(False), torch.enable_grad():
+        fixed = values.detach().clone()
+        near = (derivative(NEAR) - derivative(-NEAR)).abs()
+        above, below = derivative(NEARER), derivative(-NEARER)
+        nearer, size = (above - below).abs(), above.abs() + below.abs()
+        return bool((torch.isfinite(nearer) & (nearer > near / 2) & (nearer > LEAST_JUMP * size)).any())

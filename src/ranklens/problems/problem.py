@@ -1,8 +1,8 @@
-"""What every problem about a tensor is, and what those with observed values share."""
+"""The protocols of a problem about a tensor, and the base class of problems with observed values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from ranklens.problems import losses
 from ranklens.problems.losses import AnyLoss, Loss
 from ranklens.seeds import stream
+from ranklens.tensors.convert import TensorLike, as_tensor
 from ranklens.tensors.network import TensorNetwork
 
 
@@ -90,11 +91,11 @@ def check_smooth(task: Problem) -> None:
 
 @dataclass(frozen=True)
 class Split:
-    """Two problems made of one.
+    """The two problems that `Observations.split` makes of one.
 
     Attributes:
-        train: the observations to fit.
-        held_out: the observations to test on.
+        train: the problem of the observations to fit.
+        held_out: the problem of the observations to test on.
     """
 
     train: "Observations"
@@ -102,26 +103,37 @@ class Split:
 
 
 class Observations:
-    """What completion and both kinds of sensing share: values, a loss, an optional target."""
+    """The base class of completion and both kinds of sensing: observed values, a loss, and an optional target.
+
+    Attributes:
+        values: (m,) observed values, in float64.
+        target: the whole tensor in float64, or None if it is not known.
+        objective: the loss.
+        shape: sizes of the modes of the tensor that is observed.
+    """
 
     values: Tensor
     target: Tensor | None
     objective: Loss
     shape: tuple[int, ...]
 
-    def __init__(self, values: Tensor, shape: Sequence[int], target: Tensor | None, loss: AnyLoss) -> None:
+    def __init__(self, values: TensorLike, shape: Sequence[int], target: TensorLike | None, loss: AnyLoss) -> None:
         self.values = check_values(values)
-        self.shape = tuple(shape)
-        self.objective = losses.resolve(loss)
+        self.shape = tuple(int(size) for size in shape)
+        self.objective = losses.resolve(loss, self.values)
         self.target = None if target is None else check_target(target, self.shape)
-        self._moved: dict[Any, Any] = {}
+        self._moved: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     def __len__(self) -> int:
-        """Number of observations."""
+        """Return the number of observations."""
         return len(self.values)
 
     def predict(self, tensor: TensorNetwork | Tensor) -> Tensor:
-        """What a network or a tensor gives at the observations."""
+        """Return the (m,) values that a network or a tensor would be observed to have.
+
+        Args:
+            tensor: a network or a tensor, of the problem's shape.
+        """
         self._check_shape(tensor)
         return self._predict(tensor)
 
@@ -131,43 +143,69 @@ class Observations:
             raise ValueError(f"the problem is about tensors of shape {self.shape}, not {shape}")
 
     def _predict(self, tensor: TensorNetwork | Tensor) -> Tensor:
-        raise AssertionError("every problem says how it observes")
+        """Return the predictions for a network or tensor whose shape has been checked.
+
+        Raises:
+            AssertionError: in this base class.
+        """
+        raise AssertionError("every subclass predicts")
 
     def loss(self, tensor: TensorNetwork | Tensor) -> Tensor:
-        """The loss of a network or of a tensor: a differentiable scalar."""
+        """Return the loss of a network or of a tensor, a differentiable scalar.
+
+        Args:
+            tensor: a network or a tensor, of the problem's shape.
+        """
         prediction = self.predict(tensor)
         return self.objective(prediction, self._like("values", prediction))
 
     def error(self, tensor: TensorNetwork | Tensor) -> Tensor:
-        """Recovery error |tensor - target| / |target| over all entries, seen and unseen.
+        """Return the recovery error |tensor - target| / |target|, in Frobenius norms over all entries.
+
+        Args:
+            tensor: a network or a tensor, of the problem's shape.
 
         Raises:
-            ValueError: when the problem does not know its target.
+            ValueError: if the problem was made without a target.
         """
         if self.target is None:
             raise ValueError("the recovery error needs the ground truth; pass target= when making the problem")
         self._check_shape(tensor)
         found = (tensor.tensor() if isinstance(tensor, TensorNetwork) else tensor).detach()
         target = self._like("target", found)
-        scale = target.abs().max()  # squares of what is divided by it neither under- nor overflow
+        scale = target.abs().max()  # after division by it, squares neither underflow nor overflow
         return ((found - target) / scale).norm() / (target / scale).norm()
 
     def _like(self, name: str, other: Tensor) -> Tensor:
-        """An own tensor with the dtype (unless integer) and device of another, converted once."""
+        """Return an attribute with the dtype (unless it is integer) and device of another tensor, converted once."""
         own: Tensor = getattr(self, name)
         dtype = other.dtype if own.dtype.is_floating_point else own.dtype
         key = (name, dtype, other.device)
         if key not in self._moved:
-            with torch.inference_mode(False):  # it is kept, also for what is trained afterwards
+            with torch.inference_mode(False):  # kept for later calls, which may need gradients
                 self._moved[key] = own.to(dtype=dtype, device=other.device)
         return self._moved[key]
 
     def subset(self, rows: Tensor) -> "Observations":
-        """Return the problem made of some of the observations, by row."""
-        raise AssertionError("every problem says what a part of it is")
+        """Return the problem made of some of the observations.
+
+        Args:
+            rows: row numbers of the observations to keep.
+
+        Raises:
+            AssertionError: in this base class.
+        """
+        raise AssertionError("every subclass makes its own subsets")
 
     def split(self, fraction: float = 0.1, *, seed: int = 0) -> Split:
-        """Hold out a random fraction of the observations: `.train` and `.held_out`.
+        """Return two problems: one of a random part of the observations, and one of the others.
+
+        Args:
+            fraction: share of the observations to hold out.
+            seed: seed of the random choice.
+
+        Returns:
+            The problems `.train` and `.held_out`.
 
         Raises:
             ValueError: if one of the two would be empty.
@@ -179,22 +217,39 @@ class Observations:
         return Split(self.subset(order[held:].sort().values), self.subset(order[:held].sort().values))
 
 
-def check_values(values: Tensor) -> Tensor:
-    """Return observed values as float64, or say why they cannot be observations."""
-    if not isinstance(values, Tensor) or values.dtype.is_complex or values.dtype == torch.bool:
-        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
-        raise TypeError(f"values are {kind}; pass a tensor of real numbers")
-    if values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"values have shape {tuple(values.shape)}; pass (m,) of at least one observation")
-    wrong = ~torch.isfinite(values)
+def check_values(values: TensorLike) -> Tensor:
+    """Return observed values as a float64 tensor.
+
+    Args:
+        values: (m,) finite real numbers, at least one.
+
+    Raises:
+        TypeError: if the values are not real numbers.
+        ValueError: if they are not a vector, or one of them is not finite.
+    """
+    found = as_tensor("values", values)
+    if found.dtype == torch.bool:
+        raise TypeError(f"values are {found.dtype}; pass real numbers")
+    if found.ndim != 1 or len(found) == 0:
+        raise ValueError(f"values have shape {tuple(found.shape)}; pass (m,) of at least one observation")
+    wrong = ~torch.isfinite(found)
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
-        raise ValueError(f"value {float(values[row])} in row {row} is not finite; leave that observation out")
-    return values.detach().double()
+        raise ValueError(f"value {float(found[row])} in row {row} is not finite; leave that observation out")
+    return found.detach().to(torch.float64, copy=True)
 
 
-def check_target(target: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return a target as float64, or say why it cannot be one."""
-    if tuple(target.shape) != shape or not bool(torch.isfinite(target).all()):
-        raise ValueError(f"target has shape {tuple(target.shape)}, or entries that are not finite; expected {shape}")
-    return target.detach().double()
+def check_target(target: TensorLike, shape: tuple[int, ...]) -> Tensor:
+    """Return a target as a float64 tensor.
+
+    Args:
+        target: finite real numbers.
+        shape: the shape that the target must have.
+
+    Raises:
+        ValueError: if the shape is another, or an entry is not finite.
+    """
+    found = as_tensor("target", target)
+    if tuple(found.shape) != shape or not bool(torch.isfinite(found).all()):
+        raise ValueError(f"target has shape {tuple(found.shape)}, or entries that are not finite; expected {shape}")
+    return found.detach().to(torch.float64, copy=True)

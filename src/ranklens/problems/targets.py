@@ -1,4 +1,4 @@
-"""Ground truths of low rank, drawn from a seed and rescaled."""
+"""Random tensors of low rank, as ground truths of recovery problems."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ def __dir__() -> list[str]:
 def low_rank_matrix(
     shape: Sequence[int], rank: int, norm: float | None = None, *, seed: int = 0
 ) -> Float[Tensor, "rows columns"]:
-    """U V^T with standard normal U, V of width `rank`, rescaled to Frobenius norm `norm`.
+    """Return U V^T with standard normal U and V of `rank` columns, rescaled to Frobenius norm `norm`.
 
     Args:
         shape: (rows, columns).
-        rank: of the result.
+        rank: rank of the matrix.
         norm: Frobenius norm; None takes sqrt(number of entries), so that entries are of order one.
-        seed: of the draw.
+        seed: seed of U and V.
 
     Returns:
         A float64 matrix.
@@ -43,7 +43,21 @@ def low_rank_matrix(
 
 
 def cp(shape: Sequence[int], rank: int, norm: float | None = None, *, seed: int = 0) -> Tensor:
-    """A sum of `rank` outer products of standard normal vectors, rescaled; arguments as for `low_rank_matrix`."""
+    """Return a sum of outer products of standard normal vectors, rescaled to Frobenius norm `norm`.
+
+    Args:
+        shape: sizes of the modes.
+        rank: number of outer products.
+        norm: Frobenius norm; None takes sqrt(number of entries), so that entries are of order one.
+        seed: seed of the vectors.
+
+    Returns:
+        A float64 tensor of CP rank at most `rank`.
+
+    >>> import ranklens as rl
+    >>> int(rl.numerical_rank(rl.matricize(rl.targets.cp((6, 7, 8), rank=2), (0,))))
+    2
+    """
     return _rescaled(families.cp(shape, rank, std=1.0, seed=derive(seed, "CP target")), norm)
 
 
@@ -55,12 +69,23 @@ def hierarchical(
     tree: ModeTree | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """A hierarchical factorization with widths `rank`, rescaled: random orthonormal columns, a normal root.
+    """Return the end tensor of a random hierarchical factorization, rescaled to Frobenius norm `norm`.
 
-    Its hierarchical rank along the tree is `rank` (one for all interior tree nodes, or a mapping), as far as sizes
-    allow, and not nearly less: with orthonormal columns below, the singular values of the matricizations at the root's
-    children are the root's weights. Products of normal weights would have a fifth singular value some 300 times
-    smaller than the first. Other arguments as for `low_rank_matrix`.
+    Leaf and interior nodes have random orthonormal columns where they are tall enough, and the root has standard normal
+    weights. The hierarchical rank along the tree is then `rank`, as far as the sizes of the modes allow, and clearly
+    so: at the children of the root, the singular values of the matricizations are the weights of the root. With
+    normal weights in all nodes, the fifth singular value of the example below would be about 300 times smaller than
+    the first.
+
+    Args:
+        shape: sizes of the modes.
+        rank: width of every interior tree node, or {modes of a tree node: its width}.
+        norm: Frobenius norm; None takes sqrt(number of entries), so that entries are of order one.
+        tree: the mode tree; None takes the default of `rl.hierarchical`.
+        seed: seed of the nodes.
+
+    Returns:
+        A float64 tensor.
 
     >>> import ranklens as rl
     >>> s = rl.singular_values(rl.matricize(rl.targets.hierarchical((8,) * 4, rank=5, norm=64.0), (0, 1)))
@@ -77,6 +102,11 @@ def hierarchical(
 
 
 def _rescaled(net: TensorNetwork, norm: float | None) -> Tensor:
+    """Return the end tensor of a network, rescaled to a Frobenius norm.
+
+    Raises:
+        ValueError: if the norm is negative or not finite.
+    """
     with torch.no_grad():
         target = net.tensor()
     norm = math.sqrt(target.numel()) if norm is None else norm
