@@ -183,3 +183,12 @@ def test_an_interrupted_run_gives_its_record(run, axis, tolerance):
     if run is flow:
         rest = rl.gradient_flow(net, task, until_loss=1e-2, track={"calls": lambda net: 0.0}, resume=record)
         assert rest.attrs["stopped"] == "loss"
+
+
+def test_early_stops_can_be_ignored():
+    @ignoring_early_stops()
+    def capped():
+        net, task = two_by_two()
+        return rl.gradient_flow(net, task, until_evaluations=5)
+
+    assert capped().attrs["stopped"] == "evaluations"

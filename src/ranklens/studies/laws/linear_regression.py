@@ -82,7 +82,7 @@ FOUND = 1e-6
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Run every optimizer and the flow from zero and from random parameters; record two distances, and the final loss.
+    """Return two distances and the final loss of every optimizer and the flow, from zero and from random parameters.
 
     The distances are to the solution nearest to the initialization, and from the row space.
     """
@@ -198,7 +198,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Draw the distances to the solution of least norm and from the row space against steps, from zero, first seed."""
+    """Return the figure: both distances against steps, from zero, for the first seed."""
     settings = records.settings_of(record, Settings)
     made, (ends, outside) = drawing.figure(2)
     first = record.sel(start="zero").isel(seed=0)
@@ -217,7 +217,7 @@ def draw(record: xr.Dataset) -> Figure:
 
 
 def alt(record: xr.Dataset) -> str:
-    """Describe the figure in words."""
+    """Return a description of the figure in words."""
     ends = record.end.sel(start="zero").median(dim="seed")
     found = ", ".join(f"{name} {float(ends.sel(optimizer=name)):.0e}" for name in record.optimizer.values)
     return (

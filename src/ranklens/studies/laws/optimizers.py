@@ -103,7 +103,7 @@ EVERY = 10
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Run both experiments for every optimizer and seed, and measure how the drift depends on the learning rate."""
+    """Return both experiments for every optimizer and seed, and how the drift depends on the learning rate."""
     parts = [xr.concat([_one(settings, name, seed) for seed in settings.seeds], dim="seed") for name in OPTIMIZERS]
     record = xr.concat(parts, dim="optimizer").assign_coords(optimizer=list(OPTIMIZERS), seed=list(settings.seeds))
     record["shrink"] = ("optimizer", [_shrink(settings, name) for name in OPTIMIZERS])
@@ -127,7 +127,7 @@ def _one(settings: Settings, name: str, seed: int) -> xr.Dataset:
 
 
 def _observed(settings: Settings, name: str, seed: int) -> xr.Dataset:
-    """Fit the fully observed matrix; record its singular values, and the step at which each is learned."""
+    """Return the singular values while the fully observed matrix is fitted, and the step at which each is learned."""
     count = len(settings.values)
     task, net = seen(settings, seed), _net(settings, 2, settings.std, seed)
     run = descent.gradient_descent(
@@ -148,7 +148,7 @@ def _observed(settings: Settings, name: str, seed: int) -> xr.Dataset:
 
 @ignoring_early_stops()
 def _completed(settings: Settings, name: str, seed: int) -> xr.Dataset:
-    """Complete the matrix of low rank; record the error, the singular values, and the change of what flow conserves."""
+    """Return error, singular values, and change of what flow conserves, after the matrix of low rank is completed."""
     target = targets.low_rank_matrix((settings.size,) * 2, settings.rank, norm=float(settings.size), seed=seed)
     task = problems.Completion.sample(target, settings.observed, seed=seed)
     net = _net(settings, settings.depth, settings.completion_std, seed)
@@ -318,7 +318,7 @@ def _parts(record: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Draw singular values with descent and with the spectral optimizer, and the completions of all optimizers."""
+    """Return the figure: singular values with descent and the spectral optimizer, and all completions."""
     settings = records.settings_of(record, Settings)
     made, (plain, spectral, audit) = drawing.figure(3)
     for axes, name in ((plain, "descent"), (spectral, "spectral")):
@@ -346,7 +346,7 @@ def draw(record: xr.Dataset) -> Figure:
 
 
 def alt(record: xr.Dataset) -> str:
-    """Describe the figure in words."""
+    """Return a description of the figure in words."""
     first = order(record).median(dim="seed")
     times = ", ".join(f"{name} {float(first.sel(optimizer=name)):.2f}" for name in OPTIMIZERS)
     errors = ", ".join(f"{name} {float(record.error.sel(optimizer=name).median()):.3f}" for name in OPTIMIZERS)

@@ -80,7 +80,7 @@ NOT_RUN = "not run"
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Run the flows of all depths, and compute the least nuclear norm of all fitting matrices for the same entries."""
+    """Return the ends of the flows of all depths, and the fitting matrices of least nuclear norm."""
     depths = sorted({*map(float, settings.depths), *settings.between})
     dims, coords = ("observed", "depth", "seed"), {"observed": list(settings.observed), "depth": depths}
     shape = (len(settings.observed), len(depths), len(settings.seeds))
@@ -150,7 +150,7 @@ class _End:
 
 @ignoring_early_stops()
 def _end(settings: Settings, task: problems.Completion, depth: float, seed: int) -> _End:
-    """Follow the factors of a depth in `settings.depths`, or the end matrix of any other depth, to its end."""
+    """Return the end of a flow: of the factors at a depth in `settings.depths`, of the end matrix at others."""
     initial = start(settings, seed)
     until, rtol = settings.until_loss, settings.rtol
     if depth in settings.depths:
@@ -259,7 +259,7 @@ def _over_least(record: xr.Dataset, settings: Settings) -> NDArray[np.float64]:
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Draw error, effective rank and nuclear norm against depth, with one line per number of observed entries."""
+    """Return the figure: error, rank and nuclear norm against depth, with one line per number of entries."""
     settings = records.settings_of(record, Settings)
     made, (errors, ranks, norms) = drawing.figure(3)
     _lines(errors, record, "error", least="least_error")
@@ -296,7 +296,7 @@ def _lines(axes: Axes, record: xr.Dataset, name: str, *, least: str | None = Non
 
 
 def alt(record: xr.Dataset) -> str:
-    """Describe the figure in words."""
+    """Return a description of the figure in words."""
     parts = []
     for observed in record.observed.values:
         at = record.sel(observed=observed)
