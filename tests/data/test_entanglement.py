@@ -1,4 +1,4 @@
-"""Entanglement of data against singular values of written-out tensors, and arrangements against all there are."""
+"""Entanglement of data against the singular values of the data tensor itself."""
 
 import itertools
 import math
@@ -10,6 +10,14 @@ from hypothesis import strategies as st
 
 import ranklens as rl
 
+# Singular values that are zero come out as roots of rounding errors of 1e-16, that is as 1e-8 of the largest.
+ENTROPY = 1e-7
+# Two ways over Gram matrices differ less: by the rounding of their eigenvalues.
+GRAM = 1e-8
+# Shares of a squared norm are exact to the rounding of eigenvalues, whose sum is one.
+SHARE = 1e-10
+# Scales of the features, over 400 of them, enter by logarithms of size 1e3.
+SCALES = 1e-9
 TREES = {"adjacent": rl.ModeTree.adjacent(6), "distant": rl.ModeTree.distant(6)}
 
 
@@ -33,15 +41,15 @@ def test_gram_matrices_have_the_spectrum_of_the_tensor(seed, count, size):
     for modes in ([0], [1, 3], [0, 2, 4], [0, 1, 2, 3]):
         expected = rl.entanglement_entropy(whole, modes)
         found = rl.data.entanglement(features, modes, weights=weights)
-        assert float(found) == pytest.approx(float(expected), abs=1e-7)
+        assert float(found) == pytest.approx(float(expected), abs=ENTROPY)
 
 
-def test_the_data_tensor_by_loops():
+def test_the_data_tensor_by_loops(tolerance):
     features, weights = rows(4, 3, 2, 0)
     whole = rl.data.data_tensor(features, weights)
     for i, j, k in itertools.product(range(2), repeat=3):
         literal = sum(float(weights[m] * features[m, 0, i] * features[m, 1, j] * features[m, 2, k]) for m in range(4))
-        assert float(whole[i, j, k]) == pytest.approx(literal / 4, abs=1e-12)
+        assert float(whole[i, j, k]) == pytest.approx(literal / 4, abs=tolerance["rounding"])
 
 
 @pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
@@ -50,7 +58,7 @@ def test_every_node_is_its_own_partition(tree):
     found = rl.data.canonical_entanglement(features, tree, weights=weights)
     assert set(found) == set(tree.nodes) - {tree.root}
     for node, entropy in found.items():
-        assert float(entropy) == pytest.approx(float(rl.data.entanglement(features, node, weights=weights)), abs=1e-8)
+        assert float(entropy) == pytest.approx(float(rl.data.entanglement(features, node, weights=weights)), abs=GRAM)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 7])
@@ -61,7 +69,7 @@ def test_what_is_unreachable_is_the_largest_tail(width):
     for node in set(tree.nodes) - {tree.root}:
         squares = torch.linalg.svdvals(matricized(whole, list(node))).square()
         tails.append(float(squares[width:].sum() / squares.sum()))
-    assert float(rl.data.unreachable(features, tree, width, weights=weights)) == pytest.approx(max(tails), abs=1e-10)
+    assert float(rl.data.unreachable(features, tree, width, weights=weights)) == pytest.approx(max(tails), abs=SHARE)
 
 
 def test_no_factorization_reaches_it():
@@ -80,13 +88,13 @@ def test_no_factorization_reaches_it():
 
     optimizer.step(closure)
     share = float((net.tensor().detach() - whole).square().sum() / whole.square().sum())
-    assert share >= float(rl.data.unreachable(features, tree, 1)) - 1e-9
+    assert share >= float(rl.data.unreachable(features, tree, 1)) - SHARE
 
 
 def test_hundreds_of_features_neither_overflow_nor_fade():
     features = 1e-3 * rows(10, 400, 2, 4)[0]
     bigger = rl.data.entanglement(1e6 * features, range(200))
-    assert float(rl.data.entanglement(features, range(200))) == pytest.approx(float(bigger), abs=1e-9)
+    assert float(rl.data.entanglement(features, range(200))) == pytest.approx(float(bigger), abs=SCALES)
     assert 0 <= float(bigger) <= math.log(10)
 
 
@@ -107,44 +115,8 @@ def test_a_zero_tensor_says_nothing():
         (lambda x: rl.data.canonical_entanglement(x, rl.ModeTree.adjacent(8)), "the tree has 8 modes"),
         (lambda x: rl.data.unreachable(x, rl.ModeTree.adjacent(4), 0), "width is 0"),
         (lambda x: rl.data.data_tensor(x.repeat(1, 10, 1)), "use entanglement"),
-        (lambda x: rl.data.correlations(x[:1, :, 0]), "at least two rows"),
-        (lambda x: rl.data.correlations(x[..., 0] / 0), "finite numbers"),
-        (lambda x: rl.data.arrange(torch.ones(3, 3), rl.ModeTree.adjacent(4)), "one per pair"),
-        (lambda x: rl.data.arrange(-torch.ones(4, 4), rl.ModeTree.adjacent(4)), "not negative"),
     ],
 )
 def test_what_makes_no_sense(call, said):
     with pytest.raises(ValueError, match=said):
         call(torch.ones(3, 4, 2))
-
-
-def cut(weights, order):
-    """Weight between the halves of an order."""
-    half = len(order) // 2
-    return float(weights[order[:half]][:, order[half:]].sum())
-
-
-@given(seed=st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
-def test_no_swap_lowers_the_first_cut(seed):
-    made = torch.Generator().manual_seed(seed)
-    weights = torch.rand(8, 8, generator=made, dtype=torch.float64)
-    weights = (weights + weights.T).fill_diagonal_(0)
-    order = rl.data.arrange(weights, rl.ModeTree.adjacent(8)).tolist()
-    assert sorted(order) == list(range(8))
-    for i, j in itertools.product(range(4), range(4, 8)):
-        swapped = list(order)
-        swapped[i], swapped[j] = swapped[j], swapped[i]
-        assert cut(weights, swapped) >= cut(weights, order) - 1e-9
-
-
-def test_blocks_are_found():
-    """Features in blocks that correlate are put back together, whatever their order, on a tree of four children."""
-    made = torch.Generator().manual_seed(0)
-    common = torch.randn(200, 4, generator=made, dtype=torch.float64).repeat_interleave(4, dim=1)
-    values = common + 0.3 * torch.randn(200, 16, generator=made, dtype=torch.float64)
-    shuffled = torch.randperm(16, generator=made)
-    tree = rl.ModeTree.square(4, 2)
-    order = shuffled[rl.data.arrange(rl.data.correlations(values[:, shuffled]), tree)]
-    for node in tree.children(tree.root):
-        assert len({int(order[n]) // 4 for n in node}) == 1

@@ -52,20 +52,6 @@ def test_the_solver_knows_nothing_of_the_generator():
         assert f"ranklens.data.{other}" not in imported
 
 
-def test_the_solver_sees_a_label_that_is_wrong():
-    """Wiping out a dash in the middle of the path between both markers makes it two."""
-    found = rl.data.pathfinder(60, 7, 64, distractors=0)
-    wrong = 0
-    for image, label, (one, other) in zip(found.images, found.labels, found.markers, strict=True):
-        if int(label) == 1:
-            cut = image.clone()
-            y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
-            nearer = (y - one[0]).square() + (x - one[1]).square() - (y - other[0]).square() - (x - other[1]).square()
-            cut[nearer.abs() < 6 * (one - other).norm()] = 0  # a band of 6 pixels about the middle
-            wrong += int(rl.data.trace(cut[None])[0]) == 0
-    assert wrong == int(found.labels.sum())
-
-
 def best_threshold(values, labels):
     """The share of right answers of the best rule by one threshold, either way."""
     order = labels[values.argsort()].double()
@@ -156,7 +142,7 @@ def test_bad_input_is_named(monkeypatch):
         ((1, 3, 64), {"contrast": 0.0}, "contrast is 0.0; it is at least 0.05"),
         ((1, 3, 64), {"contrast": float("nan")}, "contrast is nan"),
         ((1, 3, 64), {"distractors": -1}, "distractors is -1"),
-        ((1, 20, 32), {}, "no picture of 32 x 32 has room for two paths of 20 dashes in 20 tries"),
+        ((1, 20, 32), {}, "no image of 32 x 32 has room for two paths of 20 dashes in 20 tries"),
         ((1, 1, 64), {}, "length is 1; the markers on such a path are at most 2 pixels apart"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -170,5 +156,3 @@ def test_bad_input_is_named(monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             Strokes(**change)
-    with pytest.raises(ValueError, match="a picture without ink"):
-        rl.data.trace(torch.zeros(1, 8, 8, dtype=torch.uint8))

@@ -8,6 +8,11 @@ import torch
 import ranklens as rl
 from ranklens.data.pictures import Labelled
 
+# Float32 levels up to 255, scaled down and up again.
+LEVEL = 1e-3
+# The mean of thousands of float32 numbers of standard deviation 1.
+MEAN = 1e-5
+
 
 def some(count=60, classes=4, colours=None):
     shape = (count, 6, 5) if colours is None else (count, colours, 6, 5)
@@ -34,12 +39,12 @@ def test_pairs_are_what_they_say(distance, colours):
         for at, column in enumerate((left, second)):
             shown = canvases[k, :, top : top + height, column : column + width]
             raw = images.images[found.pairs[row, at]].float().reshape(shown.shape)
-            assert torch.allclose(shown * found.std[:, None, None] + found.mean[:, None, None], raw, atol=1e-3)
+            assert torch.allclose(shown * found.std[:, None, None] + found.mean[:, None, None], raw, atol=LEVEL)
     empty = canvases.clone()
     for column in (left, second):
         empty[..., top : top + height, column : column + width] = 0
     assert float(empty.abs().max()) == 0
-    assert float(found.images.mean().abs()) < 1e-5  # so that the empty canvas is of the mean colour
+    assert float(found.images.mean().abs()) < MEAN  # so that the empty canvas is of the mean colour
 
 
 def test_partners_are_drawn_evenly():

@@ -1,4 +1,4 @@
-"""Data: natural, found or fetched and checked by content, and how entangled it is; and generated, of long range."""
+"""Data sets: images and ratings that are checked by their content, generated images, and the entanglement of data."""
 
 from ranklens.data.arrangement import arrange, correlations
 from ranklens.data.entanglement import canonical_entanglement, data_tensor, entanglement, unreachable

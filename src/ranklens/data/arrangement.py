@@ -1,4 +1,4 @@
-"""Where features belong on a tree: those that say much about each other close together, by minimal balanced cuts."""
+"""Arrangement of features on a mode tree, correlated ones close together, by small balanced cuts of a graph."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,23 @@ from torch import Tensor
 
 from ranklens.tensors.trees import ModeTree, Node
 
-GAIN = 1e-12  # of all weights: a swap that lowers the cut by less is none
+# Smallest gain of a swap, as a share of the sum of all weights; smaller ones may be rounding and would never end.
+GAIN = 1e-12
 
 
 def correlations(values: Float[Tensor, "M N"]) -> Float64[Tensor, "N N"]:
-    """The absolute correlation of all pairs of features over M rows; 0 for one that never changes, and on the diagonal.
+    """Return the absolute correlation of every pair of features, over the rows of a data set.
+
+    The correlation of a constant feature with any other is set to 0, and so is the diagonal.
+
+    Args:
+        values: M rows, at least two, of N features.
+
+    Returns:
+        A symmetric matrix of numbers from 0 to 1.
+
+    Raises:
+        ValueError: for fewer than two rows, or numbers that are not finite.
 
     >>> import torch, ranklens as rl
     >>> x = torch.tensor([[0.0, 0.0, 7.0], [1.0, -2.0, 7.0], [2.0, -4.0, 7.0]])
@@ -33,28 +45,29 @@ def correlations(values: Float[Tensor, "M N"]) -> Float64[Tensor, "N N"]:
 
 
 def arrange(weights: Float[Tensor, "N N"], tree: ModeTree) -> Int64[Tensor, "N"]:
-    r"""Which feature to put at every mode of a tree, so that little weight is cut between subtrees.
+    r"""Return the feature to put at each mode of a tree, so that strongly related features share a subtree.
 
-    The entanglement for a canonical partition is small where features on one side say little about those on the other.
-    Finding the best arrangement is NP-hard, and correlations are a cheap stand-in for what features say: from the
-    root on, features are split into parts of the sizes of the children so that
+    The entanglement of a data set for a canonical partition of the tree is small if the features on its two sides are
+    nearly independent. The best arrangement is NP-hard to find, so this is a heuristic that replaces dependence by
+    correlation. Starting at the root, the features of a node are divided among its children so that the cut,
 
-        sum of |correlation| over pairs in different parts
+        sum of the weights of all pairs of features in different parts,
 
-    is small, by a split along the graph's second eigenvector and swaps of pairs while one lowers the cut.
+    is small. A part is divided in two along the second eigenvector of the graph's Laplacian; then pairs of features are
+    swapped as long as a swap lowers the cut.
 
     Args:
-        weights: symmetric and non-negative, such as `correlations`.
-        tree: over the N features.
+        weights: symmetric and non-negative weights of pairs of features, such as `correlations`.
+        tree: a mode tree over the N features.
 
     Returns:
-        features at modes: `features[:, arrange(...)]` is arranged.
+        The feature at each mode: `features[:, arrange(weights, tree)]` has the features in the order of the modes.
 
     Raises:
-        ValueError: for weights of another shape than the tree's, not symmetric, or negative.
+        ValueError: for weights of another size than the tree, not symmetric, or negative.
 
-    Source: Alexander, De La Vega, Razin, Cohen (NeurIPS 2023), the algorithm for feature arrangement; theirs cuts by
-        METIS.
+    Source: Alexander, De La Vega, Razin, Cohen (NeurIPS 2023), the algorithm for feature arrangement, which computes
+        cuts by METIS.
 
     >>> import torch, ranklens as rl
     >>> pairs = torch.zeros(4, 4)
@@ -75,7 +88,7 @@ def arrange(weights: Float[Tensor, "N N"], tree: ModeTree) -> Int64[Tensor, "N"]
 
 
 def _place(weights: Tensor, tree: ModeTree, node: Node, pool: Tensor, features: Tensor) -> None:
-    """Give the modes of a node the features of a pool."""
+    """Assign the features of a pool to the modes of a node, in place."""
     children = tree.children(node)
     if not children:
         features[list(node)] = pool
@@ -85,7 +98,7 @@ def _place(weights: Tensor, tree: ModeTree, node: Node, pool: Tensor, features: 
 
 
 def _parts(weights: Tensor, sizes: Sequence[int], pool: Tensor) -> list[Tensor]:
-    """A pool in parts of given sizes: halves, and halves of these."""
+    """Return a pool of features in parts of the given sizes, by dividing it in two, and the halves again."""
     if len(sizes) == 1:
         return [pool]
     half = len(sizes) // 2
@@ -94,7 +107,7 @@ def _parts(weights: Tensor, sizes: Sequence[int], pool: Tensor) -> list[Tensor]:
 
 
 def _side(weights: Tensor, size: int) -> Tensor:
-    """Which features are on the first side of a small cut: along the second eigenvector, then swaps while one gains."""
+    """Return which features are in the first of two parts, of the given size, so that the cut between them is small."""
     degrees = weights.sum(dim=0)
     _, vectors = torch.linalg.eigh(torch.diag(degrees) - weights)
     first = torch.zeros(len(weights), dtype=torch.bool)
@@ -102,11 +115,13 @@ def _side(weights: Tensor, size: int) -> Tensor:
     least = GAIN * float(degrees.sum())
     for _ in range(len(weights) ** 2):
         inside = weights @ first.double()
-        moves = torch.where(first, degrees - 2 * inside, 2 * inside - degrees)  # what a feature gains by changing sides
+        moves = torch.where(
+            first, degrees - 2 * inside, 2 * inside - degrees
+        )  # change of the cut if a feature changes sides, negated
         gains = moves[first][:, None] + moves[~first] - 2 * weights[first][:, ~first]
         if gains.numel() == 0 or not float(gains.max()) > least:
             break
         i, j = divmod(int(gains.argmax()), gains.shape[1])
-        leaves, comes = first.nonzero()[i], (~first).nonzero()[j]
-        first[leaves], first[comes] = False, True
+        out, into = first.nonzero()[i], (~first).nonzero()[j]
+        first[out], first[into] = False, True
     return first

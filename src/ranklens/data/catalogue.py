@@ -1,13 +1,18 @@
-"""Which data sets there are: their files, what their content must hash to, and the public homes they are fetched from.
+"""The data sets that can be fetched: their files, the hashes of their content, and the addresses they are fetched from.
 
-Hashes are of what is inside, unpacked: mirrors compress the same content differently.
+Hashes are those of the unpacked content, because mirrors compress the same content differently.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ranklens.data import formats
+
+Array = NDArray[np.uint8] | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -15,33 +20,35 @@ class File:
     """A file of a data set.
 
     Attributes:
-        name: its name, unpacked.
-        read: from its bytes to an array; a ValueError says what is wrong with them.
-        sha256: of the bytes, or of the array that is read; None where it is not known.
-        hashed: which of the two.
-        forms: the names under which it may lie in the folder; what ends in .gz is unpacked.
+        name: name of the unpacked file.
+        read: function from the bytes of the unpacked file to an array. It raises a ValueError that says what is wrong
+            with the bytes.
+        sha256: SHA-256 hash of the bytes, or of the array; None if no hash is published.
+        hashed: whether `sha256` is the hash of the "bytes" or of the "array".
+        forms: names that the file may have in the data folder, if others than its own name and its name with ".gz".
+            Files that end in ".gz" are unpacked.
     """
 
     name: str
-    read: Callable[[bytes], Any]
+    read: Callable[[bytes], Array]
     sha256: str | None
     hashed: Literal["bytes", "array"] = "bytes"
     forms: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names under which it may lie in the folder."""
+        """Return the names that the file may have in the data folder."""
         return self.forms or (self.name, f"{self.name}.gz")
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What several files are published in.
+    """An archive in which several files are published.
 
     Attributes:
-        name: a .zip or a .tar.gz.
-        folder: where the files lie in it.
-        md5: of the archive, as published; None where the content is checked anyway.
+        name: name of the archive, ending in ".zip" or ".tar.gz".
+        folder: folder of the files within the archive.
+        md5: published MD5 hash of the archive; None if the files have hashes of their own.
     """
 
     name: str
@@ -51,21 +58,21 @@ class Archive:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set.
+    """A data set that can be fetched.
 
     Attributes:
-        title: what it is.
-        files: in the order in which they are read.
-        homes: addresses of folders; files are there as .gz, or in the archive.
-        archive: which, if they are.
-        folders: where they may lie, below the data folder; the first is where they are put.
+        title: one line about the data set.
+        files: its files, in the order in which they are read.
+        homes: addresses of the folders from which it can be downloaded: as one ".gz" per file, or as the archive.
+        folders: folders, below the data folder, in which the files are looked for; fetched files go to the first.
+        archive: the archive in which the files are published; None if they are published one by one.
     """
 
     title: str
     files: tuple[File, ...]
     homes: tuple[str, ...]
     folders: tuple[str, ...]
-    archive: Archive | None = field(default=None)
+    archive: Archive | None = None
 
 
 def _idx(*hashes: str) -> tuple[File, ...]:
@@ -128,10 +135,13 @@ SOURCES = {
 
 
 def source(name: str) -> Source:
-    """The data set of a name.
+    """Return the data set of a name.
+
+    Args:
+        name: one of the keys of `SOURCES`.
 
     Raises:
-        ValueError: for a name that is none.
+        ValueError: for an unknown name.
     """
     if name not in SOURCES:
         raise ValueError(f"there is no data set {name!r} to fetch; choose one of {', '.join(SOURCES)}")

@@ -1,8 +1,8 @@
-"""The entanglement of a data set: how much its features on one side of a partition say about those on the other.
+"""The entanglement of a data set for a partition of its features: how strongly the two sides depend on each other.
 
-A data set of M rows of N features is a tensor, the mean over rows of a weight (the label) times the outer product of
-the row's feature vectors. It has as many entries as a network of N modes, but its matricizations have rank M at most,
-so their singular values come from M x M matrices.
+A data set of M rows of N features, each a vector of D numbers, defines a tensor with N modes: the mean over rows of a
+weight, such as the label, times the outer product of the row's feature vectors. The tensor has D^N entries, but its
+matricizations have rank M at most, and their singular values are computed from M x M matrices.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,18 +15,21 @@ from torch import Tensor
 from ranklens.tensors import measures
 from ranklens.tensors.trees import ModeTree, Node
 
-LARGEST = 2**26  # entries of a data tensor that is written out
+# Largest number of entries of a data tensor that is formed: half a GiB of float64 numbers.
+LARGEST = 2**26
 
 
 def data_tensor(features: Float[Tensor, "M N D"], weights: Float[Tensor, "M"] | None = None) -> Float64[Tensor, "..."]:
-    """The data tensor itself, for few features: sum_m weight_m x_m1 (outer) ... (outer) x_mN / M.
+    """Compute the data tensor, for few features: the sum over rows m of w_m x_m1 (outer) ... (outer) x_mN, over M.
+
+    Here w_m is the weight of row m, and x_mn is the vector of its feature n.
 
     Args:
         features: M rows of N features, each a vector of D numbers.
-        weights: one per row, such as labels; None takes ones.
+        weights: one number per row, such as its label; None takes ones.
 
     Returns:
-        D^N entries.
+        A tensor with N modes of size D.
 
     Raises:
         ValueError: for more than 2^26 entries, no rows, or numbers that are not finite.
@@ -46,22 +49,23 @@ def data_tensor(features: Float[Tensor, "M N D"], weights: Float[Tensor, "M"] | 
 def entanglement(
     features: Float[Tensor, "M N D"], modes: Sequence[int], *, weights: Float[Tensor, "M"] | None = None
 ) -> Float64[Tensor, ""]:
-    """The entanglement entropy of the data tensor for a partition of the features, exactly, without the tensor.
+    """Compute the entanglement entropy of the data tensor for a partition of the features, without the tensor.
 
-    With a_m and b_m the outer products of row m's vectors on either side, the matricization is sum_m w_m a_m b_m', and
-    its squared singular values are the eigenvalues of F W B W F', where F'F = A, W = diag(w), and A and B are the Gram
-    matrices of the a_m and b_m: entrywise products over features of M x M matrices of inner products. Vectors are first
-    divided by their norms, whose logarithms go into the weights, so that nothing overflows, however many features.
-    The cost is M^2 N D + M^3.
+    Let a_m and b_m be the outer products of the vectors of row m on either side of the partition, and w_m its weight.
+    The matricization is then sum_m w_m a_m b_m', divided by M. Its squared singular values are, up to a common factor,
+    the eigenvalues of F W B W F', where W = diag(w), A and B are the Gram matrices of the a_m and the b_m, and F'F = A.
+    A and B are entrywise products over features of M x M matrices of inner products. Vectors are first divided by their
+    norms, and logarithms of norms are added to those of the weights, so that nothing overflows for many features. The
+    result is exact up to rounding, at a cost of M^2 N D + M^3.
 
     Args:
-        features: M rows of N features, each a vector of D numbers; take some hundred rows.
-        modes: the features on one side.
-        weights: one per row, such as labels; None takes ones.
+        features: M rows of N features, each a vector of D numbers. It is meant for a few hundred rows.
+        modes: numbers of the features on one side of the partition.
+        weights: one number per row, such as its label; None takes ones.
 
     Returns:
-        The entropy in nats, at most the log of the rank of the matricization: of M, and of the dimension of either
-        side. 0 for the zero tensor.
+        The entropy of the normalized squared singular values, in nats; 0 for the zero tensor. It is at most the
+        logarithm of the rank of the matricization, and so of M and of the dimension of either side.
 
     Raises:
         ValueError: for modes that do not exist, repeat, or leave one side empty; no rows; numbers that are not finite.
@@ -89,21 +93,18 @@ def entanglement(
 def canonical_entanglement(
     features: Float[Tensor, "M N D"], tree: ModeTree, *, weights: Float[Tensor, "M"] | None = None
 ) -> dict[Node, Float64[Tensor, ""]]:
-    """The entanglement of a data set for the canonical partitions of a tree: each of its nodes against all the rest.
+    """Compute the entanglement of a data set for each canonical partition of a tree: a node against all other features.
 
-    A hierarchical factorization of width R over the tree has no more than ln R for the node of its bond, so it can fit
-    a data set only as far as these are low.
+    A hierarchical factorization of width R over the tree has an entanglement of at most ln R for each node. It can
+    therefore fit a data set well only if the entanglement of the data set is low for all nodes.
 
     Args:
         features: M rows of N features, each a vector of D numbers.
-        tree: over the N features.
-        weights: one per row, such as labels; None takes ones.
+        tree: a mode tree over the N features.
+        weights: one number per row, such as its label; None takes ones.
 
     Returns:
-        {node: entropy in nats}, for all nodes but the root.
-
-    Raises:
-        ValueError: for a tree of another order, or as for `entanglement`.
+        The entropy in nats, by node, for all nodes except the root.
 
     Source: Alexander, De La Vega, Razin, Cohen (NeurIPS 2023), theorems 1 and 2.
 
@@ -122,22 +123,24 @@ def canonical_entanglement(
 def unreachable(
     features: Float[Tensor, "M N D"], tree: ModeTree, width: int, *, weights: Float[Tensor, "M"] | None = None
 ) -> Float64[Tensor, ""]:
-    """The share of a data tensor's squared norm that no hierarchical factorization of a width reaches, at the least.
+    """Compute a lower bound of the relative squared error of every hierarchical factorization of a given width.
 
-    The matricization of such a factorization for any node has rank R at most, so by Eckart and Young it is off by at
-    least sum_{r > R} sigma_r^2, of the node where that is largest.
+    The matricization of such a factorization for any node of the tree has rank at most R, the width. By the theorem of
+    Eckart and Young its squared distance to the data tensor is at least sum_{r > R} sigma_r^2, where sigma_r are the
+    singular values of the data tensor's matricization in falling order. The bound is the largest of these sums over the
+    nodes, divided by the squared norm of the data tensor.
 
     Args:
         features: M rows of N features, each a vector of D numbers.
-        tree: over the N features.
+        tree: a mode tree over the N features.
         width: R, of all bonds.
-        weights: one per row, such as labels; None takes ones.
+        weights: one number per row, such as its label; None takes ones.
 
     Returns:
-        A number from 0, where width R may suffice, to 1.
+        A number from 0 to 1. At 0, the width may suffice.
 
     Raises:
-        ValueError: for a width below 1, or as for `canonical_entanglement`.
+        ValueError: for a width below 1, a tree over another number of features, or features that are not finite.
 
     >>> import torch, ranklens as rl
     >>> bits = torch.tensor([[0, 1, 0, 1], [0, 1, 1, 0], [1, 0, 0, 1], [1, 0, 1, 0]])  # 0 with 1, 2 with 3
@@ -156,7 +159,16 @@ def unreachable(
 
 
 def _spectra(features: Tensor, tree: ModeTree, weights: Tensor | None) -> Iterator[tuple[Node, Tensor]]:
-    """The singular values at every node but the root, largest first, up to a common factor."""
+    """Yield every node but the root with the singular values of its matricization, in falling order.
+
+    The singular values are those of the data tensor up to a common factor.
+
+    Yields:
+        A node, and its (M,) or fewer singular values.
+
+    Raises:
+        ValueError: for a tree over another number of features.
+    """
     features, weights = _check(features, weights)
     if tree.order != features.shape[1]:
         raise ValueError(f"the tree has {tree.order} modes, the rows {features.shape[1]} features")
@@ -168,7 +180,13 @@ def _spectra(features: Tensor, tree: ModeTree, weights: Tensor | None) -> Iterat
 def _below(
     directions: Tensor, weights: Tensor, tree: ModeTree, node: Node, outside: Tensor
 ) -> Iterator[tuple[Node, Tensor]]:
-    """The spectra of all nodes below one, whose complement has the Gram matrix `outside`; depth first, for memory."""
+    """Yield the nodes below a node with their singular values, depth first, to keep few Gram matrices in memory.
+
+    `outside` is the Gram matrix of the features that are not in the node.
+
+    Yields:
+        A node, and its singular values.
+    """
     children = tree.children(node)
     for child in children:
         beside = [mode for other in children if other != child for mode in other]
@@ -178,6 +196,11 @@ def _below(
 
 
 def _check(features: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return features and weights in float64, ones for weights that are None, after checking shapes and numbers.
+
+    Raises:
+        ValueError: for features or weights of another shape, or numbers that are not finite.
+    """
     if features.ndim != 3 or 0 in features.shape:
         raise ValueError(
             f"features have shape {tuple(features.shape)}; pass (rows, features, numbers), none of them zero"
@@ -193,9 +216,9 @@ def _check(features: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _scaled(features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Feature vectors of norm one, and the weights times all the norms, up to a common factor."""
+    """Return feature vectors of norm one, and the weights times all the norms, up to a common factor."""
     largest = features.abs().amax(dim=2, keepdim=True)
-    shrunk = features / largest.where(largest > 0, 1.0)  # whose squares neither under- nor overflow
+    shrunk = features / largest.where(largest > 0, 1.0)  # their squares neither underflow nor overflow
     norms = shrunk.norm(dim=2, keepdim=True)
     logs = (norms[..., 0].log() + largest[..., 0].log()).sum(dim=1) + weights.abs().log()
     top = logs.max()
@@ -204,7 +227,7 @@ def _scaled(features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gram(directions: Tensor, modes: Sequence[int]) -> Tensor:
-    """Products over modes of the inner products of rows: between -1 and 1, so that they can only fade away."""
+    """Return the products over modes of the inner products of all pairs of rows, which are between -1 and 1."""
     found = directions.new_ones(len(directions), len(directions))
     for mode in modes:
         found *= directions[:, mode] @ directions[:, mode].T
@@ -212,7 +235,7 @@ def _gram(directions: Tensor, modes: Sequence[int]) -> Tensor:
 
 
 def _squares(directions: Tensor, weights: Tensor, modes: Sequence[int], rest: Tensor) -> Tensor:
-    """The squared singular values of a matricization, smallest first; what rounding leaves is zero."""
+    """Return the squared singular values of a matricization, smallest first, with rounding errors set to zero."""
     side = _factor(directions, modes) * weights
     squares = torch.linalg.eigvalsh(side @ rest @ side.T)
     top = squares.max()
@@ -220,7 +243,7 @@ def _squares(directions: Tensor, weights: Tensor, modes: Sequence[int], rest: Te
 
 
 def _factor(directions: Tensor, modes: Sequence[int]) -> Tensor:
-    """F with F'F the Gram matrix of one side: its outer products themselves where these are short, else a root."""
+    """Return F with F'F = A, the Gram matrix of one side: the outer products if they are short, else a root of A."""
     count, _, size = directions.shape
     if size ** len(modes) <= count:
         return reduce(lambda found, x: (found[:, :, None] * x[:, None]).flatten(1), directions[:, modes].unbind(1)).T

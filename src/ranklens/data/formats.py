@@ -1,4 +1,4 @@
-"""The published formats, from bytes to arrays: IDX, the binary CIFAR-10, MovieLens ratings. Nothing is unpickled."""
+"""Readers of published file formats: IDX, binary CIFAR-10 and MovieLens ratings. None of them unpickles anything."""
 
 import io
 import math
@@ -6,22 +6,28 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-UNSIGNED_BYTES = 8  # IDX names the type of its numbers in the third byte
-SIDE, CHANNELS, CLASSES = 32, 3, 10  # of CIFAR-10
-COLUMNS = ("user_id", "item_id", "rating", "timestamp")  # of MovieLens
+# Third byte of an IDX file of unsigned bytes: the code of their type.
+UNSIGNED_BYTES = 8
+# Side of a CIFAR-10 image in pixels, its number of colour channels, and the number of classes.
+SIDE, CHANNELS, CLASSES = 32, 3, 10
+# Names of the columns of MovieLens ratings, in the order of the published file.
+COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 
 
 def idx(content: bytes) -> NDArray[np.uint8]:
-    """An IDX file of unsigned bytes: two zeros, the type 8, the number of dimensions, their sizes, the numbers.
+    """Return the array in an IDX file of unsigned bytes.
+
+    The file consists of two zero bytes, the type 8, the number of dimensions, their sizes (four bytes each, the highest
+    first), and the numbers in row-major order.
 
     Args:
-        content: the unpacked file.
+        content: bytes of the file, unpacked.
 
     Returns:
-        uint8, of the shape that the file states; at least one dimension.
+        A uint8 array of the shape that the file states, with at least one dimension.
 
     Raises:
-        ValueError: for another magic number, or more or fewer bytes than the sizes promise.
+        ValueError: for another beginning, or for more or fewer numbers than the sizes in the file state.
 
     Source: LeCun, Cortes, Burges, the MNIST database.
 
@@ -43,16 +49,18 @@ def idx(content: bytes) -> NDArray[np.uint8]:
 
 
 def cifar(content: bytes) -> NDArray[np.uint8]:
-    """One batch of the binary CIFAR-10: rows of a label, then the red, green and blue planes of a 32 x 32 image.
+    """Return the rows of a batch of the binary version of CIFAR-10.
+
+    A row holds a label, then the red, the green and the blue channel of a 32 x 32 image, each in row-major order.
 
     Args:
-        content: the file.
+        content: bytes of the file.
 
     Returns:
-        uint8 (n, 3073): label, then the image.
+        A uint8 array of shape (n, 3073): the label, then the image.
 
     Raises:
-        ValueError: for a size that is no multiple of a row, or a label beyond 9.
+        ValueError: for a size that is not a multiple of the size of a row, or for a label above 9.
 
     Source: Krizhevsky (technical report, 2009).
     """
@@ -66,19 +74,20 @@ def cifar(content: bytes) -> NDArray[np.uint8]:
 
 
 def movielens(content: bytes) -> NDArray[np.float64]:
-    r"""Ratings as lines of user, item, rating and time, parted by tabs: MovieLens' ``u.data`` or RecBole's ``.inter``.
+    r"""Return the ratings in a MovieLens ``u.data`` or RecBole ``.inter`` file, sorted by user, item and time.
 
-    The latter names its columns in a first line, as in ``user_id:token``. The rows are put in the order of user and
-    item, so that both forms give the same array.
+    A line holds a user, an item, a rating and a time, separated by tabs. A RecBole file names its columns in its first
+    line, as in ``user_id:token``, and may have them in any order. Both files give the same array.
 
     Args:
-        content: the file.
+        content: bytes of the file.
 
     Returns:
-        float64 (n, 4): user and item as numbered in the file, from 1; rating; time in seconds since 1970.
+        A float64 array of shape (n, 4): user and item as numbered in the file, from 1; rating; time in seconds since
+        1970.
 
     Raises:
-        ValueError: for other columns, no rows, or what is not a number.
+        ValueError: for other columns, no rows, or entries that are not numbers.
 
     Source: Harper and Konstan (ACM TiiS 2015).
 
@@ -98,7 +107,7 @@ def movielens(content: bytes) -> NDArray[np.float64]:
     try:
         rows = np.loadtxt(io.StringIO(text), delimiter="\t", ndmin=2, comments=None)
     except ValueError as error:
-        raise ValueError(f"it is no table of numbers parted by tabs: {error}") from error
+        raise ValueError(f"it is no table of numbers separated by tabs: {error}") from error
     if rows.shape[1] != len(COLUMNS):
         raise ValueError(f"it has {rows.shape[1]} columns; ratings have {list(COLUMNS)}")
     rows = rows[:, order]

@@ -1,4 +1,4 @@
-"""The data folder: what lies in it is checked by its content, what is missing is fetched, whole or not at all."""
+"""The data folder: its files are checked by their content, and missing files are fetched, all of them or none."""
 
 import gzip
 import hashlib
@@ -10,23 +10,27 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pooch
 
-from ranklens.data.catalogue import File, Source, source
+from ranklens.data.catalogue import Array, File, Source, source
 from ranklens.progress import Report, reporter
 
-LARGEST = 2**30  # bytes: more than any file here unpacks to, so that a bomb does not fill the memory
-SECONDS = 30  # of silence, after which a home counts as out of reach
-SUMS = "SHA256SUMS"  # of files whose hashes nobody publishes, written when they came out of an archive that was checked
+# Largest number of bytes that a file may unpack to: more than any file of the catalogue, and small enough for memory.
+LARGEST = 2**30
+# Seconds without an answer, after which an address counts as out of reach.
+SECONDS = 30
+# Name of a file with the hashes of files whose hashes are not published. It is written when they are unpacked from an
+# archive whose published hash was right.
+SUMS = "SHA256SUMS"
+# Exceptions that gzip, zipfile and tarfile raise for damaged content.
 DAMAGED = (OSError, EOFError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
 
 
 def folder() -> Path:
-    """Where data sets lie: the environment variable RANKLENS_DATA, else the platform's cache for ranklens.
+    """Return the data folder: the environment variable RANKLENS_DATA, else the platform's cache folder of ranklens.
 
-    Each has its own folder in it, as in ``mnist/train-images-idx3-ubyte.gz``. It need not exist.
+    Each data set has its own folder in it, as in ``mnist/train-images-idx3-ubyte.gz``. The folder need not exist.
 
     >>> import os, ranklens as rl
     >>> from unittest import mock
@@ -38,33 +42,33 @@ def folder() -> Path:
     return Path(given).expanduser() if given else Path(pooch.os_cache("ranklens"))
 
 
-def load(name: str) -> list[Any]:
-    """The arrays of a data set's files, each checked by the hash of its unpacked content. The network is not used.
+def load(name: str) -> list[Array]:
+    """Return the arrays in the files of a data set, after checking the hash of each file's unpacked content.
 
-    Raises:
-        ValueError: for a name that is none, or a file that is damaged or foreign.
-        FileNotFoundError: for a file that is not there.
+    Nothing is downloaded. An unknown name, or a file whose content is not the published one, is a ValueError; a missing
+    file is a FileNotFoundError.
+
+    Args:
+        name: name of the data set, as in `fetch`.
     """
     return [_read(name, file)[1] for file in source(name).files]
 
 
 def fetch(name: str, *, home: str | None = None) -> Path:
-    """Fetch what the data folder lacks of a data set, or has only damaged; nothing if it is whole.
+    """Fetch the files of a data set that are missing in the data folder or damaged.
 
-    Everything is fetched and checked beside its place, and then moved there; if anything is missing or wrong, nothing
-    is. From archives only the named files are read, whatever else and wherever else they would unpack to.
+    All of them are downloaded to a temporary folder, checked, and then moved to their place. If a file is missing or
+    wrong, none is moved. Only the files of the data set are read from an archive, and its paths are not followed. An
+    unknown name is a ValueError. If no address has the right content, or none can be reached, an OSError names the
+    files and the folder to put them in.
 
     Args:
         name: "mnist", "fashion-mnist", "cifar10" or "ml-100k".
-        home: address of a folder with the published files (for images as .gz, else the archive); None takes their
-            public homes in turn. An archive that lies in the data set's folder already needs no home.
+        home: address of a folder with the published files: for MNIST and Fashion-MNIST each as ".gz", for the others
+            the archive. None tries the public addresses in turn. An archive in the data set's folder is used first.
 
     Returns:
         The folder of the files.
-
-    Raises:
-        ValueError: for a name that is none.
-        OSError: when no home has the right content, or none can be reached; it names the files and where to put them.
     """
     wanted = source(name)
     missing = [file for file in wanted.files if not _whole(name, file)]
@@ -78,7 +82,11 @@ def fetch(name: str, *, home: str | None = None) -> Path:
 
 
 def state(name: str) -> str:
-    """Whether a data set lies in the data folder, in words."""
+    """Return one line that says whether a data set is in the data folder, and where.
+
+    Args:
+        name: name of the data set, as in `fetch`.
+    """
     try:
         return f"whole, in {[_read(name, file)[0].parent for file in source(name).files].pop()}"
     except FileNotFoundError:
@@ -88,6 +96,7 @@ def state(name: str) -> str:
 
 
 def _whole(name: str, file: File) -> bool:
+    """Return whether a file is in the data folder with the right content."""
     try:
         _read(name, file)
     except (ValueError, OSError):
@@ -95,8 +104,13 @@ def _whole(name: str, file: File) -> bool:
     return True
 
 
-def _read(name: str, file: File) -> tuple[Path, Any]:
-    """The first of the places of a file where it is whole, and its array."""
+def _read(name: str, file: File) -> tuple[Path, Array]:
+    """Return the first path at which a file has the right content, and its array.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if none of the files has the right content.
+    """
     bases = [folder() / place for place in source(name).folders]
     found = [path for base in bases for path in (base / form for form in file.names) if path.is_file()]
     if not found:
@@ -104,19 +118,21 @@ def _read(name: str, file: File) -> tuple[Path, Any]:
             f"{name}: there is no {file.name} in {bases[0]}; run `ranklens data fetch {name}`, or put "
             f"{' or '.join(file.names)} there, or say in RANKLENS_DATA which folder has a folder {bases[0].name}"
         )
-    problem: ValueError | None = None
+    errors = []
     for path in found:
         try:
             return path, _checked(file, _unpacked(path), _sums(path.parent).get(path.name))
         except ValueError as error:
-            problem = problem or ValueError(
-                f"{path} is damaged or foreign: {error}; `ranklens data fetch {name}` replaces it"
-            )
-    assert problem is not None
-    raise problem
+            errors.append(error)
+    raise ValueError(f"{found[0]} is damaged or foreign: {errors[0]}; `ranklens data fetch {name}` replaces it")
 
 
 def _unpacked(path: Path) -> bytes:
+    """Return the content of a file, unpacked if its name ends in ".gz".
+
+    Raises:
+        ValueError: for damaged content, or content that is too large.
+    """
     if path.suffix != ".gz":
         return path.read_bytes()
     with _damage("it cannot be unpacked"), gzip.open(path) as packed:
@@ -126,10 +142,14 @@ def _unpacked(path: Path) -> bytes:
     return content
 
 
-def _checked(file: File, content: bytes, noted: str | None = None) -> Any:
-    """The array of a file's content, if that is what was published."""
+def _checked(file: File, content: bytes, recorded: str | None = None) -> Array:
+    """Return the array in a file's content, after comparing its hash with the published or else the recorded one.
+
+    Raises:
+        ValueError: for content that cannot be read, or with another hash.
+    """
     array = file.read(content)
-    wanted = file.sha256 or noted
+    wanted = file.sha256 or recorded
     found = hashlib.sha256(content if file.hashed == "bytes" else array.tobytes()).hexdigest()
     if wanted is not None and found != wanted:
         raise ValueError(f"its content has sha256 {found[:12]}..., the published one {wanted[:12]}...")
@@ -137,7 +157,7 @@ def _checked(file: File, content: bytes, noted: str | None = None) -> Any:
 
 
 def _sums(base: Path) -> dict[str, str]:
-    """{name: sha256}, as `sha256sum` writes them."""
+    """Return the recorded hashes of a folder by file name, from a file as `sha256sum` writes it."""
     path = base / SUMS
     if not path.is_file():
         return {}
@@ -146,10 +166,15 @@ def _sums(base: Path) -> dict[str, str]:
 
 
 def _stage(name: str, missing: Sequence[File], home: str | None, beside: Path, report: Report) -> Path:
-    """A folder of the missing files, checked, from the first home that has them all."""
+    """Return a folder with the missing files, checked, from the first address that has all of them.
+
+    Raises:
+        OSError: if there is none.
+    """
     wanted, problems = source(name), []
-    for place in [None, *((home,) if home else wanted.homes)] if wanted.archive else (home,) if home else wanted.homes:
-        staged = Path(tempfile.mkdtemp(dir=beside)) / "files"  # which, unlike mkdtemp's, is not private
+    homes: list[str | None] = [home] if home else [*wanted.homes]
+    for place in [None, *homes] if wanted.archive else homes:  # None: an archive in the data folder
+        staged = Path(tempfile.mkdtemp(dir=beside)) / "files"  # unlike the folder of mkdtemp, it is readable by others
         staged.mkdir()
         try:
             if wanted.archive is None:
@@ -157,7 +182,7 @@ def _stage(name: str, missing: Sequence[File], home: str | None, beside: Path, r
             else:
                 _extract(wanted, missing, _archive(wanted, place, staged.parent, report), staged)
         except FileNotFoundError:
-            continue  # no archive lies here
+            continue  # there is no archive in the data folder
         except (ValueError, OSError) as error:
             problems.append(f"{place or folder() / wanted.folders[0]}: {str(error).partition(' (Caused by')[0]}")
         else:
@@ -170,6 +195,7 @@ def _stage(name: str, missing: Sequence[File], home: str | None, beside: Path, r
 
 
 def _gather(missing: Sequence[File], home: str, staged: Path, report: Report) -> None:
+    """Download files one by one and check them."""
     for file in missing:
         path = staged / f"{file.name}.gz"
         _download(home, path, report)
@@ -177,7 +203,12 @@ def _gather(missing: Sequence[File], home: str, staged: Path, report: Report) ->
 
 
 def _archive(wanted: Source, home: str | None, beside: Path, report: Report) -> Path:
-    """The archive, if its hash is right: the one that lies in the data folder, or one from a home."""
+    """Return the path of the archive, after checking its hash: downloaded, or in the data folder if `home` is None.
+
+    Raises:
+        FileNotFoundError: if there is no archive in the data folder.
+        ValueError: for an archive with another hash.
+    """
     assert wanted.archive is not None
     path = folder() / wanted.folders[0] / wanted.archive.name
     if home is None and not path.is_file():
@@ -191,6 +222,7 @@ def _archive(wanted: Source, home: str | None, beside: Path, report: Report) -> 
 
 
 def _extract(wanted: Source, missing: Sequence[File], archive: Path, staged: Path) -> None:
+    """Write the missing files of an archive, checked, and the hashes of files that have no published ones."""
     assert wanted.archive is not None
     lines = []
     for file in missing:
@@ -206,7 +238,11 @@ def _extract(wanted: Source, missing: Sequence[File], archive: Path, staged: Pat
 
 
 def _member(archive: Path, name: str) -> bytes:
-    """The bytes of one regular file of an archive; nothing is written."""
+    """Return the content of one regular file of an archive, without writing anything.
+
+    Raises:
+        ValueError: for a link or another special file, or for content that is too large.
+    """
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as packed, packed.open(name) as member:
             content = member.read(LARGEST + 1)
@@ -223,7 +259,7 @@ def _member(archive: Path, name: str) -> bytes:
 
 
 def _move(staged: Path, target: Path) -> None:
-    """Put checked files in place: the folder in one go, or, where there is one already, each file in one go."""
+    """Move checked files to their place: the folder as a whole, or, if the folder exists, one file after the other."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         staged.rename(target)
@@ -234,13 +270,18 @@ def _move(staged: Path, target: Path) -> None:
 
 
 def _download(home: str, path: Path, report: Report) -> None:
+    """Download the file of this name from an address."""
     bar = _Bar(path.name, report)
     pooch.HTTPDownloader(progressbar=bar, timeout=SECONDS)(f"{home.rstrip('/')}/{path.name}", str(path), None)
 
 
 @contextmanager
 def _damage(what: str) -> Iterator[None]:
-    """What unpackers raise, as one kind of error."""
+    """Raise what unpackers raise as a ValueError.
+
+    Raises:
+        ValueError: for damaged content.
+    """
     try:
         yield
     except DAMAGED as error:
@@ -248,7 +289,7 @@ def _damage(what: str) -> Iterator[None]:
 
 
 class _Bar:
-    """What pooch tells how far it is, as a line."""
+    """A progress bar of pooch that reports the number of downloaded bytes as a line of text."""
 
     def __init__(self, name: str, report: Report) -> None:
         self.name, self.report, self.total, self.done = name, report, 0, 0
@@ -262,4 +303,4 @@ class _Bar:
         self.done = 0
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resource is held."""

@@ -1,4 +1,4 @@
-"""Pathfinder: are two markers the ends of one dashed path? The farther apart along the path, the longer the range."""
+"""Pathfinder: images of dashed paths with two markers, and whether both markers are on one path."""
 
 import math
 from collections.abc import Iterator
@@ -14,35 +14,46 @@ from torch import Tensor
 
 from ranklens import seeds
 
-Point = tuple[float, float]  # row and column
-Path = list[tuple[Point, Point]]  # dashes, each from one point to another
+# Row and column, in pixels.
+Point = tuple[float, float]
+# Dashes, each from one point to another.
+Path = list[tuple[Point, Point]]
 
-TURNS = 6  # that a dash tries before its path is given up
-PATHS = 20  # that are tried before a place is given up, and the picture with it if the path is no distractor
-PICTURES = 2000  # that are tried before the settings are given up
+# Number of directions that are tried for a dash before its path is given up.
+TURNS = 6
+# Number of paths that are tried before no further distractor is drawn or, for a long path, the image is given up.
+PATHS = 20
+# Number of images that are tried before the settings are refused.
+PICTURES = 2000
+# Level of a white pixel.
 WHITE = 255
+# Smallest contrast: it leaves 13 levels between black and a dash, enough for antialiased edges.
 FAINTEST = 0.05
-FORKED = 5  # dashes from which on there is room for a double
-PUBLISHED_SIDE, PUBLISHED_UNIT, PUBLISHED_INK = 150, 4.0, 90  # pixels, pixels per dash, dashes of distractors
-BETWEEN = 3.3  # of what is between paths, antialiasing and rounding take this
+# Number of dashes from which on a path is long enough to have a twin with equal first and last dashes.
+FORKED = 5
+# The published images: side in pixels, length of path per dash in pixels, and number of dashes of all distractors.
+PUBLISHED_SIDE, PUBLISHED_UNIT, PUBLISHED_INK = 150, 4.0, 90
+# Number of pixels by which antialiasing and rounding narrow the space between two paths.
+BETWEEN = 3.3
 
 
 @dataclass(frozen=True)
 class Strokes:
-    """How paths are drawn, in pixels.
+    """Sizes of the dashes, paths and markers of an image, in pixels.
 
     Attributes:
         dash: length of a dash.
-        gap: between the dashes of a path.
-        thickness: of a dash.
-        spacing: between points of different paths, at the least.
-        radius: of a marker.
-        bend: the largest turn from one dash to the next, in radians.
-        margin: free along the border.
+        gap: length of the gap between two dashes of a path.
+        thickness: thickness of a dash.
+        spacing: smallest distance between points of different paths.
+        radius: radius of a marker.
+        bend: largest turn from one dash to the next, in radians.
+        margin: width of the border that is kept free.
 
     Raises:
-        ValueError: for what could not be told apart in the picture: paths nearer than `gap` + 2 `radius` + 3.3, markers
-            thinner than 1.5 times a dash, dashes thinner than a pixel.
+        ValueError: for sizes with which the image would be ambiguous: a spacing below `gap` + 2 `radius` + 3.3, a
+            marker radius below 1.5 times the thickness, a thickness below one pixel, a gap of at most half the
+            thickness, a dash that is not positive or is longer than the spacing, or a margin below the radius.
     """
 
     dash: float = 2.5
@@ -54,7 +65,11 @@ class Strokes:
     margin: float = 3.0
 
     def __post_init__(self) -> None:
-        """Refuse what no one could trace."""
+        """Refuse sizes with which no one could tell the paths apart.
+
+        Raises:
+            ValueError: as in the description of the class.
+        """
         least = self.gap + 2 * self.radius + BETWEEN
         if self.spacing < least:
             raise ValueError(
@@ -74,11 +89,12 @@ class Strokes:
 
     @property
     def unit(self) -> float:
-        """Length of path per dash."""
+        """Return the length of path per dash: a dash and a gap, in pixels."""
         return self.dash + self.gap
 
 
-STROKES = {  # side -> what is drawn on it; for 150 as published, at half its scale
+# Sizes by the side of the image. For 150 pixels they are the published ones at half their scale.
+STROKES = {
     150: Strokes(),
     64: Strokes(dash=2.0, gap=1.5),
     32: Strokes(dash=2.5, gap=1.0, spacing=7.5, margin=2.0),
@@ -87,14 +103,14 @@ STROKES = {  # side -> what is drawn on it; for 150 as published, at half its sc
 
 @dataclass(frozen=True)
 class Pathfinder:
-    """Pictures and answers.
+    """Images of paths, and whether the two markers of each are on one path.
 
     Attributes:
-        images: (count, side, side), black 0.
-        labels: (count,) 1 where both markers are on one path.
-        markers: (count, 2, 2) rows and columns of the two, in pixels.
-        rejected: share of pictures begun that were given up for want of room.
-        distractors: mean number of distractors per picture.
+        images: (count, side, side) grey levels, black 0.
+        labels: (count,) 1 if both markers are on one path, else 0.
+        markers: (count, 2, 2) row and column of the two markers, in pixels.
+        rejected: share of all images begun that were given up because a path found no room.
+        distractors: mean number of distractors per image.
     """
 
     images: UInt8[Tensor, "count side side"]
@@ -104,7 +120,7 @@ class Pathfinder:
     distractors: float
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of images."""
         return len(self.labels)
 
 
@@ -118,30 +134,33 @@ def pathfinder(
     contrast: float = 1.0,
     seed: int = 0,
 ) -> Pathfinder:
-    """Pictures of two long dashed paths among short ones, with a marker on two ends: of one path, or one of each.
+    """Return images of two long dashed paths among short ones, with markers on two ends: of one path, or of both.
 
-    All ink is drawn before it is decided which ends are marked. The first path has a double that parts from it after
-    its first dashes; of the double only the last dashes are drawn, and the second path goes on from these. One marker
-    stands where both begin, the other at the end of either. So nothing near a marker, nor the distance of the two,
-    tells the answer: both ends are alike, and only what lies between, `length` // 2 - 1 dashes away from them, is
-    not. (Paths of less than 5 dashes are too short for that.) Every picture depends on the seed and its own number
-    alone: the first ten of a thousand are those of ten.
+    Neither the distance of the markers nor the ink near them tells the label, because of how the paths are drawn. A
+    path and its twin share their first dashes and then part. The path is drawn whole; of the twin only the last dashes
+    are drawn, and the second path continues from these. One marker is where the path and its twin begin. The other
+    marker is at the end of the path, for label 1, or of the twin, for label 0. Both ends look alike for `length` // 2 - 1
+    dashes, so that only the dashes between them tell the label. (Paths of fewer than 5 dashes are too short for this.)
+
+    Every image depends only on the seed and its own number: the first ten of a thousand images are the ten images of a
+    call for ten.
 
     Args:
-        count: of pictures.
-        length: dashes of the two paths; published are 3, 5, 7 and 9.
-        side: of a picture, in pixels.
-        strokes: how paths are drawn; None takes those for the next smaller of 150, 64 and 32 pixels.
-        distractors: paths a third as long, as many of them as there is room for; None takes 90 / length on 150 pixels
-            and as many per area elsewhere, in units of dashes.
-        contrast: of dashes and markers to the black background, .05 to 1.
-        seed: of the pictures.
+        count: number of images.
+        length: number of dashes of either long path; the published values are 3, 5, 7 and 9.
+        side: height and width of the images, in pixels.
+        strokes: sizes of dashes, paths and markers; None takes those for 150, 64 or 32 pixels, the largest that is not
+            above `side`.
+        distractors: largest number of short paths, a third as long; fewer are drawn if there is no room. None takes
+            90 / `length` for 150 pixels, and as many per area, measured in lengths of a dash and a gap, for others.
+        contrast: level of dashes and markers, as a share of white, from 0.05 to 1.
+        seed: seed of the images.
 
     Returns:
         A `Pathfinder`.
 
     Raises:
-        ValueError: for numbers out of range, or settings that leave no room.
+        ValueError: for numbers out of range, or settings that leave no room for the paths.
 
     Source: Linsley, Kim, Veerabadran, Serre (NeurIPS 2018), at the sizes of Razin, Maman, Cohen (ICML 2022); the
         generator is our own.
@@ -150,11 +169,11 @@ def pathfinder(
     >>> found = rl.data.pathfinder(20, length=5, side=64)
     >>> found.images.shape, sorted(set(found.labels.tolist()))
     (torch.Size([20, 64, 64]), [0, 1])
-    >>> bool((rl.data.trace(found.images) == found.labels).all())  # which sees the pixels alone
+    >>> bool((rl.data.trace(found.images) == found.labels).all())  # a solver that sees only pixels
     True
     """
     if count < 1 or length < 1:
-        raise ValueError(f"count is {count} and length {length}; make one picture of one dash at least")
+        raise ValueError(f"count is {count} and length {length}; make at least one image of one dash")
     if not FAINTEST <= contrast <= 1:
         raise ValueError(f"contrast is {contrast}; it is at least {FAINTEST}, to leave shades of grey, and at most 1")
     strokes = strokes_for(side) if strokes is None else strokes
@@ -183,8 +202,8 @@ def pathfinder(
                 break
         if drawn is None:
             raise ValueError(
-                f"no picture of {side} x {side} has room for two paths of {length} dashes in {PICTURES} tries; take "
-                f"shorter paths, a larger picture or other strokes"
+                f"no image of {side} x {side} has room for two paths of {length} dashes in {PICTURES} tries; take "
+                f"shorter paths, a larger image or other strokes"
             )
         (one, other), rest = drawn
         markers[n] = one[0][0], one[-1][1] if labels[n] else other[0][0]
@@ -196,10 +215,13 @@ def pathfinder(
 
 
 def strokes_for(side: int) -> Strokes:
-    """What is drawn on a picture of a side, in pixels.
+    """Return the sizes of dashes, paths and markers for images of a given side.
+
+    Args:
+        side: height and width of the images, in pixels.
 
     Raises:
-        ValueError: for less than 32.
+        ValueError: for a side below 32.
     """
     fitting = [known for known in STROKES if known <= side]
     if not fitting:
@@ -208,7 +230,7 @@ def strokes_for(side: int) -> Strokes:
 
 
 class _Canvas:
-    """Where there is room: a bit per pixel that is too near to a path, a row of them an integer."""
+    """The room that is left in an image: for each row an integer, with a bit for every pixel too near to a path."""
 
     def __init__(self, side: int, strokes: Strokes, rng: Random) -> None:
         self.side, self.strokes, self.rng = side, strokes, rng
@@ -221,7 +243,7 @@ class _Canvas:
         ]
 
     def picture(self, length: int, distractors: int) -> tuple[tuple[Path, Path], list[Path]] | None:
-        """Two long paths and what fits of distractors; None where there is no room for the former."""
+        """Return two long paths and the distractors that fit, or None if there is no room for the long paths."""
         pair = self._opposite(length) if length < FORKED else self._fork(length)
         if pair is None:
             return None
@@ -237,22 +259,22 @@ class _Canvas:
         return pair, rest
 
     def _fork(self, length: int) -> tuple[Path, Path] | None:
-        """A path, and one that goes on from the end of its double; each could as well be the other's."""
+        """Return a path, and a path that continues from the last dashes of its twin, or None if they find no room."""
         alike = _alike(length)
         for _ in range(PATHS):
             begun = self._grown(alike)
-            one, double = (self._grown(length, begun) if begun else None for _ in range(2))
-            if one is None or double is None:
+            one, twin = (self._grown(length, begun) if begun else None for _ in range(2))
+            if one is None or twin is None:
                 continue
             if self.rng.random() < 0.5:
-                one, double = double, one
-            other, ours = self._onward(double, one), self._onward(one, double)
-            if other is not None and ours is not None:  # so that which of the two is drawn makes no difference
+                one, twin = twin, one
+            other, ours = self._onward(twin, one), self._onward(one, twin)
+            if other is not None and ours is not None:  # either of the two could have been drawn whole
                 return one, other
         return None
 
     def _onward(self, way: Path, other: Path) -> Path | None:
-        """A path that begins with the last dashes of a way, backwards, and keeps its distance from another."""
+        """Return a path that begins with the last dashes of `way`, backwards, and keeps its distance from `other`."""
         end = [(b, a) for a, b in reversed(way[-_alike(len(way)) :])]
         if not self._apart(end, other):
             return None
@@ -260,7 +282,7 @@ class _Canvas:
             return self._tried(len(way), end)
 
     def _opposite(self, length: int) -> tuple[Path, Path] | None:
-        """A path, and another that begins as far from its beginning as its end is."""
+        """Return a path, and another whose beginning is as far from the path's beginning as the path's end is."""
         one = self._grown(length)
         if one is None:
             return None
@@ -273,21 +295,22 @@ class _Canvas:
 
     @contextmanager
     def _beside(self, path: Path) -> Iterator[None]:
-        """With the room of a path taken meanwhile."""
+        """Take the room of a path within this context."""
         before = list(self.taken)
         self._take(path)
         yield
         self.taken = before
 
     def _tried(self, length: int, begun: Path | None = None) -> Path | None:
-        """The first path that finds room, in so many tries."""
+        """Return the first path that finds room within `PATHS` tries, or None."""
         return next(filter(None, (self._grown(length, begun) for _ in range(PATHS))), None)
 
     def _apart(self, one: Path, other: Path) -> bool:
+        """Return whether two paths keep the spacing from each other."""
         return not any(self._meets(point, list(_points(other))) for point in _points(one))
 
     def _grown(self, length: int, begun: Path | None = None, at: Point | None = None) -> Path | None:
-        """A path that goes on from dashes, from a point or from anywhere, each dash turning a little from the last."""
+        """Return a path that continues given dashes, or begins at a point or anywhere, or None if it finds no room."""
         s, path = self.strokes, list(begun or ())
         if path:
             (y, x), at = path[-1]
@@ -315,20 +338,24 @@ class _Canvas:
         return path
 
     def _anywhere(self) -> Point:
+        """Return a random point inside the margins."""
         margin = self.strokes.margin
         width = self.side - 1 - 2 * margin
         return margin + width * self.rng.random(), margin + width * self.rng.random()
 
     def _free(self, point: Point) -> bool:
+        """Return whether a point is inside the margins and far enough from all paths drawn so far."""
         low, high = self.strokes.margin, self.side - 1 - self.strokes.margin
         y, x = point
         return low <= y <= high and low <= x <= high and not self.taken[round(y)] >> round(x) & 1
 
     def _meets(self, point: Point, own: list[Point]) -> bool:
+        """Return whether a point is nearer than the spacing to any of the given points."""
         least = self.strokes.spacing**2
         return any((point[0] - y) ** 2 + (point[1] - x) ** 2 < least for y, x in own)
 
     def _take(self, path: Path) -> None:
+        """Mark all pixels nearer than the spacing to a path as taken."""
         whole = (1 << self.side) - 1
         for y, x in _points(path):
             row, column = round(y), round(x)
@@ -340,19 +367,19 @@ class _Canvas:
 
 
 def _alike(length: int) -> int:
-    """Dashes at either end by which no one can tell the two ways from each other."""
+    """Return the number of dashes at either end that a path of this length and its twin have alike."""
     return max(length // 2 - 1, 1)
 
 
 def _points(path: Path) -> list[Point]:
-    """Beginning, middle and end of every dash."""
+    """Return beginning, middle and end of every dash."""
     return [p for a, b in path for p in (a, ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2), b)]
 
 
 def _ink(
     paths: list[Path], markers: NDArray[np.float64], side: int, strokes: Strokes, contrast: float
 ) -> NDArray[np.uint8]:
-    """Draw dashes and markers, each a line with round ends, falling off over a pixel at its edge."""
+    """Return an image of dashes and markers: lines with round ends, whose edges are one pixel wide."""
     ends = np.array([dash for path in paths for dash in path] + [(m, m) for m in markers.tolist()])
     half = np.array([strokes.thickness / 2] * (len(ends) - 2) + [strokes.radius] * 2)[:, None, None]
     reach = math.ceil(strokes.dash / 2 + max(strokes.radius, strokes.thickness) + 1)
@@ -367,7 +394,7 @@ def _ink(
     share = np.clip(share / np.where(square > 0, square, 1.0)[:, None, None], 0.0, 1.0)
     distance = np.sqrt((dy - share * along[:, 0, None, None]) ** 2 + (dx - share * along[:, 1, None, None]) ** 2)
     ink = np.rint(WHITE * contrast * np.clip(half + 0.5 - distance, 0.0, 1.0)).astype(np.uint8)
-    image = np.zeros((side + 2 * reach) ** 2, dtype=np.uint8)  # with a border for windows that reach over it
+    image = np.zeros((side + 2 * reach) ** 2, dtype=np.uint8)  # with a border for windows that reach over the edge
     flat = (y + reach) * (side + 2 * reach) + x + reach
     np.maximum.at(image, flat.ravel(), ink.ravel())
     return image.reshape(side + 2 * reach, -1)[reach:-reach, reach:-reach]

@@ -1,4 +1,4 @@
-"""Images with labels: MNIST, Fashion-MNIST and CIFAR-10 from the data folder; the digits, which are always there."""
+"""Data sets of labelled images: MNIST, Fashion-MNIST and CIFAR-10 from the data folder, and scikit-learn's digits."""
 
 from dataclasses import dataclass
 
@@ -10,33 +10,43 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from ranklens.data import install
+from ranklens.data.catalogue import Array
 from ranklens.data.formats import CHANNELS, CLASSES, SIDE
 
 DIGITS = "digits"
 NAMES = (DIGITS, "mnist", "fashion-mnist", "cifar10")
-DIGITS_TRAIN = 1200  # of the 1,797
-PIXELS = {DIGITS: 16, "mnist": 255, "fashion-mnist": 255, "cifar10": 255}  # the largest value
+# Number of training images among the 1,797 digits, which have no published split: about two thirds.
+DIGITS_TRAIN = 1200
+# Value of a white pixel, by data set.
+WHITE = {DIGITS: 16, "mnist": 255, "fashion-mnist": 255, "cifar10": 255}
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images and what they show.
+    """Images and their classes.
 
     Attributes:
-        images: (n, height, width), or (n, 3, height, width) in colour.
-        labels: (n,) classes, 0 to 9.
+        images: (n, height, width) grey levels, or (n, channels, height, width) levels of colours.
+        labels: (n,) classes, counted from 0.
+
+    Raises:
+        ValueError: for different numbers of images and labels.
     """
 
     images: UInt8[Tensor, "n ..."]
     labels: Int64[Tensor, "as_many"]
 
     def __post_init__(self) -> None:
-        """Refuse images without labels, or labels without images."""
+        """Refuse images without labels, or labels without images.
+
+        Raises:
+            ValueError: for different numbers of images and labels.
+        """
         if len(self.images) != len(self.labels):
             raise ValueError(f"there are {len(self.images)} images and {len(self.labels)} labels; give one each")
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of images."""
         return len(self.labels)
 
 
@@ -45,9 +55,9 @@ class Images:
     """A data set of images.
 
     Attributes:
-        train: what is learnt from.
-        test: what is asked.
-        largest: the value of a white pixel; 0 is black.
+        train: training images.
+        test: test images.
+        largest: value of a white pixel; black is 0.
     """
 
     train: Labelled
@@ -56,20 +66,23 @@ class Images:
 
 
 def images(name: str = DIGITS) -> Images:
-    """A data set of labelled images, checked by its content. The network is not used: `fetch` fetches.
+    """Return a data set of labelled images from the data folder, after checking its content.
+
+    Nothing is downloaded; `rl.data.fetch` does that. The digits need no file: they come with scikit-learn. The files of
+    MNIST and Fashion-MNIST are compared with their published hashes. For CIFAR-10 only the hash of the archive is
+    published. Its batches are checked for equal numbers of images per class, and compared with the hashes that `fetch`
+    recorded when it unpacked the archive. A file that is missing is a FileNotFoundError, which names the command that
+    fetches it.
 
     Args:
-        name: "digits" (8 x 8, 1,200 and 597 images, in the order of scikit-learn, with which they come), "mnist" or
-            "fashion-mnist" (28 x 28, 60,000 and 10,000), or "cifar10" (3 x 32 x 32, 50,000 and 10,000). IDX files are
-            held to published hashes. For CIFAR-10 only the hash of the archive is published, so its batches are held
-            to the numbers of images and classes, and to the hashes that `fetch` notes when it unpacks that archive.
+        name: "digits" (8 x 8 pixels, 1,200 training and 597 test images), "mnist" or "fashion-mnist" (28 x 28, 60,000
+            and 10,000), or "cifar10" (3 x 32 x 32, 50,000 and 10,000).
 
     Returns:
-        Images and labels, in the order of the files.
+        Training and test images with their labels, in the order of the files.
 
     Raises:
-        ValueError: for a name that is none, or files that are damaged or foreign.
-        FileNotFoundError: if the data folder has them not; it names the command and the folder.
+        ValueError: for an unknown name, or a file whose content is not the published one.
 
     Source: LeCun, Bottou, Bengio, Haffner (1998); Xiao, Rasul, Vollgraf (2017); Krizhevsky (2009); for the digits
         Alpaydin and Kaynak (1998).
@@ -87,12 +100,17 @@ def images(name: str = DIGITS) -> Images:
     elif name == "cifar10":
         train, test = _cifar(install.load(name))
     else:
-        pixels, labels, asked, answers = install.load(name)
-        train, test = _labelled(pixels, labels), _labelled(asked, answers)
-    return Images(train, test, PIXELS[name])
+        pixels, labels, test_pixels, test_labels = install.load(name)
+        train, test = _labelled(pixels, labels), _labelled(test_pixels, test_labels)
+    return Images(train, test, WHITE[name])
 
 
-def _cifar(batches: list[NDArray[np.uint8]]) -> tuple[Labelled, Labelled]:
+def _cifar(batches: list[Array]) -> tuple[Labelled, Labelled]:
+    """Return training and test images from the rows of the batches, the last of which is the test set.
+
+    Raises:
+        ValueError: for classes with different numbers of images.
+    """
     rows = np.concatenate(batches)
     train = len(rows) - len(batches[-1])
     for part, found in (("train", rows[:train, 0]), ("test", rows[train:, 0])):

@@ -1,4 +1,4 @@
-"""Ratings of items by users: a matrix of which a few entries are known."""
+"""Ratings of items by users: a matrix with few observed entries."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ NAMES = ("ml-100k",)
 
 @dataclass(frozen=True)
 class Ratings:
-    """Known entries of a matrix (users, items), in the order of user and item.
+    """Observed entries of a matrix of users and items, sorted by user, then by item.
 
     Attributes:
-        users: (n,) rows, from 0.
-        items: (n,) columns, from 0.
+        users: (n,) user of each rating, the row of the matrix, counted from 0.
+        items: (n,) item of each rating, the column of the matrix, counted from 0.
         values: (n,) ratings.
-        times: (n,) when, in seconds since 1970.
-        shape: numbers of users and of items.
+        times: (n,) time of each rating, in seconds since 1970.
+        shape: number of users and number of items.
     """
 
     users: Int64[Tensor, "n"]
@@ -30,29 +30,31 @@ class Ratings:
     shape: tuple[int, int]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of ratings."""
         return len(self.values)
 
     @property
     def indices(self) -> Int64[Tensor, "n 2"]:
-        """User and item of every rating: what `Completion` takes."""
+        """Return user and item of each rating, as `rl.Completion` takes them."""
         return torch.stack([self.users, self.items], dim=1)
 
 
 def ratings(name: str = "ml-100k") -> Ratings:
-    """A data set of ratings, checked by its content. The network is not used: `fetch` fetches.
+    """Return a data set of ratings from the data folder, after checking its content.
+
+    Nothing is downloaded; `rl.data.fetch` does that. A file that is missing is a FileNotFoundError, which names the
+    command that fetches it.
 
     Args:
-        name: "ml-100k": 100,000 ratings, 1 to 5, of 1,682 films by 943 users. Its own ``u.data`` and RecBole's
-            ``ml-100k.inter`` hold the same rows; they are sorted, so that both give the same tensors, and held to the
-            same hash.
+        name: "ml-100k": 100,000 ratings, 1 to 5, of 1,682 films by 943 users. It is read from ``u.data``, as published,
+            or from RecBole's ``ml-100k.inter``. The rows are sorted, so that both files give the same tensors and have
+            the same hash.
 
     Returns:
-        The ratings; users and items are numbered from 0, one less than in the files.
+        The ratings. Users and items are numbered from 0; in the files their numbers are larger by one.
 
     Raises:
-        ValueError: for a name that is none, or a file that is damaged or foreign.
-        FileNotFoundError: if the data folder has it not; it names the command and the folder.
+        ValueError: for an unknown name, or a file whose content is not the published one.
 
     Source: Harper and Konstan (ACM TiiS 2015).
     """

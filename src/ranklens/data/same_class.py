@@ -1,4 +1,4 @@
-"""Do two images show the same class? Side by side on a canvas, as far apart as is asked."""
+"""Pairs of images on a large canvas, at a chosen distance, and whether both show the same class."""
 
 from dataclasses import dataclass
 
@@ -9,22 +9,23 @@ from torch import Tensor
 from ranklens import seeds
 from ranklens.data.pictures import Labelled
 
+# Part of a canvas: top, left, height, width, in pixels.
 Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class SameClass:
-    """Pairs of images, put together when they are asked for: a canvas is much larger than two images.
+    """Pairs of images, which are put on canvases only when they are used, to save memory.
 
     Attributes:
-        images: (n, channels, height, width), of mean 0 and standard deviation 1 in every channel, so that the empty
-            canvas, 0, is of the mean colour.
-        pairs: (count, 2) which images.
-        labels: (count,) 1 where both are of one class.
-        boxes: where the two are, as (top, left, height, width).
-        canvas: height and width.
-        mean: (channels,) of the images before.
-        std: (channels,) likewise.
+        images: (n, channels, height, width) images, shifted and scaled by `mean` and `std`. The empty canvas is 0, so
+            it has the mean colour.
+        pairs: (count, 2) row numbers of the two images of each pair.
+        labels: (count,) 1 if both images of a pair are of one class, else 0.
+        boxes: the places of the two images on the canvas, each (top, left, height, width).
+        canvas: height and width of the canvas, in pixels.
+        mean: (channels,) mean level of each channel that was subtracted.
+        std: (channels,) standard deviation of each channel that images were divided by.
     """
 
     images: Float32[Tensor, "n channels height width"]
@@ -36,11 +37,15 @@ class SameClass:
     std: Float32[Tensor, "channels"]
 
     def __len__(self) -> int:
-        """How many pairs there are."""
+        """Return the number of pairs."""
         return len(self.labels)
 
     def canvases(self, rows: Tensor | slice | int) -> Float32[Tensor, "batch channels rows columns"]:
-        """Some of the pairs on their canvases."""
+        """Return some of the pairs on their canvases.
+
+        Args:
+            rows: numbers of the pairs.
+        """
         pairs = self.pairs[rows].reshape(-1, 2)
         found = self.images.new_zeros(len(pairs), self.images.shape[1], *self.canvas)
         for k, (top, left, height, width) in enumerate(self.boxes):
@@ -57,23 +62,29 @@ def same_class(
     like: SameClass | None = None,
     seed: int = 0,
 ) -> SameClass:
-    """Pairs of labelled images, one half of them of the same class, `distance` columns apart in the middle of a canvas.
+    """Return random pairs of images on canvases, where about half of the pairs are of the same class.
+
+    The first image of a pair is drawn uniformly. The second is drawn uniformly among the images of its class, including
+    itself, or among the images of all other classes, with equal chances for the two cases. The two images are side by
+    side, with the middle between them in the middle of the canvas.
 
     Args:
-        images: what pairs are made of, and their classes; a part of `rl.data.images(name)`.
-        count: of pairs.
-        distance: columns between the two; published are 0 to 160 for images of 32 x 32.
-        canvas: height and width.
-        like: pairs to learn from, whose mean and standard deviation are used; None uses those of the images.
-        seed: of the pairs.
+        images: the images to draw from and their classes, such as `rl.data.images(name).train`.
+        count: number of pairs.
+        distance: number of columns between the two images; the published values are 0 to 160 for images of 32 x 32.
+        canvas: height and width of the canvas, in pixels.
+        like: for a test set, the pairs of the training set: images are shifted and scaled by its mean and standard
+            deviation. None takes the mean and the standard deviation of these images.
+        seed: seed of the pairs.
 
     Returns:
-        A `SameClass`; a pair of the same class may repeat an image.
+        A `SameClass`.
 
     Raises:
-        ValueError: for no pairs, a canvas without room, or images of one class only.
+        ValueError: for fewer than one pair; for a negative distance; for a canvas that is too small; for images of one
+            class only; or for another number of channels than in `like`.
 
-    Source: Razin, Maman, Cohen (ICML 2022), there of CIFAR-10.
+    Source: Razin, Maman, Cohen (ICML 2022), there with images of CIFAR-10.
 
     >>> import ranklens as rl
     >>> digits = rl.data.images("digits")
@@ -93,7 +104,7 @@ def same_class(
         )
     classes = images.labels.unique()
     if len(classes) < 2:
-        raise ValueError(f"all images are of class {classes.tolist()}; pairs of unlike classes need two at least")
+        raise ValueError(f"all images are of class {classes.tolist()}; pairs of different classes need two at least")
     if like is None:
         mean, std = pixels.mean(dim=(0, 2, 3)), pixels.std(dim=(0, 2, 3))
         std = std.where(std > 0, 1.0)
@@ -115,13 +126,16 @@ def same_class(
 
 
 def _firsts(images: Labelled, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The first image of every pair, and whether the second shall be of its class."""
+    """Return the first image of every pair, and whether the second is to be of its class."""
     first = torch.randint(len(images), (count,), generator=seeds.stream(seed, "first of a pair"))
     return first, torch.randint(2, (count,), generator=seeds.stream(seed, "same class"))
 
 
 def _partners(images: Labelled, first: Tensor, labels: Tensor, seed: int) -> Tensor:
-    """Uniform among the images of the first's class, or among all others: both are runs of the order by class."""
+    """Return the second image of every pair, uniform among the images of the first one's class or among all others.
+
+    In the order of the images by class, either set is a contiguous range, of which the second wraps around the end.
+    """
     order = images.labels.argsort(stable=True)
     ordered = images.labels[order].contiguous()
     own = images.labels[first].contiguous()

@@ -1,4 +1,4 @@
-"""Generated pictures of one shape each, with seven degrees of freedom."""
+"""Generated images of one shape each, with seven degrees of freedom."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,23 @@ from torch import Tensor
 
 from ranklens import seeds
 
-SMALLEST, LARGEST = 0.12, 0.28  # radius, as a share of the side
-DARKEST = 0.15  # of a colour's channels, so that every shape is seen
-EDGE = 0.5  # pixels over which an edge rises by a factor e
+# Smallest and largest radius of a shape, as a share of the image's side.
+SMALLEST, LARGEST = 0.12, 0.28
+# Smallest value of a colour channel of a shape, so that every shape differs from the black background.
+DARKEST = 0.15
+# Width of an edge, in pixels: the argument of the sigmoid changes by one over this distance.
+EDGE = 0.5
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Pictures and what they were made from.
+    """Images and the seven numbers from which each was made.
 
     Attributes:
-        images: (count, 3, side, side), float32 from 0 to 1.
-        factors: (count, 7) from 0 to 1: three of colour, radius, two of the centre, and the kind, a disc below one half
-            and else a square of the same area.
+        images: (count, 3, side, side) colours, float32 from 0 to 1.
+        factors: (count, 7) numbers from 0 to 1: three for the colour, one for the radius, two for the row and the
+            column of the centre, and one for the kind. The kind is a disc if this number is below one half, and a
+            square of equal area otherwise.
     """
 
     images: Float[Tensor, "count 3 side side"]
@@ -28,12 +32,17 @@ class Shapes:
 
 
 def shapes(count: int, side: int = 32, *, seed: int = 0) -> Shapes:
-    """Discs and squares of any colour, size and place on black, whole within the picture; seven degrees of freedom.
+    """Return images of one disc or square each, of random colour, size and place, on black.
+
+    Every shape lies within the image. The seven factors of an image are uniform and independent.
 
     Args:
-        count: of pictures.
-        side: in pixels.
-        seed: of the factors, which are uniform and independent.
+        count: number of images.
+        side: height and width of the images, in pixels.
+        seed: seed of the factors.
+
+    Returns:
+        The images and their factors.
 
     Raises:
         ValueError: for a count below one or a side below eight.
@@ -46,7 +55,7 @@ def shapes(count: int, side: int = 32, *, seed: int = 0) -> Shapes:
     (torch.Size([3, 3, 16, 16]), torch.Size([3, 7]))
     """
     if count < 1 or side < 8:
-        raise ValueError(f"count is {count} and side {side}; make at least one picture of 8 pixels a side")
+        raise ValueError(f"count is {count} and side {side}; make at least one image of 8 pixels a side")
     factors = torch.rand(count, 7, generator=seeds.stream(seed, "shapes"), dtype=torch.float64)
     colour = DARKEST + (1 - DARKEST) * factors[:, :3]
     radius = (SMALLEST + (LARGEST - SMALLEST) * factors[:, 3])[:, None, None]

@@ -1,4 +1,4 @@
-"""A solver of Pathfinder that knows how ink is spread and nothing of how pictures are made."""
+"""A solver of Pathfinder that sees only pixels and knows nothing of how the images were generated."""
 
 import numpy as np
 import torch
@@ -10,27 +10,29 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-INK = 0.4  # of the brightest pixel: what is above is drawn on
+# Share of the brightest pixel above which a pixel counts as ink, so that the faint edges of dashes join no paths.
+INK = 0.4
 
 
 def trace(
     images: UInt8[Tensor, "count side side"], *, radius: float = 1.5, reach: float = 3.2
 ) -> Int64[Tensor, "count"]:
-    """Follow the dashes from one marker and see whether the other is met; from the pixels alone.
+    """Return whether the two markers of each image are joined by a dashed path, from the pixels alone.
 
-    Markers are the two places with most ink within their radius. Pixels with ink are joined if they are no farther
-    apart than `reach`, and the answer is whether the markers are joined.
+    The markers are the two places with most ink within a disc of the given radius. Pixels with ink are joined if their
+    distance is at most `reach`, and paths are the connected components of these pixels.
 
     Args:
-        images: pictures, black 0.
-        radius: of a marker, in pixels.
-        reach: over which a gap is crossed, in pixels; above the gaps of a path by 1.7, below the distance of two paths.
+        images: grey images, black 0.
+        radius: radius of a marker, in pixels.
+        reach: largest distance that is bridged, in pixels: the gap between two dashes of a path plus 1.7. It must be
+            smaller than the distance of two paths.
 
     Returns:
-        1 where the markers are on one path, else 0.
+        (count,) 1 where both markers are on one path, else 0.
 
     Raises:
-        ValueError: for a picture without ink.
+        ValueError: for an image without ink.
 
     >>> import torch, ranklens as rl
     >>> image = torch.zeros(1, 24, 24, dtype=torch.uint8)
@@ -43,14 +45,15 @@ def trace(
     >>> int(rl.data.trace(image))
     0
     """
+    if not bool(images.flatten(1).any(dim=1).all()):
+        raise ValueError("there is an image without ink; pass images of paths on black")
     return torch.tensor([_joined(image, radius, reach) for image in images.numpy()], dtype=torch.int64)
 
 
 def _joined(image: NDArray[np.uint8], radius: float, reach: float) -> int:
-    light = image / max(int(image.max()), 1)
+    """Return 1 if both markers of an image are on one path, else 0."""
+    light = image / int(image.max())
     points = np.argwhere(light > INK)
-    if len(points) == 0:
-        raise ValueError("there is a picture without ink; pass pictures of paths on black")
     at = np.arange(-np.ceil(radius), np.ceil(radius) + 1)
     disc = np.clip(radius + 0.5 - np.hypot(at[:, None], at[None, :]), 0, 1)
     filled = ndimage.convolve(light, disc, mode="constant")
