@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import TypedDict, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +25,6 @@ KINDS = ("matrix", "cp", "hierarchical", "tensor_train", "tucker", *EXPANDED_KIN
 KEEP = "keep"
 # Factor by which inner channels outnumber outer ones in expanded layers, as published (Guo, Alvarez, Salzmann 2020).
 EXPANSION_RATE = 4
-
-
-class _Placement(TypedDict):
-    dtype: torch.dtype
-    device: torch.device
 
 
 def overparameterize(
@@ -61,16 +56,17 @@ def overparameterize(
         depth: number L of matrices, at least 1; used by kind="matrix" only.
         kind: "matrix" (a product of matrices), "cp", "hierarchical", "tensor_train" or "tucker" (a factorization of the
             weight as a tensor), "expanded" (kernels of sizes 1, k, 1), or "stacked" (as many kernels of size 3 as
-            compose to size k). With the last two, a Linear weight becomes a product of three matrices.
+            compose to size k; the same as "expanded" for k up to 3). With the last two, a Linear weight becomes a
+            product of three matrices.
         width: size of every bond, an upper bound on the rank. None takes a size that does not limit the rank; it must
             be given for "tensor_train" and "tucker". For "expanded" and "stacked" it is the factor by which inner
             channels outnumber outer channels, 4 if None.
         where: which layers to factor: a name or pattern such as "encoder.*", a sequence of these, or a function of the
             name and the module. None takes all layers of the types above.
         init: "keep" sets the factors so that the weight is unchanged, with balanced factors; for "expanded" the outer
-            kernels are random isometries, and "stacked" cannot keep a weight. A positive number draws the factors at
-            random so that the entries of the weight have this standard deviation, in units of the standard deviation of
-            the present weight's entries.
+            kernels are random isometries, and "stacked" cannot keep a kernel larger than 3. A positive number draws the
+            factors at random so that the entries of the weight have this standard deviation, in units of the standard
+            deviation of the present weight's entries, or of 1/sqrt(fan-in) for a weight of zeros.
         tensorize: (sizes of the output modes, sizes of the input modes), by which tensor kinds reshape the weight of a
             Linear or an Embedding layer; their products must be the two sizes of the weight. None keeps two modes.
         seed: seed of the random numbers. Every weight gets a stream of its own.
@@ -264,18 +260,20 @@ def _factored(
     """Return the factors of a weight that has been reshaped by `_sizes`."""
     if weight.dtype in (torch.float16, torch.bfloat16):  # PyTorch has no decompositions in half precision
         return _factored(weight.float(), depth, kind, width, init, seed).to(weight.dtype)
-    placement: _Placement = {"dtype": weight.dtype, "device": weight.device}
+    dtype, device = weight.dtype, weight.device
     # A weight of zeros has no scale of its own; take that of the usual initialization by fan-in.
     std = float(weight.double().std(correction=0)) or 1 / math.sqrt(math.prod(weight.shape[1:]))
     if kind in EXPANDED_KINDS:
-        chain = KernelChain(expanded(weight.shape, width or EXPANSION_RATE, stacked=kind == "stacked"), **placement)
+        chain = KernelChain(
+            expanded(weight.shape, width or EXPANSION_RATE, stacked=kind == "stacked"), dtype=dtype, device=device
+        )
         return chain.keep_(weight, seed=seed) if init == KEEP else chain.scaled_(float(init) * std, seed=seed)
     if kind == "matrix":
-        net = families.deep_matrix(tuple(weight.shape), depth, width, **placement)
+        net = families.deep_matrix(tuple(weight.shape), depth, width, dtype=dtype, device=device)
     elif width is None and kind in ("tensor_train", "tucker"):
         raise ValueError(f"kind {kind!r} needs width=, the size of its bonds; give a positive integer")
     else:
-        net = getattr(families, kind)(tuple(weight.shape), width, **placement)
+        net = getattr(families, kind)(tuple(weight.shape), width, dtype=dtype, device=device)
     if init != KEEP:
         return inits.scaled_(net, float(init) * std, seed=seed)
     if not bool(weight.any()):  # if all factors were zero, all gradients would be; so one is zero, the others random
