@@ -1,9 +1,14 @@
 import cases
+import numpy as np
 import oracles
 import pytest
 import torch
 
 import ranklens as rl
+
+SWEPT = 1e-10  # relative; rounding of the end tensor, accumulated over up to hundreds of sweeps
+BALANCED_FLOAT32 = 1e-4  # absolute; squared norms are about 16, and balance_ promises 100 roundings of 1e-7 of them
+FEW_ROUNDINGS = 1e-13  # absolute; factors of norm about 1 from one singular value decomposition
 
 
 @pytest.mark.parametrize("name", [n for n in cases.NETWORKS if n != "scalar"])
@@ -15,7 +20,7 @@ def test_balance_is_exact_and_keeps_the_end_tensor(name, tolerance):
     found = oracles.imbalance(net.equation, [node.detach().numpy() for node in net.nodes])
     assert found <= tolerance["balance"] * scale
     assert float(net.imbalance()) == pytest.approx(found, abs=tolerance["rounding"] * scale)
-    torch.testing.assert_close(net.tensor().detach(), before, rtol=1e-10, atol=1e-10 * float(before.norm()))
+    torch.testing.assert_close(net.tensor().detach(), before, rtol=SWEPT, atol=SWEPT * float(before.norm()))
 
 
 def test_balance_raises_when_it_stalls(monkeypatch):
@@ -27,7 +32,7 @@ def test_balance_raises_when_it_stalls(monkeypatch):
 
 def test_balance_in_float32():
     net = rl.init.balance_(rl.deep_matrix((4, 4), depth=3, std=1.0, dtype=torch.float32))
-    assert float(net.imbalance()) < 1e-4
+    assert float(net.imbalance()) < BALANCED_FLOAT32
 
 
 @pytest.mark.parametrize("name", ["matrix depth 3", "cp order 3", "hierarchical binary", "tensor ring", "tucker"])
@@ -66,7 +71,7 @@ def test_product_is_balanced_and_has_the_least_norm():
     for depth in (1, 2, 4):
         net = rl.init.product_(rl.deep_matrix((4, 3), depth=depth, width=5), W0)
         torch.testing.assert_close(net.tensor().detach(), W0)
-        assert float(net.imbalance()) < 1e-13
+        assert float(net.imbalance()) < FEW_ROUNDINGS
         least = depth * rl.singular_values(W0).pow(2 / depth).sum()
         assert float(sum(n.detach().square().sum() for n in net.nodes)) == pytest.approx(float(least))
 
@@ -97,3 +102,14 @@ def test_normal_has_mean_and_std_and_refuses_nonsense():
             rl.init.normal_(net, std=bad)
         with pytest.raises(ValueError, match="scale is"):
             rl.init.scaled_(net, scale=bad)
+
+
+def test_only_the_four_initializations_are_public():
+    assert dir(rl.init) == ["balance_", "normal_", "product_", "scaled_"]
+
+
+def test_a_product_may_be_an_array_or_a_list():
+    W0 = [[3, 1], [0, 2]]
+    for value in (W0, np.array(W0), np.array(W0, dtype=np.float32)):
+        net = rl.init.product_(rl.deep_matrix((2, 2), depth=2), value)
+        np.testing.assert_allclose(net.tensor().detach(), W0, rtol=0, atol=FEW_ROUNDINGS)
