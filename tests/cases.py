@@ -1,4 +1,4 @@
-"""Networks in a table, and a strategy that draws random ones with bonds of any order."""
+"""Networks of every family by name, random einsums with bonds of any order, and problems for them."""
 
 import torch
 from hypothesis import strategies as st
@@ -34,7 +34,7 @@ def _scalar(std):
 
 @st.composite
 def einsums(draw):
-    """Random einsums: up to 5 nodes, up to 4 bonds of random order, every node non-empty, every mode in one node."""
+    """Draw an einsum and its nodes: 2 to 5 nodes, 1 to 4 bonds of random order, and at most one mode per node."""
     count = draw(st.integers(2, 5))
     labels = [[] for _ in range(count)]
     for bond in "rstu"[: draw(st.integers(1, 4))]:
@@ -66,7 +66,7 @@ def truncations(draw):
 
 
 def problem(net, seed=0):
-    """A completion of about half the entries of a random tensor."""
+    """Return a completion of about half the entries of a random tensor of the shape of a network."""
     made = torch.Generator().manual_seed(seed + 100)
     target = torch.randn(net.shape, generator=made, dtype=torch.float64)
     if not net.shape:
@@ -75,7 +75,7 @@ def problem(net, seed=0):
 
 
 class Scalar:
-    """A problem about a network of no modes."""
+    """A problem for networks without modes: the squared distance of their value from 1.3."""
 
     def loss(self, tensor):
         value = tensor.tensor() if isinstance(tensor, rl.TensorNetwork) else tensor

@@ -1,4 +1,4 @@
-"""Slow, literal transcriptions of the definitions, in numpy and loops. Nothing here imports the package."""
+"""Slow, literal transcriptions of the definitions, in numpy and loops. This file does not import the package."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def end_tensor(equation, nodes):
-    """The sum over all values of all bonds, entry by entry."""
+    """Return the end tensor of an einsum: every entry is a sum over all values of all bonds."""
     left, out = equation.split("->")
     labels = left.split(",")
     sizes = {x: d for names, node in zip(labels, nodes, strict=True) for x, d in zip(names, node.shape, strict=True)}
@@ -21,7 +21,7 @@ def end_tensor(equation, nodes):
 
 
 def component_norms(equation, nodes, bond):
-    """The product of the norms of the slices that the bond's value picks."""
+    """Return the component norms of a bond: products of the norms of the slices at each value of the bond."""
     labels = equation.split("->")[0].split(",")
     met = [(node, names.index(bond)) for names, node in zip(labels, nodes, strict=True) if bond in names]
     size = met[0][0].shape[met[0][1]]
@@ -29,7 +29,10 @@ def component_norms(equation, nodes, bond):
 
 
 def imbalance(equation, nodes):
-    """The largest violation over all bonds: of Gram matrices where two nodes meet, of squared slice norms elsewhere."""
+    """Return the largest violation of balance over all bonds.
+
+    It compares the Gram matrices of the two nodes at a bond of order 2, and squared slice norms at every bond.
+    """
     labels = equation.split("->")[0].split(",")
     worst = 0.0
     for bond in set("".join(labels)) - set(equation.split("->")[1]):
@@ -43,7 +46,7 @@ def imbalance(equation, nodes):
 
 
 def numerical_gradient(function, nodes, step=1e-6):
-    """Central differences, one entry at a time."""
+    """Return the gradient of a function of several arrays by central differences, one entry at a time."""
     gradients = []
     for node in nodes:
         gradient = np.zeros_like(node)
@@ -59,7 +62,7 @@ def numerical_gradient(function, nodes, step=1e-6):
 
 
 def matrix_gradients(nodes, G):
-    """Gradients of a chain of matrices W = W_1' W_2' ..., with G the gradient in the product."""
+    """Return the gradients by every factor of a product of matrices, from the gradient G by the product."""
     found = []
     for k in range(len(nodes)):
         left = np.linalg.multi_dot([*nodes[:k], np.eye(nodes[k].shape[0])]) if k else np.eye(nodes[0].shape[0])
@@ -70,6 +73,7 @@ def matrix_gradients(nodes, G):
 
 
 def effective_rank(W):
+    """Return the exponential of the entropy of the normalized singular values."""
     s = np.linalg.svd(W, compute_uv=False)
     if s.sum() == 0:
         return 0.0
@@ -78,6 +82,7 @@ def effective_rank(W):
 
 
 def matricize(T, modes):
+    """Return the matrix with given modes as rows: every entry is put at its row-major row and column."""
     rest = [n for n in range(T.ndim) if n not in modes]
     result = np.zeros((math.prod(T.shape[n] for n in modes), math.prod(T.shape[n] for n in rest)))
     for at in np.ndindex(*T.shape):
@@ -91,7 +96,7 @@ def matricize(T, modes):
 
 
 def product(table, rows):
-    """prod_n table[n, rows[b, n], r] and, for an upstream gradient of ones, its gradient: by products of the others."""
+    """Return prod_n table[n, rows[b, n], r], and the gradient of the sum of these products by the table."""
     batch, order = rows.shape
     result = np.ones((batch, table.shape[2]))
     gradient = np.zeros_like(table)
@@ -104,7 +109,10 @@ def product(table, rows):
 
 
 def cube_mode(target, start, times, steps_per_unit=20_000):
-    """u' = u^2 (target - u^3) by classical Runge-Kutta with tiny steps: one mode of the depth-3 flow."""
+    """Return u at given times, where u' = u^2 (target - u^3), by the classical Runge-Kutta method with tiny steps.
+
+    This is one singular mode of the gradient flow of a deep matrix of depth 3.
+    """
 
     def slope(u):
         return u * u * (target - u**3)
