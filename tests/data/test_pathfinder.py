@@ -134,7 +134,7 @@ def test_strokes_follow_the_side():
 
 
 def test_bad_input_is_named(monkeypatch):
-    monkeypatch.setattr(sys.modules["ranklens.data.pathfinder"], "PICTURES", 20)
+    monkeypatch.setattr(sys.modules["ranklens.data.pathfinder"], "IMAGES", 20)
     for args, change, message in (
         ((0,), {}, "count is 0"),
         ((1, 0), {}, "length 0"),

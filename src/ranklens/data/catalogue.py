@@ -76,6 +76,7 @@ class Source:
 
 
 def _idx(*hashes: str) -> tuple[File, ...]:
+    """Return the four IDX files of a data set in the form of MNIST, from their SHA-256 hashes."""
     names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     return tuple(File(name, formats.idx, sha256) for name, sha256 in zip(names, hashes, strict=True))
 

@@ -24,7 +24,7 @@ TURNS = 6
 # Number of paths that are tried before no further distractor is drawn or, for a long path, the image is given up.
 PATHS = 20
 # Number of images that are tried before the settings are refused.
-PICTURES = 2000
+IMAGES = 2000
 # Level of a white pixel.
 WHITE = 255
 # Smallest contrast: it leaves 13 levels between black and a dash, enough for antialiased edges.
@@ -195,23 +195,30 @@ def pathfinder(
     for n in range(count):
         rng = Random(seeds.derive(seed, f"pathfinder {n}"))
         labels[n] = rng.random() < 0.5
-        drawn = None
-        for _ in range(PICTURES):
-            begun += 1
-            drawn = _Canvas(side, strokes, rng).picture(length, distractors)
-            if drawn is not None:
-                break
-        if drawn is None:
-            raise ValueError(
-                f"no image of {side} x {side} has room for two paths of {length} dashes in {PICTURES} tries; take "
-                f"shorter paths, a larger image or other strokes"
-            )
-        (one, other), rest = drawn
+        (one, other), rest, tries = _paths(length, distractors, side, strokes, rng)
         markers[n] = one[0][0], one[-1][1] if labels[n] else other[0][0]
-        short += len(rest)
+        begun, short = begun + tries, short + len(rest)
         images[n] = _ink([one, other, *rest], markers[n], side, strokes, contrast)
     return Pathfinder(
         torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(markers), 1 - count / begun, short / count
+    )
+
+
+def _paths(
+    length: int, distractors: int, side: int, strokes: Strokes, rng: Random
+) -> tuple[tuple[Path, Path], list[Path], int]:
+    """Return the two long paths and the distractors of an image, and the number of images that were begun for it.
+
+    Raises:
+        ValueError: if no image has room for the long paths.
+    """
+    for tries in range(1, IMAGES + 1):
+        drawn = _Canvas(side, strokes, rng).paths(length, distractors)
+        if drawn is not None:
+            return *drawn, tries
+    raise ValueError(
+        f"no image of {side} x {side} has room for two paths of {length} dashes in {IMAGES} tries; take "
+        f"shorter paths, a larger image or other strokes"
     )
 
 
@@ -243,7 +250,7 @@ class _Canvas:
             if dy * dy <= strokes.spacing**2
         ]
 
-    def picture(self, length: int, distractors: int) -> tuple[tuple[Path, Path], list[Path]] | None:
+    def paths(self, length: int, distractors: int) -> tuple[tuple[Path, Path], list[Path]] | None:
         """Return two long paths and the distractors that fit, or None if there is no room for the long paths."""
         pair = self._opposite(length) if length < FORKED else self._fork(length)
         if pair is None:

@@ -124,8 +124,10 @@ def _cifar(batches: list[Array]) -> tuple[Labelled, Labelled]:
 
 
 def _split(pixels: NDArray[np.generic], labels: NDArray[np.generic], train: int) -> tuple[Labelled, Labelled]:
+    """Return the first `train` images, and all others."""
     return _labelled(pixels[:train], labels[:train]), _labelled(pixels[train:], labels[train:])
 
 
 def _labelled(pixels: NDArray[np.generic], labels: NDArray[np.generic]) -> Labelled:
+    """Return images and labels as tensors of the types that `Labelled` has."""
     return Labelled(torch.from_numpy(pixels.astype(np.uint8)), torch.from_numpy(labels.astype(np.int64)))

@@ -145,6 +145,7 @@ def pad(images: PixelData, side: int) -> PixelData:
 
 
 def _pad(part: PixelCompletion, side: int) -> PixelCompletion:
+    """Return square images in the middle of black ones."""
     old = round(part.images.shape[1] ** 0.5)
     before = (side - old) // 2
     after = side - old - before
@@ -174,6 +175,7 @@ def _split(
 
 
 def _control(part: data.Labelled, control: str, levels: int, generator: torch.Generator) -> data.Labelled:
+    """Return images whose levels or labels are random, as the control says."""
     if control == "random images":
         drawn = torch.randint(levels, part.images.shape, generator=generator, dtype=torch.uint8)
         return data.Labelled(drawn, part.labels)
@@ -183,4 +185,5 @@ def _control(part: data.Labelled, control: str, levels: int, generator: torch.Ge
 
 
 def _rows(part: data.Labelled, rows: Tensor) -> data.Labelled:
+    """Return some of the images and their labels."""
     return data.Labelled(part.images[rows], part.labels[rows])
