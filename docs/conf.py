@@ -46,7 +46,8 @@ def _escape(text: str) -> str:
 def _inline(lines: list[str]) -> list[str]:
     """Turn `code` into ``code``, which may span lines of a paragraph, and escape all other text."""
     parts = _LITERAL.split("\n".join(lines))
-    return "".join(f"``{part.strip('`')}``" if k % 2 else _escape(part) for k, part in enumerate(parts)).split("\n")
+    made = "".join(f"``{part.strip('`')}``" if k % 2 else _escape(part) for k, part in enumerate(parts))
+    return re.sub(r"(?<=[^\s`]``)(?=\w)", r"\\ ", made).split("\n")  # the plural of a `name`s
 
 
 def _process(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
