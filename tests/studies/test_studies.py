@@ -1,6 +1,7 @@
 """Every study's smallest preset is run once; its numbers are checked against what is known, not against snapshots."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -20,7 +21,13 @@ from ranklens.studies.laws import analogy
 def test_every_study(name, tmp_path):
     """All that is asked of its record in one test, so that no other worker runs the study again."""
     record = studies.perform(name, studies.preset(name, "tiny"))
-    for check in (theorems_hold, spoilt_records_fail, figures_are_labelled, seeds_are_listed):
+    for check in (
+        theorems_hold,
+        spoilt_records_fail,
+        figures_are_labelled,
+        seeds_are_listed,
+        one_nan_of_two_runs_fails,
+    ):
         check(record)
     records_last(record, tmp_path)
 
@@ -88,6 +95,63 @@ def test_a_law_that_is_off_by_a_thousandth_or_not_a_number_fails(name, factor, m
     record = studies.perform(name, studies.preset(name, "tiny"))
     theorems = [claim for claim in studies.judge(record) if claim.kind == "theorem"]
     assert not theorems[0].holds
+
+
+def one_nan_of_two_runs_fails(record):
+    """Whatever a claim is computed from: if it is NaN in one of two runs, the claim must not hold.
+
+    The second run is a copy of the first one. A claim is computed from a variable if other values of the variable
+    change its number. A variable without a dimension of seeds is poisoned in the first and in the last value of every
+    case, which its first dimension counts.
+    """
+    two = twice(record)
+    clean = studies.judge(two)
+    for name in measured(two):
+        others = [studies.judge(_with(two, name, values)) for values in (1.5 * two[name] + 3.0, 0.01 * two[name])]
+        poisoned = studies.judge(poison(two, name))
+        stated = {claim.statement: claim for claim in poisoned}
+        for known, up, down, same in zip(clean, *others, poisoned, strict=False):
+            if {up.measured, down.measured} != {known.measured}:
+                spoilt = stated.get(known.statement, same)  # a poisoned record can have more claims
+                assert not spoilt.holds, (name, spoilt)
+
+
+RUNS = ("seed", "psd_seed", "parts_seed")  # dimensions that count runs
+# Variables that are no measurements: they say which row, time or step a value belongs to.
+POSITIONS = ("time", "step", "monitor_time")
+
+
+def measured(record):
+    """Names of the variables that hold measurements."""
+    return [str(name) for name, x in record.data_vars.items() if x.dtype.kind == "f" and name not in POSITIONS]
+
+
+def twice(record):
+    """A record of two seeds, the second a copy of the first."""
+    dims = [dim for dim in RUNS if dim in record.dims]
+    for dim in dims:
+        record = xr.concat([record, record.assign_coords({dim: [1]})], dim=dim, data_vars="minimal")
+    settings = json.loads(record.attrs["settings"])
+    return record.assign_attrs(settings=json.dumps(settings | ({"seeds": [0, 1]} if dims else {})))
+
+
+def poison(record, name):
+    """NaN in all values of the second run; without runs, in the first and the last finite value of every case."""
+    values = record[name].copy(deep=True)
+    dims = [dim for dim in RUNS if dim in values.dims]
+    if dims:
+        values.loc[{dims[0]: 1}] = np.nan
+    else:
+        cases = values.values if values.ndim > 1 else values.values.reshape(1, -1)
+        for case in cases:
+            finite = np.argwhere(np.isfinite(case))
+            for place in (finite[0], finite[-1]):
+                case[tuple(place)] = np.nan
+    return _with(record, name, values)
+
+
+def _with(record, name, values):
+    return record.assign({name: values.astype(record[name].dtype)})
 
 
 def figures_are_labelled(record):

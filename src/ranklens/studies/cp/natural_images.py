@@ -207,7 +207,7 @@ MINUTES = {
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Train predictors of both families on true data and on controls, for every rank, class and seed."""
+    """Return errors of predictors of both families, on true data and on controls, for every rank, class and seed."""
     ranks = {CP: settings.ranks, HIERARCHICAL: settings.widths}
     coords: dict[str, list[str] | list[int]] = {
         "family": [family for family, sizes in ranks.items() if sizes],
@@ -421,7 +421,7 @@ def _averaged(values: xr.DataArray) -> tuple[xr.DataArray, str]:
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Draw training and test error against rank, and training curves at the smallest rank, one row per family."""
+    """Return the figure: errors against rank and training curves at the smallest rank, one row per family."""
     settings = records.settings_of(record, Settings)
     made, panels = drawing.figure(3, record.sizes["family"])
     for row, family in enumerate(record.family.values):
@@ -482,7 +482,7 @@ def _draw_curves(axes: Axes, part: xr.Dataset, title: str) -> None:
 
 
 def alt(record: xr.Dataset) -> str:
-    """Describe the figure in words."""
+    """Return a description of the figure in words."""
     parts = []
     for family in record.family.values:
         part = _of(record, family)

@@ -71,7 +71,7 @@ SMALL = 0.03
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Run one flow per alpha and seed; record final components, error, and distance to the flow of the leader alone."""
+    """Return final components, error, and distance to the flow of the leading component alone, by alpha and seed."""
     parts = [xr.concat([_one(settings, a, s) for s in settings.seeds], dim="seed") for a in settings.alphas]
     record = xr.concat(parts, dim="alpha")
     return record.assign_coords(alpha=list(settings.alphas), seed=list(settings.seeds))
@@ -156,7 +156,7 @@ def _apart(whole: xr.Dataset, alone: TensorNetwork, task: problems.Completion, s
 def _flow(
     net: TensorNetwork, task: problems.Completion, settings: Settings, times: NDArray[np.float64] | None
 ) -> xr.Dataset:
-    """Run the flow to the training loss of the settings, or to the last of the given times."""
+    """Return the record of a flow to the training loss of the settings, or to the last of the given times."""
     return flow.gradient_flow(
         net,
         task,
@@ -232,7 +232,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Draw the ratio of components, with its power law, and the distance to one component's flow, against alpha."""
+    """Return the figure: ratio of components with its power law, and distance to the leader's flow, against alpha."""
     settings = records.settings_of(record, Settings)
     made, (share, apart) = drawing.figure(2)
     alpha = record.alpha.values
@@ -256,7 +256,7 @@ def draw(record: xr.Dataset) -> Figure:
 
 
 def alt(record: xr.Dataset) -> str:
-    """Describe the figure in words."""
+    """Return a description of the figure in words."""
     middle = ", ".join(
         f"{x:.0e} at {a:g}" for x, a in zip(np.median(ratios(record), axis=1), record.alpha.values, strict=True)
     )

@@ -80,7 +80,7 @@ NEARLY_ALL = 0.9
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Fit tensors of both orders by factorizations and directly; record errors, ranks and numbers of components."""
+    """Return errors, ranks and numbers of components of tensors fitted by factorizations, and directly."""
     parts = [_order(settings, order, counts) for order, counts in _grids(settings)]
     return xr.merge(parts, join="outer", compat="no_conflicts")
 
@@ -131,7 +131,10 @@ def filled_with_zeros(task: problems.Completion) -> torch.Tensor:
 
 
 def _direct(settings: Settings, task: problems.Completion) -> dict[str, float]:
-    """Run the flow of the entries themselves from zero; return error, lower bound of the rank, distance from zeros."""
+    """Return the end of the flow of the entries themselves from zero.
+
+    The entries are its error, a lower bound of its CP rank, and its distance from zeros in unobserved places.
+    """
     modes = tuple(range(len(task.shape)))
     net = TensorNetwork(([modes], modes), [torch.zeros(task.shape, dtype=torch.float64)])
     flow.gradient_flow(net, task, until_loss=1e-12, rtol=1e-6, atol=1e-9)
@@ -163,7 +166,7 @@ def rank_at_least(T: torch.Tensor, rtol: float) -> int:
 
 
 def _factorized(settings: Settings, task: problems.Completion, std: float, seed: int) -> dict[str, float]:
-    """Run the flow of a factorization; return error, CP rank, number of present components and training loss."""
+    """Return error, CP rank, number of components and training loss at the end of the flow of a factorization."""
     net = families.cp(task.shape, std=std, seed=seed)
     record = flow.gradient_flow(
         net,
@@ -259,7 +262,7 @@ def _recovery(at: xr.Dataset, settings: Settings, order: int) -> list[Claim]:
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Draw errors against observed entries at both orders, with the formula for zeros, and ranks at order 3."""
+    """Return the figure: errors against observed entries, with the formula for zeros, and ranks at order 3."""
     settings = records.settings_of(record, Settings)
     made, (*errors, ranks) = drawing.figure(3)
     for axes, (order, counts) in zip(errors, _grids(settings), strict=True):
@@ -291,7 +294,7 @@ def _draw(axes: Axes, record: xr.Dataset, name: str, linear: str, counts: tuple[
 
 
 def alt(record: xr.Dataset) -> str:
-    """Describe the figure in words."""
+    """Return a description of the figure in words."""
     settings = records.settings_of(record, Settings)
     parts = []
     for order, counts in _grids(settings):

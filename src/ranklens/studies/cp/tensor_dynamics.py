@@ -68,7 +68,7 @@ EXCEPTIONS = 1
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Run one flow per seed and record component norms, error of the law, and change of the conserved quantities."""
+    """Return component norms, error of the law, and change of the conserved quantities along one flow per seed."""
     return records.gather([_one(settings, seed) for seed in settings.seeds], settings.seeds)
 
 
@@ -119,7 +119,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Draw the component norms of the first seed against time, and the error of every seed."""
+    """Return the figure: the component norms of the first seed against time, and the error of every seed."""
     settings = records.settings_of(record, Settings)
     made, (values, errors) = drawing.figure(2)
     first = records.runs(record)[0]
@@ -131,7 +131,7 @@ def draw(record: xr.Dataset) -> Figure:
 
 
 def alt(record: xr.Dataset) -> str:
-    """Describe the figure in words."""
+    """Return a description of the figure in words."""
     settings = records.settings_of(record, Settings)
     final = -np.sort(-records.last(record, "component")[0])
     values = ", ".join(f"{x:.1f}" for x in final[: settings.rank])

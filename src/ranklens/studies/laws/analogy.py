@@ -127,7 +127,7 @@ CASES = {"matrix": _matrix, "tensor": _tensor, "hierarchical": _hierarchical}
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Follow all factorizations; return sizes, measured rates and alignments of components along their trajectories."""
+    """Return sizes, measured rates and alignments of components along their trajectories."""
     parts = []
     for kind in KINDS:
         found = [_points(CASES[kind](settings, seed), settings) for seed in settings.seeds]
@@ -235,7 +235,7 @@ def _claims_of(kind: str, points: _Points) -> list[Claim]:
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Draw rate over alignment against size in logarithmic axes, with the law, in one panel per factorization."""
+    """Return the figure: rate over alignment against size, with the law, in one panel per factorization."""
     made, panels = drawing.figure(3)
     meanings = {"matrix": "depth", "tensor": "order", "hierarchical": "children + 1"}
     for kind, axes in zip(KINDS, panels, strict=True):
@@ -254,7 +254,7 @@ def draw(record: xr.Dataset) -> Figure:
 
 
 def alt(record: xr.Dataset) -> str:
-    """Describe the figure in words."""
+    """Return a description of the figure in words."""
     parts = []
     for kind in KINDS:
         K, size, rate, gamma = _of(record, kind)

@@ -105,7 +105,7 @@ QUANTITIES = ("imbalance", "rate", "law", "outside")
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Run the flows of both families, the flow of a single component, and the 2 x 2 example for every imbalance."""
+    """Return the record of flows of both families, of a single component, and of the 2 x 2 example by its imbalance."""
     return xr.merge([_along(settings), _monitor(settings), _example(settings)])
 
 
@@ -181,7 +181,7 @@ def _bounds(problem: problems.Completion, net: TensorNetwork) -> Tensor:
 
 
 def _monitor(settings: Settings) -> xr.Dataset:
-    """Run the flow of a single component with Gaussian factors; record its imbalance and the error of its law.
+    """Return imbalance and error of the law along the flow of a single component with Gaussian factors.
 
     `balanced_from` is the time from which on its relative imbalance stays below `SHARE`.
     """
@@ -213,7 +213,7 @@ def _monitor(settings: Settings) -> xr.Dataset:
 
 
 def _example(settings: Settings) -> xr.Dataset:
-    """Run the 2 x 2 example at depth 2 from lambda-balanced factors; record |w11| and the error of the law of rates.
+    """Return |w11| and the error of the law of rates along the 2 x 2 example at depth 2, from lambda-balanced factors.
 
     The law is d sigma / dt = sqrt(lambda^2 + 4 sigma^2) <-gradient, u v^T> for a singular value sigma with singular
     vectors u, v.
@@ -318,8 +318,8 @@ def _bounded(record: xr.Dataset) -> list[Claim]:
 
 def _single(record: xr.Dataset) -> list[Claim]:
     """Return the claims on the single component, before and after its relative imbalance has fallen below `SHARE`."""
-    late = record.monitor_time.values >= float(record.balanced_from)
-    off = record.monitor_off.values
+    time, off = record.monitor_time.values, record.monitor_off.values
+    late, early = time >= float(record.balanced_from), time < float(record.balanced_from)
     return [
         theorem(
             f"Single component: the balanced law is accurate once the relative imbalance is below {SHARE:g}: distance "
@@ -330,7 +330,7 @@ def _single(record: xr.Dataset) -> list[Claim]:
         finding(
             f"Single component: the balanced law is not accurate while the relative imbalance is above {SHARE:g}: "
             "distance of exact rate over law from 1, largest of the earlier times of one flow",
-            reduce.largest(off[~late]),
+            reduce.largest(off[early]),
             at_least=0.2,
         ),
     ]
@@ -369,7 +369,7 @@ def _stopping(record: xr.Dataset) -> list[Claim]:
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Draw rate over law against imbalance with the proved bounds, the single component, and the 2 x 2 example."""
+    """Return the figure: rate over law with the proved bounds, the single component, and the 2 x 2 example."""
     made, (deviation, monitor, example) = drawing.figure(3)
     for k, family in enumerate(FAMILIES):
         x, ratio = ratios(record, family)
@@ -413,7 +413,7 @@ def _draw_example(axes: Axes, record: xr.Dataset) -> None:
 
 
 def alt(record: xr.Dataset) -> str:
-    """Describe the figure in words."""
+    """Return a description of the figure in words."""
     ends = ", ".join(
         f"{x:.2g} at lambda {v:g}" for x, v in zip(saturated(record), record.imbalance_lambda.values, strict=True)
     )

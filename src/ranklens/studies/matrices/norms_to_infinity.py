@@ -70,7 +70,7 @@ LATE = 1e-2
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Run one flow per depth and seed; record |w11|, singular values, effective rank and sign of the determinant."""
+    """Return |w11|, singular values, effective rank and sign of the determinant along a flow per depth and seed."""
     parts = []
     for depth in settings.depths:
         runs = [_one(settings, depth, seed) for seed in settings.seeds]
@@ -169,7 +169,12 @@ def _growths(deep: list[tuple[int, xr.Dataset]], record: xr.Dataset) -> list[Cla
 
 
 def schatten(run: xr.Dataset, p: float) -> NDArray[np.float64]:
-    """Return the Schatten-p norm of the end matrix in every row of a run; for p < 1 it is a quasi-norm."""
+    """Return the Schatten-p norm of the end matrix in every row of a run; for p < 1 it is a quasi-norm.
+
+    A singular value that is NaN makes all rows NaN.
+    """
+    if np.isnan(run.singular.values).any():
+        return np.full(run.sizes["row"], np.nan)
     return measures.schatten_norm(torch.diag_embed(torch.from_numpy(run.singular.values)), p).numpy()
 
 
@@ -183,14 +188,19 @@ def _runs(record: xr.Dataset) -> list[tuple[int, xr.Dataset]]:
 
 
 def _growth(depth: int, run: xr.Dataset) -> float:
-    """Return the mean rate of |w11|^(2 + 2/depth) at losses below `LATE`, divided by the law's 2 depth + 2."""
+    """Return the mean rate of |w11|^(2 + 2/depth) at losses below `LATE`, divided by the law's 2 depth + 2.
+
+    NaN if a loss is NaN, or if none is that small.
+    """
+    if np.isnan(run.loss.values).any() or not (run.loss.values <= LATE).any():
+        return math.nan
     late = run.isel(row=run.loss.values <= LATE)
     power = late.hole.values ** (2 + 2 / depth)
     return float((power[-1] - power[0]) / (late.time.values[-1] - late.time.values[0]) / (2 * depth + 2))
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Draw |w11|, norms and ranks against the loss, which falls from left to right, and |w11| against time."""
+    """Return the figure: |w11|, norms and ranks against the falling loss, and |w11| against time."""
     made, (hole, norms, rank, law) = drawing.figure(2, 2)
     seed = int(record.seed.values[0])
     runs = [(int(depth), records.rows(record.sel(depth=depth), seed)) for depth in record.depth.values]
@@ -235,7 +245,7 @@ def _draw_law(axes: Axes, runs: list[tuple[int, xr.Dataset]]) -> None:
 
 
 def alt(record: xr.Dataset) -> str:
-    """Describe the figure in words."""
+    """Return a description of the figure in words."""
     runs = [(depth, r) for depth, r in _runs(record) if int(r.seed) == int(record.seed.values[0])]
     _, last = runs[-1]
     ends = "; ".join(f"depth {d}: {float(r.hole[-1]):.1f} at loss {float(r.loss[-1]):.0e}" for d, r in runs)

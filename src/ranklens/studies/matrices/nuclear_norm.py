@@ -104,12 +104,12 @@ GRAPHS = ("two parts", "connected")
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Run the three experiments, each with the certified least nuclear norm, and return them in one record."""
+    """Return one record of the three experiments, each with the certified least nuclear norm."""
     return xr.merge([_completion(settings), _positive(settings), _connectivity(settings)])
 
 
 def _completion(settings: Settings) -> xr.Dataset:
-    """Run flows of several depths on few and on many observed entries of a random matrix of low rank.
+    """Return the ends of flows of several depths, for few and for many observed entries of a matrix of low rank.
 
     The variable `slack` is <Y, W - target> on the observed places, Y the dual certificate: how much the residual of an
     end matrix W may change the certified lower bound.
@@ -166,7 +166,7 @@ def positive_problem(settings: Settings, commuting: bool, seed: int) -> problems
 
 
 def _positive(settings: Settings) -> xr.Dataset:
-    """Run flows of the end matrix X from alpha I.
+    """Return the ends of flows of the end matrix X from alpha I, compared with the least trace.
 
     X stays symmetric, and at depth 2 it follows dX/dt = -(X G + G X), where G is the gradient of the loss in X.
     """
@@ -222,7 +222,7 @@ def parts_problem(settings: Settings, graph: str, seed: int) -> problems.Complet
 
 
 def _connectivity(settings: Settings) -> xr.Dataset:
-    """Run depth 2 from smaller and smaller initializations; record the ratio of singular values and nuclear norms."""
+    """Return ratios of singular values and nuclear norms at depth 2, for smaller and smaller initializations."""
     compared = settings.seeds[: settings.parts]
     dims = ("graph", "scale", "parts_seed")
     second = np.zeros((len(GRAPHS), len(settings.scales), len(compared)))
@@ -341,7 +341,7 @@ def _parts_claims(record: xr.Dataset) -> list[Claim]:
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Draw errors and norms of completion, traces of positive semidefinite matrices, and ranks by connectivity."""
+    """Return the figure: errors and norms of completion, traces of positive matrices, ranks by connectivity."""
     made, (errors, norms, positive, parts) = drawing.figure(2, 2)
     _draw_completion(errors, norms, record)
     shown = [(o, d) for o in COMMUTE for d in record.psd_depth.values]
@@ -389,7 +389,7 @@ def _draw_completion(errors: Axes, norms: Axes, record: xr.Dataset) -> None:
 
 
 def alt(record: xr.Dataset) -> str:
-    """Describe the figure in words."""
+    """Return a description of the figure in words."""
     few = record.isel(observed=0)
     errors = ", ".join(f"depth {d} {float(few.error.sel(depth=d).median()):.3f}" for d in record.depth.values)
     ends = record.isel(alpha=-1).psd_excess.median(dim=("psd_seed", "psd_depth"))

@@ -82,7 +82,7 @@ RECIPE = 3
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Run one flow of the end matrix per case; the coordinate `group` of the record says what the case is about."""
+    """Return one flow of the end matrix per case; the coordinate `group` says what a case is about."""
     cases, runs = [], []
     for case, make in _cases(settings):
         cases.append(case)
@@ -324,14 +324,24 @@ def _runs(record: xr.Dataset, group: str) -> list[xr.Dataset]:
 
 
 def _over_bound(run: xr.Dataset) -> float:
-    """Return the least of |w11| over its lower bound, at the times when the bound is not zero; NaN if it always is."""
+    """Return the least of |w11| over its lower bound, at the times when the bound is not zero.
+
+    NaN if the bound is always zero, or if a loss is NaN.
+    """
+    if np.isnan(run.loss.values).any():
+        return math.nan
     bound = theory.unobserved_bound(torch.from_numpy(run.loss.values), eps=float(run.eps)).numpy()
-    inside = ~(bound <= 0)
+    inside = bound > 0
     return reduce.least(np.abs(run.hole.values[inside]) / bound[inside])
 
 
 def _growth(run: xr.Dataset) -> float:
-    """Return the factor by which |w11| grows while the loss falls from 100 times its last value to its last value."""
+    """Return the factor by which |w11| grows while the loss falls from 100 times its last value to its last value.
+
+    NaN if a loss is NaN.
+    """
+    if np.isnan(run.loss.values).any():
+        return math.nan
     early = int((run.loss.values <= 100 * run.loss.values[-1]).argmax())
     return abs(float(run.hole[-1]) / float(run.hole[early]))
 
@@ -343,7 +353,7 @@ def _ratio(runs: list[xr.Dataset], size: int) -> float:
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Draw |w11| against the loss, which falls from left to right, in one panel per question."""
+    """Return the figure: |w11| against the loss, which falls from left to right, in one panel per question."""
     settings = records.settings_of(record, Settings)
     made, panels = drawing.figure(2, 2)
     limits, branch, larger, two = panels
@@ -400,7 +410,7 @@ def _draw_depth_two(axes: Axes, record: xr.Dataset) -> None:
 
 
 def alt(record: xr.Dataset) -> str:
-    """Describe the figure in words."""
+    """Return a description of the figure in words."""
     ends = "; ".join(
         f"eps {float(r.eps):g}, depth {int(r.depth)}: {abs(float(r.hole[-1])):.2f}" for r in _runs(record, "perturbed")
     )
