@@ -26,7 +26,8 @@ import scipy.sparse as sp
 import torch
 
 import ranklens as rl
-from ranklens.completers.seen import Seen, fit_biases
+from ranklens.completers.biases import fit_biases
+from ranklens.completers.observed import Observed
 
 NOISE = 0.01  # standard deviation; entries are of order one
 BUDGET = 100.0  # seconds of processor time for a method on a problem
@@ -63,7 +64,7 @@ TITLES = {
 # what a user would install or write; each is (seen, settings) -> the whole tensor
 
 
-def soft_impute(seen: Seen, share: float, sweeps: int = 500, change: float = 1e-5) -> Array:
+def soft_impute(seen: Observed, share: float, sweeps: int = 500, change: float = 1e-5) -> Array:
     """Shrink singular values by a share of the largest, put the seen entries back, repeat."""
     X, where = np.zeros(seen.shape), tuple(seen.indices.numpy().T)
     values, filled = seen.values.numpy(), np.zeros(seen.shape)
@@ -87,7 +88,7 @@ def _shrunk(X: Array, threshold: float) -> Array:
     return (U[:, kept] * (1 - threshold / s[kept])) @ (U[:, kept].T @ X)
 
 
-def truncated_svd(seen: Seen, rank: int) -> Array:
+def truncated_svd(seen: Observed, rank: int) -> Array:
     """Put zeros into the holes, keep `rank` singular values, divide by the share that is seen."""
     X = np.zeros(seen.shape)
     X[tuple(seen.indices.numpy().T)] = seen.values.numpy()
@@ -95,17 +96,17 @@ def truncated_svd(seen: Seen, rank: int) -> Array:
     return (U[:, :rank] * s[:rank]) @ V[:rank] * (X.size / len(seen))
 
 
-def matrix_als(seen: Seen, rank: int, ridge: float, start: int) -> Array:
+def matrix_als(seen: Observed, rank: int, ridge: float, start: int) -> Array:
     """Ridge regressions, all rows of one factor at a time."""
     return _als(seen, rank, ridge, start, sweeps=200)
 
 
-def cp_als(seen: Seen, rank: int, ridge: float, start: int) -> Array:
+def cp_als(seen: Observed, rank: int, ridge: float, start: int) -> Array:
     """The same for a CP factorization."""
     return _als(seen, rank, ridge, start, sweeps=300)
 
 
-def _als(seen: Seen, rank: int, ridge: float, start: int, sweeps: int) -> Array:
+def _als(seen: Observed, rank: int, ridge: float, start: int, sweeps: int) -> Array:
     made = np.random.default_rng(start)
     index, y = seen.indices.numpy(), seen.values.numpy()
     factors = [made.standard_normal((d, rank)) for d in seen.shape]
@@ -126,7 +127,7 @@ def _als(seen: Seen, rank: int, ridge: float, start: int, sweeps: int) -> Array:
     return np.einsum(",".join(f"{x}r" for x in letters) + "->" + letters, *factors, optimize=True)
 
 
-def masked_parafac(seen: Seen, rank: int, steps: int, start: int) -> Array:
+def masked_parafac(seen: Observed, rank: int, steps: int, start: int) -> Array:
     """Masked parafac of tensorly."""
     from tensorly import cp_to_tensor
     from tensorly.decomposition import parafac
@@ -137,7 +138,7 @@ def masked_parafac(seen: Seen, rank: int, steps: int, start: int) -> Array:
     )
 
 
-def masked_tucker(seen: Seen, rank: int, steps: int) -> Array:
+def masked_tucker(seen: Observed, rank: int, steps: int) -> Array:
     """Masked Tucker of tensorly, all ranks alike."""
     from tensorly import tucker_to_tensor
     from tensorly.decomposition import tucker
@@ -146,7 +147,7 @@ def masked_tucker(seen: Seen, rank: int, steps: int) -> Array:
     return np.asarray(tucker_to_tensor(tucker(X, [rank] * X.ndim, n_iter_max=steps, mask=mask, tol=1e-9)))
 
 
-def gcp(seen: Seen, rank: int, steps: int, start: int) -> Array:
+def gcp(seen: Observed, rank: int, steps: int, start: int) -> Array:
     """Generalized CP of pyttb with a mask, L-BFGS-B."""
     import pyttb
     from pyttb.gcp.handles import Objectives
@@ -167,7 +168,7 @@ def gcp(seen: Seen, rank: int, steps: int, start: int) -> Array:
     return np.asarray(found.full().data)
 
 
-def tree_lbfgs(seen: Seen, rank: int, start: int) -> Array:
+def tree_lbfgs(seen: Observed, rank: int, start: int) -> Array:
     """A hierarchical factorization of the given widths, fitted by L-BFGS from a start of order one."""
     net = rl.init.scaled_(rl.hierarchical(seen.shape, rank), 1.0, seed=start)
     optimizer = torch.optim.LBFGS(
@@ -184,13 +185,13 @@ def tree_lbfgs(seen: Seen, rank: int, start: int) -> Array:
     return net.tensor().detach().numpy()
 
 
-def least_nuclear_norm(seen: Seen) -> Array:
+def least_nuclear_norm(seen: Observed) -> Array:
     """The exact convex solution, rl.nuclear_norm_completion."""
     task = rl.Completion(seen.indices, seen.values, seen.shape)
     return rl.nuclear_norm_completion(task, tolerance=1e-4, steps=3000).matrix.numpy()
 
 
-def conic_nuclear_norm(seen: Seen) -> Array:
+def conic_nuclear_norm(seen: Observed) -> Array:
     """The same by cvxpy and SCS."""
     import cvxpy
 
@@ -202,7 +203,7 @@ def conic_nuclear_norm(seen: Seen) -> Array:
     return X.value
 
 
-def _masked(seen: Seen) -> tuple[Array, Array]:
+def _masked(seen: Observed) -> tuple[Array, Array]:
     X, mask = np.zeros(seen.shape), np.zeros(seen.shape, dtype=bool)
     X[tuple(seen.indices.numpy().T)] = seen.values.numpy()
     mask[tuple(seen.indices.numpy().T)] = True
@@ -212,11 +213,11 @@ def _masked(seen: Seen) -> tuple[Array, Array]:
 def unfolded(method: Callable[..., Array], modes: int) -> Callable[..., Array]:
     """A method for matrices on the matricization of the first `modes` modes against the others."""
 
-    def run(seen: Seen, *settings: Any) -> Array:
+    def run(seen: Observed, *settings: Any) -> Array:
         shape = (math.prod(seen.shape[:modes]), math.prod(seen.shape[modes:]))
         flat = np.ravel_multi_index(tuple(seen.indices.numpy().T), seen.shape)
         pairs = np.stack(np.unravel_index(flat, shape), axis=1)
-        return method(Seen(torch.from_numpy(pairs), seen.values, shape), *settings).reshape(seen.shape)
+        return method(Observed(torch.from_numpy(pairs), seen.values, shape), *settings).reshape(seen.shape)
 
     return run
 
@@ -272,7 +273,7 @@ def planted(name: str, seed: int) -> Iterator[dict[str, Any]]:
     problem = PROBLEMS[name]
     target = problem.target(seed)
     task = rl.Completion.sample(target, observed=round(problem.seen * target.numel()), noise=NOISE, seed=seed)
-    seen = Seen(task.indices, task.values, task.shape)
+    seen = Observed(task.indices, task.values, task.shape)
     train, held_out = seen.split(0.1, seed)
     truth = target.numpy()
 
@@ -303,7 +304,7 @@ def planted(name: str, seed: int) -> Iterator[dict[str, Any]]:
         yield _row(name, seed, method.name, method.told, error, time.process_time() - begun, method.note, tried)
 
 
-def _ours(name: str, seen: Seen, seed: int) -> tuple[Array, str]:
+def _ours(name: str, seen: Observed, seed: int) -> tuple[Array, str]:
     if name.startswith("matrix"):
         X = np.full(seen.shape, np.nan)
         X[tuple(seen.indices.numpy().T)] = seen.values.numpy()
@@ -327,10 +328,10 @@ def _row(problem: str, seed: int, method: str, told: str, error: float, seconds:
     }
 
 
-def ratings(seed: int) -> tuple[Seen, Seen]:
+def ratings(seed: int) -> tuple[Observed, Observed]:
     """MovieLens-100k, 80/20 by seed."""
     found = rl.data.ratings()
-    return Seen(found.indices, found.values, found.shape).split(0.2, seed)
+    return Observed(found.indices, found.values, found.shape).split(0.2, seed)
 
 
 def movielens(seed: int) -> Iterator[dict[str, Any]]:
@@ -338,7 +339,7 @@ def movielens(seed: int) -> Iterator[dict[str, Any]]:
     train, test = ratings(seed)
     fitted, held_out = train.split(0.1, seed)
 
-    def off(prediction: Array, on: Seen) -> float:
+    def off(prediction: Array, on: Observed) -> float:
         return float(np.sqrt(np.mean((np.clip(prediction, 1, 5) - on.values.numpy()) ** 2)))
 
     for depth in (3, 2):

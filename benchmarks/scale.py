@@ -22,7 +22,7 @@ import torch
 import ranklens as rl
 from ranklens import drawing
 from ranklens.completers.descent import BATCH, descend
-from ranklens.completers.seen import Seen
+from ranklens.completers.observed import Observed
 from ranklens.completers.start import aligned_
 from ranklens.tensors import init
 
@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parent / "scale_results.jsonl"
 FIGURE = Path(__file__).parents[1] / "docs" / "scale.png"
 
 
-def planted(shape: tuple[int, ...], count: int, *, seed: int) -> tuple[Seen, list[np.ndarray]]:
+def planted(shape: tuple[int, ...], count: int, *, seed: int) -> tuple[Observed, list[np.ndarray]]:
     """Entries at random positions of a sum of five outer products, and its factors.
 
     Factors of the matrix are normal. Those of the tensor are uniform on [0, 1], as counts and intensities are not
@@ -51,7 +51,7 @@ def planted(shape: tuple[int, ...], count: int, *, seed: int) -> tuple[Seen, lis
         rows = indices[begin : begin + 2**18]
         values[begin : begin + 2**18] = np.prod([f[rows[:, n]] for n, f in enumerate(factors)], axis=0).sum(axis=1)
     values += NOISE * values.std() * made.standard_normal(count)
-    return Seen(torch.from_numpy(indices), torch.from_numpy(values), shape), factors
+    return Observed(torch.from_numpy(indices), torch.from_numpy(values), shape), factors
 
 
 def peak() -> float:
@@ -71,7 +71,7 @@ def passes(what: str, count: int) -> dict:
         net = init.scaled_(rl.cp(train.shape, WIDTH, dtype=torch.float32), 1e-3)
     steps = max(round(PASSES * len(train) / BATCH), 1)
     begun, cpu = time.perf_counter(), time.process_time()
-    descend(net, train, held_out, lr=1e-2, steps=steps, look_back=1e9, batch_size=min(BATCH, len(train)))
+    descend(net, train, held_out, lr=1e-2, steps=steps, patience=1e9, batch_size=min(BATCH, len(train)))
     share = len(train) / (steps * min(BATCH, len(train)))
     return {
         "run": "passes",

@@ -1,4 +1,4 @@
-"""Completion without a rank: scikit-learn estimators over small starts, early stopping and a polish."""
+"""Completion of matrices and tensors without a given rank, by scikit-learn estimators."""
 
 from ranklens.completers.matrix import MatrixCompleter as MatrixCompleter
 from ranklens.completers.tensor import TensorCompleter as TensorCompleter

@@ -1,159 +1,259 @@
-"""Ridge least squares for one node of a network at a time: entries are linear in each node, for it is used once."""
+"""Alternating least squares: ridge regression for one node of a network at a time, which has a closed solution."""
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ranklens.completers.seen import Seen
+from ranklens.completers.observed import Observed
 from ranklens.tensors import contract
 from ranklens.tensors.environment import environment
 from ranklens.tensors.network import TensorNetwork
 
-GRAMS = 2**22  # numbers in what is worked on at a time
-JITTER = 1e-10  # of the mean diagonal of a Gram matrix: what too few entries see is left small, not infinite
+# Numbers in the Gram matrices, or in the outer products of environments, that are held at a time: 32 MiB in float64.
+BLOCK = 2**22
+# Ridge that is always added, in units of the mean diagonal of the Gram matrix. A row with fewer observations than
+# unknowns then has one small solution instead of infinitely many.
+JITTER = 1e-10
+
+
+@dataclass(frozen=True)
+class NormalEquations:
+    """A batch of least squares problems: minimize sum over observations of (<features, x> - value)^2 for every row.
+
+    Attributes:
+        gram: sum of the outer products of the features, for every row.
+        moment: sum of the features times the values, for every row.
+    """
+
+    gram: Float[Tensor, "rows size size"]
+    moment: Float[Tensor, "rows size"]
+
+    def solve(self, ridge: float) -> Float[Tensor, "rows size"]:
+        """Return the minimizer with a ridge, for every row; see `ridge_solve`."""
+        return ridge_solve(self.gram, self.moment, ridge)
+
+    def change(self, x: Float[Tensor, "rows size"]) -> float:
+        """Return the sum of squared residuals at x less that at zero, over all rows."""
+        return float((x[:, None, :] @ self.gram @ x[:, :, None]).sum() - 2 * (x * self.moment).sum())
+
+
+@dataclass(frozen=True)
+class Order:
+    """The observations sorted by the row of a node that they belong to.
+
+    A row of a node is a value of its modes. A node without modes has one row, to which all observations belong.
+
+    Attributes:
+        positions: positions of the observations, sorted by row.
+        starts: where in `positions` each row begins; the last number is where the last row ends.
+    """
+
+    positions: Int[Tensor, " m"]
+    starts: Int[Tensor, " rows_and_one"]
 
 
 class AlternatingLeastSquares:
-    r"""Minimise  sum of squared residuals / 2 + ridge / 2 sum of squared nodes,  exactly in each node in turn.
+    r"""Minimize  sum of squared residuals / 2 + ridge / 2 * sum of squared node entries  over one node at a time.
 
-    An entry is linear in every node: W_i = <environment_i, slice of the node at i's modes>, the environment being
-    the product of all other nodes. A node with modes falls into one small system per value of its modes, so a sweep
-    costs the entries times the squared bond sizes, and rows that nothing is seen of become zero.
+    An entry is linear in every node: W_i = <environment_i, slice of the node at i's modes>, where the environment is
+    the contraction of all other nodes. A node with modes therefore falls into one small linear system per row (value
+    of its modes). Rows without observations become zero.
+
+    Args:
+        net: the network; its nodes are overwritten.
+        observed: the entries to fit.
+        ridge: weight of the sum of squared node entries.
 
     >>> import torch, ranklens as rl
     >>> net, target = rl.cp((4, 5, 6), rank=2, std=1.0), rl.targets.cp((4, 5, 6), rank=2).reshape(-1)
     >>> indices = torch.cartesian_prod(*map(torch.arange, (4, 5, 6)))
-    >>> solver = AlternatingLeastSquares(net, Seen(indices, target, net.shape), ridge=0.0)
+    >>> solver = AlternatingLeastSquares(net, Observed(indices, target, net.shape), ridge=0.0)
     >>> losses = [solver.sweep() for _ in range(10)]
     >>> losses == sorted(losses, reverse=True), losses[-1] < 1e-3 * losses[0]
     (True, True)
     """
 
-    def __init__(self, net: TensorNetwork, seen: Seen, *, ridge: float) -> None:
-        self.net, self.seen, self.ridge = net, seen, ridge
-        self.orders: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
-        self.tables: tuple[Any, ...] = (None, None, None, None, None)
+    def __init__(self, net: TensorNetwork, observed: Observed, *, ridge: float) -> None:
+        self.net, self.observed, self.ridge = net, observed, ridge
+        self._orders: dict[tuple[int, ...], Order] = {}
+        self._sums: tuple[sp.csr_matrix, sp.csr_matrix] | None = None
+
+    def replace_values(self, observed: Observed) -> None:
+        """Fit other values at the same positions from now on."""
+        self.observed, self._sums = observed, None
 
     @torch.no_grad()
     def sweep(self, nodes: Sequence[int] | None = None) -> float:
-        """Solve for every node once (or for those named); returns the mean squared residual of the last solve."""
+        """Solve for nodes in turn.
+
+        Args:
+            nodes: positions of the nodes; None takes every node once.
+
+        Returns:
+            The mean squared residual after the last node.
+        """
         squared = 0.0
-        solve = self._solve_pair if _is_pair(self.net) and self.seen.values.device.type == "cpu" else self._solve
+        on_cpu = self.observed.values.device.type == "cpu"
+        solve = self._solve_factor if _is_matrix_product(self.net) and on_cpu else self._solve_node
         for k in range(len(self.net.nodes)) if nodes is None else nodes:
             squared = solve(k)
-        return squared / len(self.seen)
+        return squared / len(self.observed)
 
-    def _solve_pair(self, k: int) -> float:
-        """A matrix as two factors: Gram matrices are a sparse product with the outer products of the other's rows."""
-        nodes = [
-            node.detach().movedim(self.net.layout.nodes[n].index(self.net.layout.out[n]), 0)
-            for n, node in enumerate(self.net.nodes)
-        ]
-        own, other = nodes[k], nodes[1 - k]
+    def _solve_factor(self, k: int) -> float:
+        """Return the sum of squared residuals after solving for one of the two factors of a matrix.
+
+        The Gram matrices of all rows are one sparse product: the counts of observations, times the outer products of
+        the other factor's rows.
+        """
+        layout = self.net.layout
+        own, other = (self.net.nodes[n].detach().movedim(layout.nodes[n].index(layout.out[n]), 0) for n in (k, 1 - k))
         rows, size = own.shape
-        counts, values = self._sparse(k)
-        squared = float(self.seen.values.square().sum())
+        counts, sums = self._counts[k], self._sums_by_factor[k]
+        squared = float(self.observed.values.square().sum())
         outer = (other[:, :, None] * other[:, None, :]).reshape(len(other), -1).numpy()
-        step = max(4 * GRAMS // (size * size), 1)
+        step = max(4 * BLOCK // (size * size), 1)
         for low in range(0, rows, step):
             high = min(low + step, rows)
-            gram = torch.from_numpy(counts[low:high] @ outer).view(-1, size, size)
-            moment = torch.from_numpy(values[low:high] @ other.numpy())
-            own[low:high] = x = ridge_solve(gram, moment, self.ridge)
-            squared += float((x[:, None, :] @ gram @ x[:, :, None]).sum() - 2 * (x * moment).sum())
+            equations = NormalEquations(
+                torch.from_numpy(counts[low:high] @ outer).view(-1, size, size),
+                torch.from_numpy(sums[low:high] @ other.numpy()),
+            )
+            own[low:high] = x = equations.solve(self.ridge)
+            squared += equations.change(x)
         return max(squared, 0.0)
 
-    def _sparse(self, k: int) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-        """How often, and with what total, every entry is seen; the rows are those of factor k."""
-        if self.tables[0] is not self.seen.values:
-            i, j = self.seen.indices.numpy().T
-            ones = self.tables[1]
-            if ones is None:
-                ones = sp.csr_matrix((np.ones(len(i)), (i, j)), shape=self.seen.shape)
-            total = sp.csr_matrix((self.seen.values.numpy(), (i, j)), shape=self.seen.shape)
-            turned = self.tables[3] if self.tables[1] is not None else ones.T.tocsr()
-            self.tables = (self.seen.values, ones, total, turned, total.T.tocsr())
-        return (self.tables[1], self.tables[2]) if k == 0 else (self.tables[3], self.tables[4])
+    @cached_property
+    def _counts(self) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        """Return how often every entry of the matrix is observed: with the rows of factor 0, and of factor 1."""
+        return self._tables(np.ones(len(self.observed)))
 
-    def _solve(self, k: int) -> float:
+    @property
+    def _sums_by_factor(self) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        """Return the sum of the values observed of every entry: with the rows of factor 0, and of factor 1."""
+        if self._sums is None:
+            self._sums = self._tables(self.observed.values.numpy())
+        return self._sums
+
+    def _tables(self, weights: np.ndarray) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        """Return weights of the observations, added up by entry, as a sparse matrix and its transpose."""
+        i, j = self.observed.indices.numpy().T
+        table = sp.csr_matrix((weights, (i, j)), shape=self.observed.shape)
+        return table, table.T.tocsr()
+
+    def _solve_node(self, k: int) -> float:
+        """Return the sum of squared residuals after solving for a node of any network."""
         layout, node = self.net.layout, self.net.nodes[k]
-        modes = layout.modes[k]
-        axes = [axis for axis, label in enumerate(layout.nodes[k]) if label in set(layout.out)]
-        moved = node.movedim(axes, tuple(range(len(axes))))
-        rows, size = (
-            math.prod(node.shape[a] for a in axes),
-            math.prod(node.shape) // math.prod(node.shape[a] for a in axes),
-        )
-        order, starts = self._order(modes)
+        axes = [axis for axis, label in enumerate(layout.nodes[k]) if label in layout.mode_labels]
+        by_row = node.movedim(axes, tuple(range(len(axes))))
+        rows = math.prod(node.shape[axis] for axis in axes)
+        size = node.numel() // rows
+        order = self._order(layout.modes[k])
         solved = torch.zeros(rows, size, dtype=node.dtype, device=node.device)
         squared = 0.0
-        for low, high in _blocks(starts, size):
-            first, last = int(starts[low]), int(starts[high])
-            gram = torch.zeros(high - low, size * size, dtype=node.dtype, device=node.device)
-            moment = torch.zeros(high - low, size, dtype=node.dtype, device=node.device)
-            step = max(GRAMS // (size * size), 1)
-            energy = 0.0
-            for begin in range(first, last, step):
-                part = order[begin : min(begin + step, last)]
-                indices, values = self.seen.indices[part], self.seen.values[part]
-                around = environment(self.net, k, indices).reshape(len(part), size)
-                own = (
-                    contract.flatten(indices[:, list(modes)], [layout.shape[n] for n in modes]) - low if modes else None
-                )
-                energy += float(values.square().sum())
-                if own is None:
-                    gram += (around.T @ around).reshape(1, -1)
-                    moment += (around.T @ values)[None]
-                else:
-                    outer = (around[:, :, None] * around[:, None, :]).reshape(len(part), -1)
-                    gram.index_add_(0, own, outer)
-                    moment.index_add_(0, own, around * values[:, None])
-            gram = gram.view(-1, size, size)
-            x = ridge_solve(gram, moment, self.ridge)
-            solved[low:high] = x
-            fit = torch.einsum("ri,rij,rj->", x, gram, x) - 2 * (x * moment).sum()
-            squared += max(energy + float(fit), 0.0)
-        moved.copy_(solved.reshape(moved.shape))
+        for low, high in _blocks(order.starts, size):
+            positions = order.positions[int(order.starts[low]) : int(order.starts[high])]
+            equations = self._normal_equations(k, positions, low, high)
+            solved[low:high] = x = equations.solve(self.ridge)
+            squared += max(float(self.observed.values[positions].square().sum()) + equations.change(x), 0.0)
+        by_row.copy_(solved.reshape(by_row.shape))
         return squared
 
-    def _order(self, modes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Entries sorted by what a node's modes say, and where each value begins."""
-        if modes not in self.orders:
-            device = self.seen.values.device
+    def _normal_equations(self, k: int, positions: Tensor, low: int, high: int) -> NormalEquations:
+        """Return the normal equations of the rows from `low` to before `high` of node k.
+
+        Args:
+            k: position of the node.
+            positions: positions of all observations of these rows.
+            low: the first row.
+            high: the row after the last.
+        """
+        layout, node = self.net.layout, self.net.nodes[k]
+        modes = list(layout.modes[k])
+        size = node.numel() // math.prod(self.net.shape[n] for n in modes)
+        gram = torch.zeros(high - low, size * size, dtype=node.dtype, device=node.device)
+        moment = torch.zeros(high - low, size, dtype=node.dtype, device=node.device)
+        for part in positions.split(max(BLOCK // (size * size), 1)):
+            indices, values = self.observed.indices[part], self.observed.values[part]
+            features = environment(self.net, k, indices).reshape(len(part), size)
             if modes:
-                shape = [self.net.shape[n] for n in modes]
-                own = contract.flatten(self.seen.indices[:, list(modes)], shape)
-                order = own.argsort(stable=True)
-                ends = torch.bincount(own, minlength=math.prod(shape)).cumsum(0)
+                row = contract.flatten(indices[:, modes], [self.net.shape[n] for n in modes]) - low
+                outer = (features[:, :, None] * features[:, None, :]).reshape(len(part), -1)
+                gram.index_add_(0, row, outer)
+                moment.index_add_(0, row, features * values[:, None])
             else:
-                order = torch.arange(len(self.seen), device=device)
-                ends = torch.tensor([len(self.seen)], device=device)
-            self.orders[modes] = (order, torch.cat([ends.new_zeros(1), ends]).cpu())
-        return self.orders[modes]
+                gram += (features.T @ features).reshape(1, -1)
+                moment += (features.T @ values)[None]
+        return NormalEquations(gram.view(-1, size, size), moment)
+
+    def _order(self, modes: tuple[int, ...]) -> Order:
+        """Return the observations sorted by the rows of a node that has these modes."""
+        if modes not in self._orders:
+            self._orders[modes] = _sort(self.observed, modes)
+        return self._orders[modes]
 
 
-def _is_pair(net: TensorNetwork) -> bool:
-    """Whether the network is a product of two matrices."""
-    return len(net.nodes) == 2 and net.layout.modes == ((0,), (1,)) and [len(x) for x in net.layout.nodes] == [2, 2]
+def _sort(observed: Observed, modes: Sequence[int]) -> Order:
+    """Return the observations sorted by their indices in some modes."""
+    if modes:
+        sizes = [observed.shape[n] for n in modes]
+        row = contract.flatten(observed.indices[:, list(modes)], sizes)
+        positions = row.argsort(stable=True)
+        ends = torch.bincount(row, minlength=math.prod(sizes)).cumsum(0)
+    else:
+        positions = torch.arange(len(observed), device=observed.values.device)
+        ends = torch.tensor([len(observed)], device=observed.values.device)
+    return Order(positions, torch.cat([ends.new_zeros(1), ends]).cpu())
 
 
-def ridge_solve(gram: Tensor, moment: Tensor, ridge: float) -> Tensor:
-    """(G + ridge) x = b for a batch; where G is nothing, or b, x is zero."""
+def _is_matrix_product(net: TensorNetwork) -> bool:
+    """Return whether the network is a product of two matrices."""
+    layout = net.layout
+    return len(net.nodes) == 2 and layout.modes == ((0,), (1,)) and [len(x) for x in layout.nodes] == [2, 2]
+
+
+def ridge_solve(
+    gram: Float[Tensor, "*batch size size"], moment: Float[Tensor, "*batch size"], ridge: float
+) -> Float[Tensor, "*batch size"]:
+    """Solve (gram + ridge I) x = moment for a batch of systems.
+
+    A multiple of the identity, 1e-10 times the mean diagonal of the system's own Gram matrix, is added, so that a
+    singular system has a solution whatever the units of other systems are. Where the moment is zero, x is zero.
+
+    Args:
+        gram: positive semidefinite matrices.
+        moment: right-hand sides.
+        ridge: added to the diagonals.
+
+    Returns:
+        The solutions.
+    """
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    scale = diagonal.mean(dim=-1)[..., None, None]  # each its own: what one sees is no matter of another's units
+    scale = diagonal.mean(dim=-1)[..., None, None]
     lift = ridge + JITTER * scale.where(scale > 0, 1.0)
     lifted = gram + lift * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     return torch.linalg.solve(lifted, moment.unsqueeze(-1)).squeeze(-1)
 
 
 def _blocks(starts: Tensor, size: int) -> Iterator[tuple[int, int]]:
-    """Runs of rows whose Gram matrices, and whose entries' outer products, are at most so many numbers."""
-    rows, most = len(starts) - 1, max(GRAMS // (size * size), 1)
+    """Cut the rows of a node into blocks whose Gram matrices, and outer products of features, fit into `BLOCK` numbers.
+
+    A row with more observations than that is a block of its own.
+
+    Args:
+        starts: where the observations of each row begin, as in `Order`.
+        size: number of unknowns per row.
+
+    Yields:
+        The first row of a block, and the row after its last.
+    """
+    rows, most = len(starts) - 1, max(BLOCK // (size * size), 1)
     low = 0
     while low < rows:
         high = int(torch.searchsorted(starts, starts[low] + most, right=True)) - 1

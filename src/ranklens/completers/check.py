@@ -1,17 +1,42 @@
-"""Arguments of the completers, checked when they are fitted, as scikit-learn has it."""
+"""Checks of the arguments of completers; they are made by `fit`, as in all estimators of scikit-learn."""
 
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+import torch
+from jaxtyping import Int
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from ranklens.tensors.checks import check_indices
 
 
-def seed_of(random_state: Any) -> int:
-    """An integer of any kind; nothing is unseeded."""
+@runtime_checkable
+class Completer(Protocol):
+    """The arguments that both completers have, as attributes."""
+
+    scale: float | None
+    width: int | None
+    biases: bool
+    held_out: float
+    max_steps: int
+    learning_rate: float
+    patience: float
+    batch_size: int | None
+    device: torch.device | str | None
+    random_state: int
+
+
+def seed_of(random_state: object) -> int:
+    """Return the seed that `random_state` gives: an integer of any type.
+
+    Raises:
+        TypeError: for anything else, None among it, because a fit without a seed could not be repeated.
+    """
     if isinstance(random_state, bool) or not isinstance(random_state, Integral):
         raise TypeError(
             f"random_state is {random_state!r}, a {type(random_state).__name__}; pass an integer, so that the fit can "
@@ -20,44 +45,73 @@ def seed_of(random_state: Any) -> int:
     return int(random_state)
 
 
-def check_arguments(completer: Any, *, least_depth: int | None = None) -> int:
-    """Refuse arguments that make no sense; returns the seed."""
-    counts = {"max_steps": 1, "batch_size": 1, "width": 1}
+def check_arguments(completer: Completer, *, least_depth: int | None = None) -> int:
+    """Return the seed of a completer after checking its arguments.
+
+    An argument of a wrong type is a TypeError.
+
+    Args:
+        completer: the completer.
+        least_depth: the smallest depth allowed; None for a completer without a depth.
+
+    Raises:
+        ValueError: for a number outside its range.
+    """
+    _check_count("max_steps", completer.max_steps, 1)
+    for name in ("batch_size", "width"):
+        if getattr(completer, name) is not None:
+            _check_count(name, getattr(completer, name), 1)
     if least_depth is not None:
-        counts["depth"] = least_depth
-    for name, least in counts.items():
-        value = getattr(completer, name)
-        if value is None and name in ("batch_size", "width"):
-            continue
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise TypeError(f"{name} is {value!r}; it must be an integer")
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
-    for name in ("learning_rate", "patience", "scale", "held_out"):
-        value = getattr(completer, name)
-        if value is None and name == "scale":
-            continue
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{name} is {value!r}; it must be a number")
-        if not (math.isfinite(value) and float(value) > 0):
-            raise ValueError(f"{name} is {value}; it must be positive and finite")
+        _check_count("depth", getattr(completer, "depth", None), least_depth)
+    for name in ("learning_rate", "patience", "held_out"):
+        _check_positive(name, getattr(completer, name))
+    if completer.scale is not None:
+        _check_positive("scale", completer.scale)
     if completer.held_out >= 1:
-        raise ValueError(f"held_out is {completer.held_out}; it is a fraction of what is seen, below 1, such as 0.1")
+        raise ValueError(
+            f"held_out is {completer.held_out}; it is a fraction of the observed entries: pass a number below 1, such "
+            f"as 0.1"
+        )
     return seed_of(completer.random_state)
 
 
-def check_pairs(indices: Any, shape: Sequence[int]) -> NDArray[np.int64]:
-    """(m, N) integer positions within a shape; frames count by their values."""
+def _check_count(name: str, value: object, least: int) -> None:
+    """Refuse an argument that is no integer, or below the least allowed.
+
+    Raises:
+        TypeError: if it is no integer.
+        ValueError: if it is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} is {value!r}; it must be an integer")
+    if int(value) < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+def _check_positive(name: str, value: object) -> None:
+    """Refuse an argument that is no positive finite number.
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is not positive, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}; it must be a number")
+    if not (math.isfinite(value) and float(value) > 0):
+        raise ValueError(f"{name} is {value}; it must be positive and finite")
+
+
+def check_positions(indices: ArrayLike | pd.DataFrame, shape: Sequence[int]) -> Int[Tensor, "m order"]:
+    """Return positions in a tensor as a tensor of int64, after checking that they lie within a shape.
+
+    Args:
+        indices: (m, N) integers, or a frame with one column per mode.
+        shape: sizes of the N modes.
+
+    Raises:
+        TypeError: for indices that are not integers.
+    """
     array = indices.to_numpy() if isinstance(indices, pd.DataFrame) else np.asarray(indices)
     if array.dtype.kind not in "iu":
         raise TypeError(f"indices are {array.dtype}; positions are integers: convert with .astype(int)")
-    if array.ndim != 2 or array.shape[1] != len(shape):
-        raise ValueError(f"indices have shape {array.shape}; pass (m, {len(shape)}), one row per entry")
-    wrong = (array < 0) | (array >= np.asarray(shape))
-    if wrong.any():
-        row, mode = np.argwhere(wrong)[0]
-        raise ValueError(
-            f"index {array[row, mode]} in row {row} is outside mode {mode} of size {shape[mode]}; "
-            f"indices run from 0 to {shape[mode] - 1}"
-        )
-    return array.astype(np.int64)
+    return check_indices(torch.from_numpy(array.astype(np.int64)), shape)

@@ -1,17 +1,17 @@
-"""Descent from a small start, stopped by entries that are held out, and what stands on the way."""
+"""Descent of a network on observed entries from a small initialization, stopped by held-out entries."""
 
 import math
 import time as clock
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from ranklens.completers.entries import copied, entries, predict, spectra
-from ranklens.completers.seen import Seen
+from ranklens.completers.entries import entries, predict, spectra
+from ranklens.completers.observed import Observed
 from ranklens.dynamics.optim import GroupRMSprop
 from ranklens.progress import reporter
 from ranklens.seeds import stream
@@ -19,28 +19,45 @@ from ranklens.tensors import measures
 from ranklens.tensors.network import TensorNetwork
 from ranklens.threads import threads
 
-WHOLE = 2**20  # up to so many entries a step takes them all
-BATCH = 2**18  # beyond, so many
-EVERY = 25  # steps from one look at the held-out entries to the next
-MEMORY = 0.9  # of the squared gradient norm: plateaus are short, for the step follows the gradient's size at once
-BETTER = 0.99  # of the held-out loss: less of a gain does not put off the end,
-GAIN = 1e-3  # nor does less than this of the loss at the start: what follows refines better than a descent
-FITTED = 1e-6  # of the loss at the start: there is nothing left to stand up
-ESCAPED = 0.98  # of the loss at the start: above it, the small start's plateau has not been left
-KEPT = 32  # values of every spectrum in the profile
+# Number of entries up to which a step takes all of them.
+WHOLE = 2**20
+# Entries per step for larger data.
+BATCH = 2**18
+# Steps between two evaluations of the held-out loss.
+EVERY = 25
+# Decay of the optimizer's average of the squared gradient norm. A short memory lets the step size follow the gradient
+# at once when a plateau ends.
+MEMORY = 0.9
+# Added to the gradient norm: small enough for the tiny gradients of a plateau.
+EPS = 1e-30
+# An improvement of the held-out loss resets patience only if it is at least 1% of the loss ...
+BETTER = 0.99
+# ... and at least this share of the initial held-out loss. The polish refines further than a descent would.
+GAIN = 1e-3
+# Training loss, relative to the initial one, at which the data count as fitted and the descent ends.
+FITTED = 1e-6
+# Training loss, relative to the initial one, above which the plateau of the initialization has not been left.
+ESCAPED = 0.98
+# Evaluations that the descent waits for at least, after the plateau, whatever its patience.
+LEAST_WAIT = 4
+# Values of every spectrum that the profile records.
+RECORDED = 32
 
 
 @dataclass(frozen=True)
 class Descended:
-    """Where a descent was best on held-out entries, and where it ended.
+    """The result of a descent.
 
     Attributes:
-        best: the network at that point.
-        last: the network at the end, which has fitted more: not always less well, once it is refined.
-        step: of the best.
-        held_out: mean squared error there.
-        stopped: "held-out" | "fitted" | "steps" | "nan".
-        profile: Dataset over `step` with train, held_out and spectra.
+        best: the network at the step of least held-out loss.
+        last: the network at the end. It fits the training entries better, and after a polish it may also predict
+            better.
+        step: the step of least held-out loss.
+        held_out: the held-out mean squared error at that step.
+        stopped: "held-out" if the held-out loss no longer improved, "fitted" if the training loss vanished, "steps" if
+            the number of steps was reached, "nan" if the loss was not finite.
+        profile: a Dataset over `step` with `train_loss`, `held_out_loss`, the spectra of the network ("standing") and
+            their effective ranks.
     """
 
     best: TensorNetwork
@@ -51,107 +68,204 @@ class Descended:
     profile: xr.Dataset
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Losses of a descent, evaluated at a step.
+
+    Attributes:
+        step: the step.
+        train_loss: mean squared error of the training entries, averaged over the steps since the last evaluation.
+        held_out_loss: mean squared error of the held-out entries.
+    """
+
+    step: int
+    train_loss: float
+    held_out_loss: float
+
+
+@dataclass
+class StoppingRule:
+    r"""The rule that ends a descent.
+
+    A small initialization is a plateau, and further plateaus follow, one per component. On a plateau no loss changes,
+    so a patience counted in steps would end the run there. The patience is therefore proportional to what came before.
+    Let s_0 be the step at which the training loss had left its initial plateau, and s* the step at which the held-out
+    loss last improved by enough. The descent stops at step s when
+
+        the plateau has been left   and   s > patience * max(s*, s_0) + 4 EVERY.
+
+    Attributes:
+        patience: the factor above.
+        first: the evaluation at step 0.
+        improved: the last evaluation at which the held-out loss improved by enough.
+        escape: the step s_0, or None before the plateau is left.
+    """
+
+    patience: float
+    first: Evaluation | None = None
+    improved: Evaluation | None = None
+    escape: int | None = None
+
+    def reason(self, now: Evaluation) -> str | None:
+        """Return why the descent should stop after an evaluation, or None if it should go on.
+
+        Evaluations are given in the order of their steps.
+        """
+        if self.first is None or self.improved is None:
+            self.first = self.improved = now
+        least = self.improved.held_out_loss
+        if now.held_out_loss < min(BETTER * least, least - GAIN * self.first.held_out_loss):
+            self.improved = now
+        if self.escape is None and now.train_loss < ESCAPED * self.first.train_loss:
+            self.escape = now.step
+        if self.escape is not None:
+            waited_for = max(self.improved.step, self.escape)
+            if now.step > self.patience * waited_for + LEAST_WAIT * EVERY:
+                return "held-out"
+        return "fitted" if now.train_loss < FITTED * self.first.train_loss else None
+
+
+@dataclass
+class _Trace:
+    """What a descent remembers along the way.
+
+    Attributes:
+        best: the evaluation of least held-out loss, or None before the first.
+        values: the parameters there.
+        evaluations: all evaluations.
+        spectra: the largest values of the network's spectra, at every evaluation.
+    """
+
+    best: Evaluation | None
+    values: list[Tensor]
+    evaluations: list[Evaluation] = field(default_factory=list)
+    spectra: list[list[Tensor]] = field(default_factory=list)
+
+    def add(self, now: Evaluation, net: TensorNetwork) -> None:
+        """Take note of an evaluation of a network."""
+        self.evaluations.append(now)
+        self.spectra.append([spectrum[:RECORDED].cpu() for spectrum in spectra(net)])
+        if now.held_out_loss < (math.inf if self.best is None else self.best.held_out_loss):
+            self.best, self.values = now, _values(net)
+
+    def profile(self, net: TensorNetwork) -> xr.Dataset:
+        """Return the evaluations and the spectra as a Dataset over the steps."""
+        data: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
+            "train_loss": (("step",), np.array([now.train_loss for now in self.evaluations])),
+            "held_out_loss": (("step",), np.array([now.held_out_loss for now in self.evaluations])),
+        }
+        by_bond = list(zip(*self.spectra, strict=True))
+        for k, steps in enumerate(by_bond):
+            suffix = "" if len(by_bond) == 1 else f"_{k}"
+            values = torch.stack(steps).double()
+            data[f"standing{suffix}"] = (("step", f"standing{suffix}_rank"), values.numpy())
+            data[f"effective_rank{suffix}"] = (("step",), measures.effective_rank_of(values).numpy())
+        steps_of_rows = [now.step for now in self.evaluations]
+        return xr.Dataset(data, coords={"step": steps_of_rows}, attrs={"network": repr(net)})
+
+
 def descend(
     net: TensorNetwork,
-    train: Seen,
-    held_out: Seen,
+    train: Observed,
+    held_out: Observed,
     *,
     lr: float,
     steps: int,
-    look_back: float,
+    patience: float,
     batch_size: int | None = None,
     seed: int = 0,
 ) -> Descended:
-    r"""GroupRMSprop from where the network is.
+    r"""Fit a network to entries by GroupRMSprop, from its present values, until `StoppingRule` or `steps` ends it.
 
-    A small start is a plateau, and others follow it, one per component. On a plateau no loss moves, so patience in
-    steps would end the run there. Two things prevent that: steps have an even length (the gradient is divided by its
-    own norm, so a plateau is crossed in about as many steps however flat it is), and patience is in proportion to
-    what came before: with s_0 the step at which the loss had left its start, and s* that of the best held-out loss,
-
-        stop at s when   loss has left its start   and   s > look_back max(s*, s_0) + 4 EVERY.
+    The optimizer divides the gradient by its own norm, so every step has about the same length. A plateau is then
+    crossed in about as many steps however flat it is.
 
     Args:
-        net: a network of any floating-point dtype; values should be of order one.
-        train: entries to fit.
-        held_out: entries that decide when to stop.
-        lr: distance moved per step.
-        steps: at most.
-        look_back: factor above.
-        batch_size: entries per step; None takes all up to 2^20, else 2^18 in a new seeded order in every pass.
-        seed: of the order.
+        net: a network of any floating-point dtype, left at the step of least held-out loss.
+        train: entries to fit. Values should be of order one.
+        held_out: entries whose loss decides when to stop.
+        lr: length of a step.
+        steps: number of steps, at most.
+        patience: the factor of `StoppingRule`.
+        batch_size: entries per step. None takes all of up to 2^20 entries, and 2^18 of more.
+        seed: seed of the order of mini-batches, which is drawn anew for every pass over the entries.
+
+    Returns:
+        The networks at the best and at the last step, and the course of the descent.
     """
     size = batch_size or (len(train) if len(train) <= WHOLE else BATCH)
-    optimizer = GroupRMSprop(net.parameters(), lr=lr, beta=MEMORY, eps=1e-30)
+    optimizer = GroupRMSprop(net.parameters(), lr=lr, beta=MEMORY, eps=EPS)
     batches = _batches(train, size, seed)
-    rows: list[tuple[int, float, float, list[Tensor]]] = []
-    best, best_state, left, stopped, total, count, step = math.inf, _state(net), None, "steps", 0.0, 0, 0
-    best_step, last_gain, gained = 0, 0, math.inf
+    rule, trace = StoppingRule(patience), _Trace(None, _values(net))
+    stopped: str | None = None
+    losses: list[float] = []
     started = clock.perf_counter()
     work = size * sum(math.prod(shape) / max(shape) for shape in net.layout.shapes)
     with threads(work), reporter(None) as report, torch.enable_grad():
         for step in range(steps + 1):
             batch = next(batches)
             loss = (entries(net, batch.indices) - batch.values.to(net.dtype)).square().mean()
-            total, count = total + float(loss.detach()), count + 1
-            if not math.isfinite(total):
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
                 stopped = "nan"
-                break
-            if step % EVERY == 0 or step == steps:
-                held = float((predict(net, held_out.indices) - held_out.values).square().mean())
-                rows.append((step, total / count, held, [s[:KEPT].cpu() for s in spectra(net)]))
-                if held < best:
-                    best, best_step, best_state = held, step, _state(net)
-                if held < min(BETTER * gained, gained - GAIN * rows[0][2]) or step == 0:
-                    gained, last_gain = held, step
-                if left is None and total / count < ESCAPED * rows[0][1]:
-                    left = step
+            elif step % EVERY == 0 or step == steps:
+                now = Evaluation(step, sum(losses) / len(losses), _loss(net, held_out))
+                losses.clear()
+                trace.add(now, net)
+                stopped = rule.reason(now)
                 seconds = clock.perf_counter() - started
-                report(f"held-out rmse {math.sqrt(held):.4g}, step {step} of {steps}, {seconds:.0f} s")
-                if left is not None and step > look_back * max(last_gain, left) + 4 * EVERY:
-                    stopped = "held-out"
-                    break
-                if total / count < FITTED * rows[0][1]:
-                    stopped = "fitted"
-                    break
-                total, count = 0.0, 0
+                report(f"held-out rmse {math.sqrt(now.held_out_loss):.4g}, step {step} of {steps}, {seconds:.0f} s")
+            if stopped or step == steps:
+                break
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    last = copied(net)
+    return _result(net, trace, stopped or "steps")
+
+
+def _result(net: TensorNetwork, trace: _Trace, stopped: str) -> Descended:
+    """Return the result of a descent that ended at the network's present values; the network gets its best ones."""
+    last = net.with_nodes(net.nodes)
     with torch.no_grad():
-        for stack, kept in zip(net.stacks, best_state, strict=True):
+        for stack, kept in zip(net.stacks, trace.values, strict=True):
             stack.copy_(kept)
-    return Descended(copied(net), last, best_step, best, stopped, _profile(net, rows))
+    best = trace.best
+    return Descended(
+        best=net.with_nodes(net.nodes),
+        last=last,
+        step=0 if best is None else best.step,
+        held_out=math.inf if best is None else best.held_out_loss,
+        stopped=stopped,
+        profile=trace.profile(net),
+    )
 
 
-def _state(net: TensorNetwork) -> list[Tensor]:
+def _values(net: TensorNetwork) -> list[Tensor]:
+    """Return a copy of the parameters of a network."""
     return [stack.detach().clone() for stack in net.stacks]
 
 
-def _batches(train: Seen, size: int, seed: int) -> Iterator[Seen]:
-    """All entries, or in every pass a new order of them cut into equal parts."""
+def _loss(net: TensorNetwork, observed: Observed) -> float:
+    """Return the mean squared error of a network at observed entries."""
+    return observed.minus(predict(net, observed.indices)).mean_square()
+
+
+def _batches(train: Observed, size: int, seed: int) -> Iterator[Observed]:
+    """Cut the entries into mini-batches without end, in a new random order for every pass over them.
+
+    Args:
+        train: the entries.
+        size: entries per batch. All entries make one batch, in their own order, if there are no more of them.
+        seed: seed of the orders.
+
+    Yields:
+        One mini-batch after the other.
+    """
     if size >= len(train):
         while True:
             yield train
-    made = stream(seed, "order of mini-batches")
+    generator = stream(seed, "order of mini-batches")
     while True:
-        order = torch.randperm(len(train), generator=made)
+        order = torch.randperm(len(train), generator=generator)
         for k in range(len(train) // size):
-            yield train.at(order[k * size : (k + 1) * size].to(train.values.device))
-
-
-def _profile(net: TensorNetwork, rows: list[tuple[int, float, float, list[Tensor]]]) -> xr.Dataset:
-    """What was seen along the way, as a record."""
-    steps = [row[0] for row in rows]
-    data: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
-        "train_loss": (("step",), np.array([row[1] for row in rows])),
-        "held_out_loss": (("step",), np.array([row[2] for row in rows])),
-    }
-    for k in range(len(rows[0][3]) if rows else 0):
-        name = "standing" if len(rows[0][3]) == 1 else f"standing_{k}"
-        values = torch.stack([row[3][k] for row in rows]).double()
-        data[name] = (("step", f"{name}_rank"), values.numpy())
-        found = measures.effective_rank_of(values)
-        data[f"effective_rank{name.removeprefix('standing')}"] = (("step",), found.numpy())
-    return xr.Dataset(data, coords={"step": steps}, attrs={"network": repr(net)})
+            yield train.take(order[k * size : (k + 1) * size].to(train.values.device))

@@ -1,74 +1,90 @@
-"""MatrixCompleter: a scikit-learn transformer that fills the holes of a matrix and asks for no rank."""
+"""MatrixCompleter: a scikit-learn transformer that fills in the missing entries of a matrix without a given rank."""
 
 import math
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.metrics import r2_score
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ranklens.completers.alternating import ridge_solve
-from ranklens.completers.check import check_arguments, check_pairs
+from ranklens.completers.check import check_arguments, check_positions
 from ranklens.completers.completion import Settings, complete
 from ranklens.completers.entries import CHUNK, outer_factors
-from ranklens.completers.seen import Seen
+from ranklens.completers.observed import Observed
 from ranklens.completers.start import aligned_
 from ranklens.tensors.families import deep_matrix
 from ranklens.tensors.network import TensorNetwork
 from ranklens.tensors.products import product_svd
 
-WIDEST = 128  # the width's default is at most this: a cap on the rank that is stated
-FILLED = 2**28  # entries of a filled matrix beyond which `predict` is the way to ask
+# The default width of the factors, which is also a cap on the rank, is at most this.
+WIDEST = 128
+# The default of `scale`. It is small enough to tell singular values that have grown from those that have not, and
+# large enough for growth to begin within about a hundred steps.
+SMALL_START = 1e-4
+# Entries of a filled matrix above which only predictions at positions are made, because it would take 2 GiB.
+FILLED = 2**28
+Matrix: TypeAlias = ArrayLike | pd.DataFrame | sp.spmatrix | sp.sparray
 
 
 class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    r"""Fill the holes of a matrix with a matrix of low rank, without being told the rank.
+    r"""Fill in the missing entries of a matrix by a matrix of low rank, without being given the rank.
 
-    A deep matrix W = W_L ... W_1 descends from a small start on the entries that are seen. Its singular values obey
-    d sigma / dt = -L sigma^(2 - 2/L) <gradient, u v^T>, so they rise one at a time, large ones first, and what the
-    data do not ask for stays at the start: depth and a small start lower the rank. Held-out entries end the descent.
-    What then stands is truncated at its gaps and refined by ridge least squares, at the size and ridge that predict
-    the held-out entries best, and at last with all entries.
+    A deep matrix W = W_L ... W_1 is trained on the observed entries from a small initialization. Under gradient flow
+    its singular values obey d sigma / dt = -L sigma^(2 - 2/L) <gradient, u v^T>, so they grow one after the other, the
+    large ones first, and those that the data do not need stay small: depth and a small initialization lower the rank.
+    The training stops when the error on held-out entries no longer falls. The result is then truncated to several ranks
+    and refined by least squares with several ridges; the rank and the ridge that predict the held-out entries best are
+    chosen. A last fit uses all entries.
 
     Args:
-        depth: L, the number of factors; 2 lowers rank less, 4 more slowly.
-        scale: of the start, its spectral norm over that of a matrix of independent entries as large as the data
-            (root mean square times sqrt(rows columns)). None takes 1e-4: small enough to tell any singular value that
-            counts from one that has not left, and large enough to leave within a hundred steps or so.
-        width: of the factors inside, a cap on the rank; None takes min(rows, columns), but 128 at most.
-        biases: whether a mean and one number per row and column come first, with a damping that is chosen.
-        held_out: fraction of the seen entries that decides on stopping, size, ridge and damping.
-        max_steps: of the descent, at most.
-        learning_rate: distance per step, in units of the factors' size at the end.
-        patience: the descent ends when it has gone on for this many times what its best held-out error took, counted
-            from the start, never while it is still on the plateau of the small start.
-        batch_size: entries per step; None takes all up to 2^20, and 2^18 beyond.
-        device: where the descent and the refinement run, such as "cuda".
-        random_state: an integer: of the split, of mini-batches.
+        depth: number L of factors, at least 2. More factors lower the rank more strongly, and train more slowly.
+        scale: size of the initialization: the spectral norm of W divided by rms * sqrt(rows columns), where rms is the
+            root mean square of the data. None takes 1e-4.
+        width: size of the bonds between the factors, a cap on the rank. None takes min(rows, columns), at most 128.
+        biases: whether to fit a mean, and one bias per row and column, before the matrix. Their damping is chosen by
+            held-out entries.
+        held_out: fraction of the observed entries that is held out to decide when to stop, and to choose rank, ridge
+            and damping.
+        max_steps: number of training steps, at most.
+        learning_rate: length of a step, in units of the factors' norms at the end of the training.
+        patience: training stops at this many times the step of its best held-out error, but never while the loss is
+            still on the plateau of the initialization.
+        batch_size: entries per step. None takes all of up to 2^20 entries, and 2^18 of more.
+        device: device of the training and the refinement, such as "cuda".
+        random_state: an integer, the seed of the split and of mini-batches.
 
     Attributes:
-        rank_: of what was learnt, the number of components; 0 if biases (or zero) predict as well.
-        singular_values_: of the learnt matrix, without biases.
-        left_, right_: (rows, rank_) and (columns, rank_) factors.
-        mean_, row_biases_, column_biases_: zero unless `biases`.
-        rmse_: held-out errors of "biases" alone, of the "descent", and after the "polish".
-        profile_: Dataset of singular values ("standing"), effective rank and losses along the descent.
-        n_features_in_, feature_names_in_: as everywhere in scikit-learn.
+        rank_: number of components of the fitted matrix; 0 if the biases (or zero) predict as well.
+        singular_values_: singular values of the fitted matrix, without biases.
+        left_: (rows, rank_) left factor.
+        right_: (columns, rank_) right factor; left_ @ right_.T is the fitted matrix without biases.
+        mean_: the mean; zero without `biases`.
+        row_biases_: (rows,) one number per row; zeros without `biases`.
+        column_biases_: (columns,) one number per column; zeros without `biases`.
+        rmse_: held-out root mean square errors: of the "biases" alone, after the "descent", and after the "polish".
+        profile_: a Dataset over the training steps, with the singular values ("standing"), the effective rank, and the
+            training and held-out losses. Losses are in units of the mean square that the biases leave.
+        n_features_in_: number of columns.
+        feature_names_in_: names of the columns, if the matrix was a frame with names of strings.
 
     Raises:
-        ValueError: for arguments or data that make no sense; each says which.
+        ValueError: for arguments or data out of range; the message names them.
+        TypeError: for arguments of a wrong type.
 
-    Source: Arora, Cohen, Hu, Luo (NeurIPS 2019) for deep matrix factorization from a small start. The refinement is
-        alternating least squares with a ridge, whose penalty is a nuclear norm (Srebro, Rennie, Jaakkola 2004).
+    Source: Arora, Cohen, Hu, Luo (NeurIPS 2019), deep matrix factorization from a small initialization. The
+        refinement is alternating least squares with a ridge, whose penalty is a nuclear norm (Srebro, Rennie,
+        Jaakkola, NeurIPS 2004).
 
     >>> import numpy as np, ranklens as rl
     >>> target = rl.targets.low_rank_matrix((40, 30), rank=2).numpy()
-    >>> X = np.where(np.add.outer(7 * np.arange(40), 11 * np.arange(30)) % 13 < 5, target, np.nan)  # 38% seen
+    >>> X = np.where(np.add.outer(7 * np.arange(40), 11 * np.arange(30)) % 13 < 5, target, np.nan)  # 38% observed
     >>> completer = rl.MatrixCompleter(depth=3, random_state=0)
     >>> filled = completer.fit_transform(X)
     >>> completer.rank_, bool(np.linalg.norm(filled - target) < 1e-4 * np.linalg.norm(target))
@@ -94,54 +110,66 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         self.held_out, self.max_steps, self.learning_rate = held_out, max_steps, learning_rate
         self.patience, self.batch_size, self.device, self.random_state = patience, batch_size, device, random_state
 
-    def fit(self, X: Any, y: Any = None) -> "MatrixCompleter":
-        """Learn from the entries that are seen.
+    def fit(self, X: Matrix, y: object = None) -> "MatrixCompleter":
+        """Fit the completer to the observed entries of a matrix.
 
         Args:
-            X: (rows, columns) numbers with NaN for holes, a pandas frame of such, or a scipy.sparse matrix whose stored
-                entries are what is seen.
+            X: (rows, columns) numbers, as an array or a pandas frame with NaN for missing entries, or as a scipy.sparse
+                matrix whose stored entries are the observed ones.
             y: ignored.
+
+        Returns:
+            The completer.
         """
         seed = check_arguments(self, least_depth=2)
         checked = validate_data(
             self, X, accept_sparse=["csr", "csc", "coo"], dtype=np.float64, ensure_all_finite="allow-nan"
         )
-        seen = _seen(checked)
-        settings = Settings.of(self, seed)
+        observed = _observed(checked)
 
-        def start(left: Seen, dtype: torch.dtype) -> TensorNetwork:
-            width = min(*seen.shape, WIDEST) if self.width is None else self.width
-            net = deep_matrix(seen.shape, self.depth, width, std=0.0, dtype=dtype, device=self.device)
-            return aligned_(net, left, 1e-4 if self.scale is None else self.scale, seed=seed)
+        def initialize(residual: Observed, dtype: torch.dtype) -> TensorNetwork:
+            width = min(*observed.shape, WIDEST) if self.width is None else self.width
+            net = deep_matrix(observed.shape, self.depth, width, std=0.0, dtype=dtype, device=self.device)
+            return aligned_(net, residual, SMALL_START if self.scale is None else self.scale, seed=seed)
 
-        found = complete(seen, start, settings)
-        self.rmse_, self.profile_, scale = found.rmse, found.profile, found.scale
-        self.mean_ = found.biases.mean * scale
-        self._damping, self._ridge = found.biases.damping, found.ridge
-        self.row_biases_, self.column_biases_ = (scale * bias.cpu().numpy() for bias in found.biases.modes)
-        self._set_factors(seen, found.net, scale)
+        found = complete(observed, initialize, Settings.of(self, seed))
+        biases = found.biases.times(found.scale)
+        self.rmse_, self.profile_ = found.rmse, found.profile
+        self.mean_, self._damping, self._ridge = biases.mean, biases.damping, found.ridge
+        self.row_biases_, self.column_biases_ = (bias.cpu().numpy() for bias in biases.modes)
+        self._set_factors(observed, found.net, found.scale)
         return self
 
-    def _set_factors(self, seen: Seen, net: TensorNetwork | None, scale: float) -> None:
-        """Balanced factors; the left side is then solved for once more, as it is for new rows."""
+    def _set_factors(self, observed: Observed, net: TensorNetwork | None, scale: float) -> None:
+        """Set the factors: the right one from the network, the left one solved for as it is for new rows.
+
+        Args:
+            observed: all entries, in the units of the data.
+            net: the fitted network, or None for rank zero.
+            scale: the unit of the network's entries.
+        """
         if net is None:
-            self.left_, self.right_ = np.zeros((seen.shape[0], 0)), np.zeros((seen.shape[1], 0))
+            self.left_, self.right_ = np.zeros((observed.shape[0], 0)), np.zeros((observed.shape[1], 0))
             self.singular_values_, self.rank_ = np.zeros(0), 0
             return
         left, right = outer_factors(net)
         _, s, V = (part.detach().cpu() for part in product_svd(left.detach().double(), right.detach().T.double()))
         self.right_ = (V * (scale * s).sqrt()).numpy()
         self._ridge *= scale
-        self.left_, biases = self._rows(seen)
+        self.left_, biases = self._rows(observed)
         if self.biases:
             self.row_biases_ = biases
         self.rank_ = self.right_.shape[1]
         self.singular_values_ = product_svd(torch.from_numpy(self.left_), torch.from_numpy(self.right_))[1].numpy()
 
-    def _rows(self, seen: Seen) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Left factors and biases of rows, given everything about the columns: a ridge regression per row."""
+    def _rows(self, observed: Observed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return left factors and biases of rows, by a ridge regression per row with everything else held fixed.
+
+        Args:
+            observed: entries of matrices with the fitted columns, and any number of rows.
+        """
         right = torch.from_numpy(self.right_)
-        rank, rows = right.shape[1], seen.shape[0]
+        rank, rows = right.shape[1], observed.shape[0]
         size = rank + int(self.biases)
         if size == 0:
             return np.zeros((rows, 0)), np.zeros(rows)
@@ -149,119 +177,143 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         if self.biases:
             right = torch.cat([right, torch.ones(len(right), 1, dtype=torch.float64)], dim=1)
             penalty[-1] = self._damping
-        known = self.mean_ + torch.from_numpy(self.column_biases_)
+        fixed = self.mean_ + torch.from_numpy(self.column_biases_)
         gram = torch.diag(penalty).expand(rows, size, size).clone()
         moment = torch.zeros(rows, size, dtype=torch.float64)
         step = max(16 * CHUNK // (size * size), 1)
-        for indices, values in zip(seen.indices.cpu().split(step), seen.values.cpu().split(step), strict=True):
+        for indices, values in zip(observed.indices.cpu().split(step), observed.values.cpu().split(step), strict=True):
             i, j = indices.T
             features = right[j]
             gram.index_add_(0, i, features[:, :, None] * features[:, None, :])
-            moment.index_add_(0, i, features * (values - known[j])[:, None])
+            moment.index_add_(0, i, features * (values - fixed[j])[:, None])
         solved = ridge_solve(gram, moment, 0.0).numpy()
         return solved[:, :rank], solved[:, rank] if self.biases else np.zeros(rows)
 
-    def transform(self, X: Any) -> Any:
-        """Fill the holes of rows, old or new: entries that are seen stay as they are.
+    def transform(self, X: Matrix) -> NDArray[np.float64] | pd.DataFrame:
+        """Fill in the missing entries of rows, old or new; observed entries stay as they are.
 
-        A row's left factor and bias are solved for against the right side that was learnt; a row of which nothing is
-        seen gets the mean and the column biases.
+        The left factor and the bias of every row are solved for by ridge regression against the fitted right factor. A
+        row without observed entries gets the mean plus the column biases.
 
         Args:
-            X: as for `fit`, with the same columns.
+            X: rows with the fitted columns, as an array, frame or sparse matrix like that of `fit`.
 
         Returns:
-            A frame for a frame, else an array.
+            The filled matrix: a frame for a frame, else an array.
         """
-        seen = self._checked(X)
-        filled = self._whole_rows(seen)
-        filled[tuple(seen.indices.numpy().T)] = seen.values.numpy()
+        observed = self._observed_rows(X)
+        filled = self._whole_rows(observed)
+        filled[tuple(observed.indices.numpy().T)] = observed.values.numpy()
         return pd.DataFrame(filled, index=X.index, columns=X.columns) if isinstance(X, pd.DataFrame) else filled
 
-    def predict(self, X: Any) -> NDArray[np.float64]:
-        """What the learnt matrix has: at positions of the matrix that was fitted, or everywhere in rows.
+    def predict(self, X: Matrix) -> NDArray[np.float64]:
+        """Predict entries: at positions in the fitted matrix, or all entries of given rows.
 
         Args:
-            X: (m, 2) integers, (row, column) positions; or rows as for `transform`. Rows of two integers would be
-                ambiguous, and are taken for positions.
+            X: (m, 2) integers, one (row, column) position per prediction; or rows as in `transform`. Any two columns of
+                integers are taken for positions.
 
         Returns:
-            (m,) numbers; for rows all their entries, those that are seen as well.
+            (m,) predictions at positions; for rows a matrix of their shape, in which observed entries are predicted
+            too.
         """
         check_is_fitted(self)
         if not _are_positions(X):
-            return self._whole_rows(self._checked(X))
-        pairs = check_pairs(X, (len(self.left_), len(self.right_)))
-        found = np.empty(len(pairs))
-        for begin in range(0, len(pairs), CHUNK):
-            i, j = pairs[begin : begin + CHUNK].T
+            return self._whole_rows(self._observed_rows(X))
+        positions = check_positions(X, (len(self.left_), len(self.right_))).numpy()
+        found = np.empty(len(positions))
+        for begin in range(0, len(positions), CHUNK):
+            i, j = positions[begin : begin + CHUNK].T
             fit = (self.left_[i] * self.right_[j]).sum(axis=1)
             found[begin : begin + CHUNK] = fit + self.mean_ + self.row_biases_[i] + self.column_biases_[j]
         return found
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """Coefficient of determination R^2 of predictions.
+    def score(self, X: Matrix, y: ArrayLike | None = None) -> float:
+        """Return the coefficient of determination R^2 of predictions.
 
         Args:
-            X: (m, 2) integer positions, with their values in y; or a matrix like the fitted one, whose known entries
-                are compared (and y is not used).
-            y: (m,) values.
+            X: (m, 2) integer positions; or a matrix of the fitted shape, whose observed entries are compared.
+            y: (m,) values at the positions; not used for a matrix.
+
+        Raises:
+            ValueError: for a matrix of another shape than the fitted one.
         """
         check_is_fitted(self)
         if y is not None and _are_positions(X):
             return float(r2_score(np.asarray(y, dtype=np.float64), self.predict(X)))
-        known = self._checked(X)
-        if known.shape != (len(self.left_), len(self.right_)):
+        observed = self._observed_rows(X)
+        if observed.shape != (len(self.left_), len(self.right_)):
             raise ValueError(
-                f"X has shape {known.shape}, the fitted matrix {(len(self.left_), len(self.right_))}; pass a matrix of "
-                f"that shape, or positions and values"
+                f"X has shape {observed.shape}, the fitted matrix {(len(self.left_), len(self.right_))}; pass a matrix "
+                f"of that shape, or positions and values"
             )
-        return float(r2_score(known.values.numpy(), self.predict(known.indices.numpy())))
+        return float(r2_score(observed.values.numpy(), self.predict(observed.indices.numpy())))
 
-    def _checked(self, X: Any) -> Seen:
-        """What is seen of rows with the columns that were fitted."""
+    def _observed_rows(self, X: Matrix) -> Observed:
+        """Return the observed entries of rows, after checking that their columns are the fitted ones."""
         check_is_fitted(self)
         checked = validate_data(
             self, X, accept_sparse=["csr", "csc", "coo"], dtype=np.float64, ensure_all_finite="allow-nan", reset=False
         )
-        return _seen(checked, least=0)
+        return _observed(checked, least=0)
 
-    def _whole_rows(self, seen: Seen) -> NDArray[np.float64]:
-        """All entries of rows, by their factors and biases."""
-        if math.prod(seen.shape) > FILLED:
+    def _whole_rows(self, observed: Observed) -> NDArray[np.float64]:
+        """Return the predictions of all entries of rows.
+
+        Args:
+            observed: the observed entries of the rows.
+
+        Raises:
+            ValueError: if there are too many entries to hold.
+        """
+        if math.prod(observed.shape) > FILLED:
             raise ValueError(
-                f"filled, this matrix of shape {seen.shape} would have {math.prod(seen.shape):.3g} entries, more than "
-                f"{FILLED:.3g}; ask predict(positions) for those that are wanted"
+                f"filled, this matrix of shape {observed.shape} would have {math.prod(observed.shape):.3g} entries, "
+                f"more than {FILLED:.3g}; pass the positions that you need to predict(positions)"
             )
-        left, biases = self._rows(seen)
+        left, biases = self._rows(observed)
         return left @ self.right_.T + (self.mean_ + biases[:, None] + self.column_biases_)
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
+        """Return what scikit-learn may assume: NaN and sparse matrices are accepted."""
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         tags.input_tags.sparse = True
         return tags
 
 
-def _are_positions(X: Any) -> bool:
-    """Whether something is (m, 2) integers."""
-    array = X.to_numpy() if isinstance(X, pd.DataFrame) else X if sp.issparse(X) else np.asarray(X)
-    return not sp.issparse(array) and array.dtype.kind in "iu" and array.ndim == 2 and array.shape[1] == 2
-
-
-def _seen(X: Any, least: int = 1) -> Seen:
-    """Rows of what is seen of a checked matrix."""
+def _are_positions(X: Matrix) -> bool:
+    """Return whether X is an (m, 2) array of integers, which `predict` takes for positions."""
     if sp.issparse(X):
+        return False
+    array = X.to_numpy() if isinstance(X, pd.DataFrame) else np.asarray(X)
+    return array.dtype.kind in "iu" and array.ndim == 2 and array.shape[1] == 2
+
+
+def _observed(X: NDArray[np.float64] | sp.spmatrix | sp.sparray, least: int = 1) -> Observed:
+    """Return the observed entries of a matrix.
+
+    Args:
+        X: an array, in which NaN is a missing entry, or a sparse matrix, in which every stored entry but NaN is
+            observed. Entries that a sparse matrix stores more than once are added up, as scipy does.
+        least: number of entries that must be observed.
+
+    Raises:
+        ValueError: if fewer entries are observed.
+    """
+    if not isinstance(X, np.ndarray):
         stored = X.tocsr(copy=True)
-        stored.sum_duplicates()  # as scipy reads what is stored twice
+        stored.sum_duplicates()
         stored = stored.tocoo()
         indices, values = np.stack([stored.row, stored.col], axis=1).astype(np.int64), stored.data.astype(np.float64)
-        there = ~np.isnan(values)
-        if not there.all():
-            indices, values = indices[there], values[there]
+        finite = ~np.isnan(values)
+        if not finite.all():
+            indices, values = indices[finite], values[finite]
     else:
         indices = np.argwhere(~np.isnan(X))
         values = X[tuple(indices.T)].astype(np.float64)
     if len(values) < least:
-        raise ValueError(f"X of shape {X.shape} has no entry that is seen; all are NaN (or nothing is stored)")
-    return Seen(torch.from_numpy(indices), torch.from_numpy(values), tuple(X.shape))
+        raise ValueError(
+            f"X of shape {X.shape} has no observed entry: all are NaN, or nothing is stored; pass at least one number"
+        )
+    return Observed(torch.from_numpy(indices), torch.from_numpy(values), tuple(X.shape))

@@ -1,50 +1,68 @@
-"""The small start of a matrix: along the gradient at zero, where the flow from a vanishing start first turns."""
+"""The initialization of a deep matrix for completion: small and balanced, along the gradient at zero."""
+
+import math
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ranklens.completers.seen import Seen
+from ranklens.completers.observed import Observed
 from ranklens.seeds import normals
 from ranklens.tensors.network import TensorNetwork
 from ranklens.tensors.products import set_balanced_
 
-DENSE = 2**20  # entries of a matrix up to which its singular vectors are those of a dense one
-POWER = 4  # iterations beyond
+# Entries of a matrix up to which its singular vectors are computed from a dense copy; larger ones stay sparse.
+DENSE = 2**20
+# Iterations of the power method for larger matrices. The initialization needs the leading directions only roughly.
+POWER = 4
 
 
 @torch.no_grad()
-def aligned_(net: TensorNetwork, seen: Seen, scale: float, *, seed: int = 0) -> TensorNetwork:
-    r"""Set a deep matrix to balanced factors of a small multiple of what is seen, holes as zeros: W_0 = scale Y / |Y|.
+def aligned_(net: TensorNetwork, observed: Observed, scale: float, *, seed: int = 0) -> TensorNetwork:
+    r"""Set a deep matrix to balanced factors of a small multiple of Y, the matrix of observed values, 0 elsewhere.
 
-    At zero the gradient of the squared error is a multiple of Y, so a flow from a vanishing start of a deep
-    matrix first grows along Y's leading singular vectors: the start stands where that phase leads. A random one would
-    also get there, but of 16 random directions among 10^5 none points anywhere near.
+    At zero, the gradient of the squared error with respect to the end matrix is a negative multiple of Y. A flow from
+    a vanishing initialization of a deep matrix therefore first grows along the leading singular vectors of Y, and this
+    initialization is aligned with them. A random one would align in time as well, but in a matrix with 10^5 rows none
+    of 16 random directions is close to a leading singular vector.
 
     Args:
-        net: a deep matrix; narrower than Y it gets Y's leading singular triples.
-        seen: entries, of order one.
-        scale: spectral norm of the start in units of sqrt(rows columns).
-        seed: of the power iteration, for large matrices.
+        net: a deep matrix, changed in place. If its smallest width is below the rank of Y, only as many leading
+            singular values of Y are used as the width allows.
+        observed: the entries to fit, of order one.
+        scale: spectral norm of the end matrix in units of sqrt(rows columns).
+        seed: seed of the power method, which large matrices need.
 
     Returns:
         The network.
     """
     width = min(net.layout.sizes[bond] for bond in net.bonds)
-    U, s, V = leading(seen, width, seed=seed)
-    top = float(s[0])
-    size = scale * float(np.sqrt(seen.shape[0] * seen.shape[1]))
-    set_balanced_(net.nodes, U, s * (size / top if top > 0 else 0.0), V)
+    U, s, V = leading(observed, width, seed=seed)
+    largest = float(s[0])
+    norm = scale * math.sqrt(observed.shape[0] * observed.shape[1])
+    set_balanced_(net.nodes, U, s * (norm / largest if largest > 0 else 0.0), V)
     return net
 
 
-def leading(seen: Seen, width: int, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """The `width` leading singular triples U, s, V of what is seen, holes as zeros."""
-    rows, columns = seen.shape
-    i, j = seen.indices.cpu().numpy().T
-    matrix = sp.csr_matrix((seen.values.cpu().numpy(), (i, j)), shape=(rows, columns))
+def leading(
+    observed: Observed, width: int, *, seed: int = 0
+) -> tuple[Float[Tensor, "rows R"], Float[Tensor, " R"], Float[Tensor, "columns R"]]:
+    """Return the leading singular values and vectors of the matrix of observed values, with 0 elsewhere.
+
+    Args:
+        observed: entries of a matrix; repeated ones are added up.
+        width: number of singular values, at most.
+        seed: seed of the power method, which is used for matrices of more than 2^20 entries.
+
+    Returns:
+        U, s and V, with s in decreasing order.
+    """
+    rows, columns = observed.shape
+    i, j = observed.indices.cpu().numpy().T
+    matrix = sp.csr_matrix((observed.values.cpu().numpy(), (i, j)), shape=(rows, columns))
     if rows * columns <= DENSE:
         U, s, Vh = torch.linalg.svd(torch.from_numpy(matrix.toarray()), full_matrices=False)
         return U[:, :width], s[:width], Vh[:width].T

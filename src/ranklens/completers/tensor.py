@@ -1,7 +1,8 @@
-"""TensorCompleter: entries of a tensor from some that are seen, by any family of networks, without a rank."""
+"""TensorCompleter: entries of a tensor from some observed ones, by any family of networks, without a given rank."""
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,48 +12,67 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
-from ranklens.completers.check import check_arguments, check_pairs
+from ranklens.completers.check import check_arguments, check_positions
 from ranklens.completers.completion import Settings, complete
-from ranklens.completers.entries import copied, predict
+from ranklens.completers.entries import predict
+from ranklens.completers.observed import Observed
 from ranklens.completers.polish import widths
-from ranklens.completers.seen import Biases, Seen
 from ranklens.tensors import families, init
 from ranklens.tensors.network import TensorNetwork
 
-WIDTHS = {"cp": 128, "hierarchical": 64, "tensor_train": 16, "tucker": 8}  # at most so wide by default: caps, stated
-CENTRED = 0.2  # of the root mean square: the mean of data that count as centred
+# The default width of the bonds of each family, which is also a cap on the rank, is at most this.
+WIDTHS = {"cp": 128, "hierarchical": 64, "tensor_train": 16, "tucker": 8}
+# The default of `scale`: smaller than any component that counts, and large enough to grow within a few hundred steps.
+SMALL_START = 1e-3
+# Data count as centred if their mean is below this share of their root mean square.
+CENTRED = 0.2
 Family = str | TensorNetwork | Callable[[Sequence[int]], TensorNetwork]
 
 
 class TensorCompleter(BaseEstimator):  # type: ignore[misc]
-    r"""Learn a tensor from some of its entries, without being told its rank.
+    r"""Fit a tensor to some of its entries, without being given its rank, and predict the others.
 
-    The network descends from a small start; under gradient flow the norm of a component at a bond of K nodes obeys
-    d sigma / dt = K sigma^(2 - 2/K) <-gradient, component>, so components rise one at a time and those that the data do
-    not ask for stay small. Held-out entries end the descent; backward elimination then takes off components
-    that cost nothing (two that are alike are one), least squares refine each size, and held-out entries choose.
+    A tensor network is trained on the observed entries from a small initialization. Under gradient flow the norm of a
+    component at a bond of K nodes obeys d sigma / dt = K sigma^(2 - 2/K) <-gradient, component / sigma>, so components
+    grow one after the other, and those that the data do not need stay small. The training stops when the error on
+    held-out entries no longer falls. Backward elimination then leaves out components one after the other, least squares
+    fit every size, and the size and ridge that predict the held-out entries best are chosen. A last fit uses all
+    entries.
 
     Args:
         shape: sizes of the N modes.
-        family: "cp" | "hierarchical" | "tensor_train" | "tucker", a network (copied), or a function of the shape
-            that makes one; its own values are replaced by the small start.
-        scale: standard deviation of the entries at the start, in units of the data's root mean square; None takes
-            1e-3. Data that are not centred start on the side of their mean.
-        width: of all bonds, a cap on the rank; None takes what the family needs so that rank is not limited, but at
-            most 128 for CP, 64 for hierarchical, 16 for trains, 8 for Tucker; not used for networks and functions.
-        biases: whether a mean and one number per index of every mode come first.
-        held_out, max_steps, learning_rate, patience, batch_size, device, random_state: as for `MatrixCompleter`.
+        family: "cp" | "hierarchical" | "tensor_train" | "tucker", a network, or a function of the shape that returns
+            one. Only the equation and the sizes of a network are used; it is copied, and its values are replaced by the
+            initialization.
+        scale: standard deviation of the entries at the initialization, in units of the data's root mean square; None
+            takes 1e-3. If the mean of the data is far from zero, the initialization has a mean of its sign.
+        width: size of all bonds, a cap on the rank; not used if `family` is a network or a function. None takes a width
+            at which the family has every tensor of the shape, but at most 128 for CP, 64 for hierarchical, 16 for
+            tensor trains and 8 for Tucker.
+        biases: whether to fit a mean, and one bias per index of every mode, before the network.
+        held_out: fraction of the observed entries that is held out to decide when to stop, and to choose size, ridge
+            and damping.
+        max_steps: number of training steps, at most.
+        learning_rate: length of a step, in units of the nodes' norms at the end of the training.
+        patience: training stops at this many times the step of its best held-out error, but never while the loss is
+            still on the plateau of the initialization.
+        batch_size: entries per step. None takes all of up to 2^20 entries, and 2^18 of more.
+        device: device of the training and the refinement, such as "cuda".
+        random_state: an integer, the seed of the split, of the initialization and of mini-batches.
 
     Attributes:
-        network_: the learnt network without biases, in units of the data, or None where nothing was worth its place.
-        widths_: {bond: number of components}.
-        rmse_: held-out errors of "biases" alone, of the "descent", and after the "polish".
-        profile_: Dataset of component norms of every bond ("standing"), effective rank and losses along the descent.
+        network_: the fitted network without biases, in the units of the data; None if biases (or zero) predict as well.
+        widths_: {bond: number of components}; empty without a network.
+        rmse_: held-out root mean square errors: of the "biases" alone, after the "descent", and after the "polish".
+        profile_: a Dataset over the training steps, with the component norms of every bond ("standing"), their
+            effective rank, and the training and held-out losses. Losses are in units of the mean square that the biases
+            leave.
 
     Raises:
-        ValueError: for arguments or data that make no sense; each says which.
+        ValueError: for arguments or data out of range; the message names them.
+        TypeError: for arguments of a wrong type.
 
-    Source: Razin, Maman, Cohen (ICML 2021 and 2022) for tensor and hierarchical factorization from a small start.
+    Source: Razin, Maman, Cohen (ICML 2021 and 2022), tensor and hierarchical factorization from a small initialization.
 
     >>> import torch, ranklens as rl
     >>> target = rl.targets.cp((8, 9, 10), rank=2)
@@ -84,50 +104,50 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
         self.held_out, self.max_steps, self.learning_rate = held_out, max_steps, learning_rate
         self.patience, self.batch_size, self.device, self.random_state = patience, batch_size, device, random_state
 
-    def fit(self, indices: ArrayLike, values: ArrayLike) -> "TensorCompleter":
-        """Learn from entries.
+    def fit(self, indices: ArrayLike | pd.DataFrame, values: ArrayLike) -> "TensorCompleter":
+        """Fit the completer to observed entries.
 
         Args:
-            indices: (m, N) integers, or a frame with one column per mode.
-            values: (m,) numbers; an entry may be seen more than once.
+            indices: (m, N) integer positions, or a frame with one column per mode. A position may occur more than once.
+            values: (m,) values at the positions.
+
+        Returns:
+            The completer.
         """
         seed = check_arguments(self)
-        shape = tuple(int(d) for d in self.shape)
-        pairs = check_pairs(indices, shape)
-        numbers = np.asarray(values, dtype=np.float64).copy()  # frames hand out what may not be written to
-        if numbers.shape != (len(pairs),) or not len(pairs):
-            raise ValueError(
-                f"{len(pairs)} rows of indices and values of shape {numbers.shape}; give one value per row"
-            )
-        if not np.isfinite(numbers).all():
-            row = int(np.argwhere(~np.isfinite(numbers))[0, 0])
-            raise ValueError(f"value {numbers[row]} in row {row} is not finite; leave that observation out")
-        settings = Settings.of(self, seed)
+        shape = self._shape()
+        observed = _check_observations(indices, values, shape)
 
-        def start(left: Seen, dtype: torch.dtype) -> TensorNetwork:
+        def initialize(residual: Observed, dtype: torch.dtype) -> TensorNetwork:
             net = self._network(shape).to(dtype=dtype, device=self.device)
-            return leaning_(init.scaled_(net, 1e-3 if self.scale is None else self.scale, seed=seed), left)
+            return leaning_(init.scaled_(net, SMALL_START if self.scale is None else self.scale, seed=seed), residual)
 
-        found = complete(Seen(torch.from_numpy(pairs), torch.from_numpy(numbers), shape), start, settings)
+        found = complete(observed, initialize, Settings.of(self, seed))
         self.rmse_, self.profile_ = found.rmse, found.profile
-        self._biases = Biases(
-            found.biases.mean * found.scale,
-            tuple(mode.cpu() * found.scale for mode in found.biases.modes),
-            found.biases.damping,
-        )
+        biases = found.biases.times(found.scale)
+        self._biases = dataclasses.replace(biases, modes=tuple(mode.cpu() for mode in biases.modes))
         self.network_ = None
         if found.net is not None:
-            self.network_ = copied(found.net.cpu())
-            with torch.no_grad():
-                self.network_.nodes[0].mul_(found.scale)
+            first, *others = (node.detach().cpu() for node in found.net.nodes)
+            self.network_ = found.net.with_nodes([found.scale * first, *others])
         self.widths_ = {} if self.network_ is None else widths(self.network_)
         return self
 
+    def _shape(self) -> tuple[int, ...]:
+        """Return the sizes of the modes as integers."""
+        return tuple(int(d) for d in self.shape)
+
     def _network(self, shape: tuple[int, ...]) -> TensorNetwork:
+        """Return a new network of the family.
+
+        Raises:
+            ValueError: for an unknown family, or a network that does not fit the shape or has frozen nodes.
+        """
         if isinstance(self.family, TensorNetwork):
-            net = copied(self.family)
+            net = self.family.with_nodes(self.family.nodes)
         elif callable(self.family):
-            net = copied(self.family(shape))
+            made = self.family(shape)
+            net = made.with_nodes(made.nodes)
         elif self.family in WIDTHS:
             width = _width(self.family, shape) if self.width is None else self.width
             net = getattr(families, self.family)(shape, width)
@@ -136,34 +156,76 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
         if net.shape != shape:
             raise ValueError(f"the network has shape {net.shape}, the tensor {shape}; they must agree")
         if net.frozen:
-            raise ValueError(f"nodes {net.frozen} of the network are frozen; a completer solves for all of them")
+            raise ValueError(f"nodes {net.frozen} of the network are frozen; a completer fits all nodes: freeze none")
         return net
 
-    def predict(self, indices: ArrayLike) -> Any:
-        """Entries at (m, N) positions: an array, or for a frame of positions a series with its index."""
+    def predict(self, indices: ArrayLike | pd.DataFrame) -> NDArray[np.float64] | pd.Series:
+        """Predict entries at positions.
+
+        Args:
+            indices: (m, N) integer positions, or a frame with one column per mode.
+
+        Returns:
+            (m,) predictions: for a frame a series with the frame's index, else an array.
+        """
         check_is_fitted(self)
-        pairs = torch.from_numpy(check_pairs(indices, tuple(int(d) for d in self.shape)))
-        found = self._biases.at(pairs)
+        positions = check_positions(indices, self._shape())
+        found = self._biases.at(positions)
         if self.network_ is not None:
-            found = found + predict(self.network_, pairs)
+            found = found + predict(self.network_, positions)
         numbers: NDArray[np.float64] = found.numpy()
         return pd.Series(numbers, index=indices.index) if isinstance(indices, pd.DataFrame) else numbers
 
-    def score(self, indices: ArrayLike, values: ArrayLike) -> float:
-        """Coefficient of determination R^2 of predictions at positions."""
+    def score(self, indices: ArrayLike | pd.DataFrame, values: ArrayLike) -> float:
+        """Return the coefficient of determination R^2 of predictions.
+
+        Args:
+            indices: (m, N) integer positions, or a frame with one column per mode.
+            values: (m,) values at the positions.
+        """
         return float(r2_score(np.asarray(values, dtype=np.float64), np.asarray(self.predict(indices))))
 
 
-@torch.no_grad()
-def leaning_(net: TensorNetwork, seen: Seen) -> TensorNetwork:
-    """Where data are not centred, give every node a mean as large as its standard deviation.
+def _check_observations(indices: ArrayLike | pd.DataFrame, values: ArrayLike, shape: tuple[int, ...]) -> Observed:
+    """Return observed entries after checking them.
 
-    A random start knows no direction: the gradient of a row is a sum over its entries with weights of random signs,
-    which for modes of thousands of levels is all noise. On the side of the mean the signs agree, so that the largest
-    component of such data is found at once, and the others from what it leaves.
+    Args:
+        indices: (m, N) integer positions.
+        values: (m,) values.
+        shape: sizes of the N modes.
+
+    Raises:
+        ValueError: for no entries, another number of values than of positions, or values that are not finite.
     """
-    mean = float(seen.values.mean())
-    if abs(mean) > CENTRED * float(seen.values.square().mean().sqrt()):
+    positions = check_positions(indices, shape)
+    numbers = np.asarray(values, dtype=np.float64).copy()  # frames share arrays that may not be written to
+    if numbers.shape != (len(positions),) or not len(positions):
+        raise ValueError(
+            f"{len(positions)} rows of indices and values of shape {numbers.shape}; give one value per row"
+        )
+    if not np.isfinite(numbers).all():
+        row = int(np.argwhere(~np.isfinite(numbers))[0, 0])
+        raise ValueError(f"value {numbers[row]} in row {row} is not finite; leave that observation out")
+    return Observed(positions, torch.from_numpy(numbers), shape)
+
+
+@torch.no_grad()
+def leaning_(net: TensorNetwork, observed: Observed) -> TensorNetwork:
+    """Give every node a mean as large as its standard deviation, if the observed values are not centred.
+
+    Around an initialization of mean zero, the gradient of a node's row is a sum over the row's entries with weights of
+    random signs. In modes of thousands of indices this sum is mostly noise. With a mean the signs agree, so the largest
+    component of data with a mean is found at once, and the others from what that component leaves.
+
+    Args:
+        net: the network, changed in place.
+        observed: the entries to fit. If their mean is negative, so is that of the network.
+
+    Returns:
+        The network.
+    """
+    mean = float(observed.values.mean())
+    if abs(mean) > CENTRED * math.sqrt(observed.mean_square()):
         for k, node in enumerate(net.nodes):
             node.add_(node.std() if node.numel() > 1 else 0.0)
             if k == 0 and mean < 0:
@@ -172,7 +234,7 @@ def leaning_(net: TensorNetwork, seen: Seen) -> TensorNetwork:
 
 
 def _width(family: str, shape: tuple[int, ...]) -> int:
-    """The least of the default cap and of what the family never needs more of."""
+    """Return the default width: at which the family has every tensor of the shape, but at most that of `WIDTHS`."""
     if family == "tucker":
         return min(WIDTHS[family], max(shape))
     total = int(np.prod([float(d) for d in shape]) // max(shape))

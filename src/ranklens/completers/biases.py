@@ -1,0 +1,83 @@
+"""Biases: a mean, and one number per index of every mode, which predict an entry by their sum."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ranklens.completers.observed import Observed
+
+# Number of sweeps over the modes in a fit. The error of the biases shrinks by a constant factor per sweep.
+SWEEPS = 15
+
+
+@dataclass(frozen=True)
+class Biases:
+    """A mean and one bias per index of every mode.
+
+    Attributes:
+        mean: the mean of the observed values.
+        modes: N tensors (d_n,), one number per index of the mode.
+        damping: number of zero residuals that are added to the observations of every bias, which shrinks biases with
+            few observations towards zero. Infinite for biases that stay zero.
+    """
+
+    mean: float
+    modes: tuple[Tensor, ...]
+    damping: float
+
+    def at(self, indices: Int[Tensor, "m order"]) -> Float[Tensor, " m"]:
+        """Return the predictions at (m, N) positions: the mean plus the bias of every index."""
+        total = torch.full((len(indices),), self.mean, dtype=torch.float64, device=indices.device)
+        for bias, own in zip(self.modes, indices.T, strict=True):
+            total += bias[own]
+        return total
+
+    def times(self, factor: float) -> "Biases":
+        """Return the biases of values that are multiplied by a factor."""
+        return replace(self, mean=factor * self.mean, modes=tuple(factor * mode for mode in self.modes))
+
+    def adapted(self, observed: Observed, sweeps: int = 1) -> "Biases":
+        """Return the biases fitted to other values, with the mean unchanged.
+
+        Each bias in turn becomes the sum of the residuals at its observations, divided by their number plus the
+        damping; this is the ridge solution given the biases of the other modes.
+
+        Args:
+            observed: the values to fit.
+            sweeps: number of times that every mode is fitted.
+        """
+        modes = list(self.modes)
+        residual = observed.values - self.at(observed.indices)
+        for _ in range(sweeps):
+            for n, own in enumerate(observed.indices.T):
+                count = torch.bincount(own, minlength=observed.shape[n])
+                residual += modes[n][own]
+                modes[n] = torch.zeros_like(modes[n]).index_add_(0, own, residual) / (count + self.damping)
+                residual -= modes[n][own]
+        return replace(self, modes=tuple(modes))
+
+
+def no_biases(shape: Sequence[int], device: torch.device | str | None = None) -> Biases:
+    """Return biases that predict zero everywhere, and stay zero when they are adapted."""
+    return Biases(0.0, tuple(torch.zeros(d, dtype=torch.float64, device=device) for d in shape), float("inf"))
+
+
+def fit_biases(observed: Observed, damping: float) -> Biases:
+    """Return the biases of observed values: a ridge regression on the indices, solved by sweeps over the modes.
+
+    Args:
+        observed: the values to fit.
+        damping: number of zero residuals that are added to the observations of every bias.
+
+    >>> import torch
+    >>> indices = torch.cartesian_prod(torch.arange(3), torch.arange(4))
+    >>> values = (10 * indices[:, 0] + indices[:, 1]).double()
+    >>> biases = fit_biases(Observed(indices, values, (3, 4)), damping=0.0)
+    >>> bool(torch.allclose(biases.at(indices), values))  # a sum of a row effect and a column effect is fitted exactly
+    True
+    """
+    zero = no_biases(observed.shape, observed.values.device)
+    return replace(zero, mean=float(observed.values.mean()), damping=damping).adapted(observed, SWEEPS)

@@ -1,0 +1,248 @@
+"""Candidates: networks of decreasing size, made from a trained network by leaving out components."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ranklens.completers.alternating import AlternatingLeastSquares
+from ranklens.completers.entries import CHUNK, outer_factors, predict
+from ranklens.completers.observed import Observed
+from ranklens.tensors.environment import component_entries
+from ranklens.tensors.init import is_chain
+from ranklens.tensors.layout import Label
+from ranklens.tensors.network import TensorNetwork, slices
+from ranklens.tensors.products import product_svd, set_balanced_
+
+# Singular values below this share of the largest are taken for components that have not grown from the initialization.
+GROWN = 0.01
+# Components of a bond that a candidate has at most. Matrices may have twice as many singular values.
+MOST = 16
+# Components are left out, before any least squares, as long as the sum of squared residuals stays below this multiple.
+SLACK = 2.0
+# Sweeps of least squares between two eliminations.
+ELIMINATION_SWEEPS = 3
+# Share of a bond's components that one elimination leaves out, as a divisor: a sixth, but at least one.
+SHARE = 6
+# Ridge of the least squares between eliminations, in units of the noise level.
+ELIMINATION_RIDGE = 0.01
+# Added to the diagonal of a Gram matrix of components, in units of its mean, so that it can be inverted.
+LIFT = 1e-9
+# Root mean square errors below this, in units of the data, count as an exact fit and are not told apart.
+EXACT = 1e-6
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Networks of decreasing size.
+
+    Attributes:
+        networks: the networks, the largest first.
+        begin: position of the network at which a search for the best size should begin.
+    """
+
+    networks: tuple[TensorNetwork, ...]
+    begin: int
+
+
+def make_candidates(
+    net: TensorNetwork, train: Observed, held_out: Observed, *, noise_level: float, factor: float
+) -> Candidates:
+    """Return candidates made from a trained network: by truncation for a deep matrix, else by elimination.
+
+    Args:
+        net: the trained network.
+        train: the entries to fit.
+        held_out: entries whose error chooses where to begin.
+        noise_level: the ridge at which noise alone keeps no component.
+        factor: ratio of held-out root mean square errors that counts as equal.
+    """
+    if is_chain(net):
+        return matrix_candidates(net)
+    return tensor_candidates(net, train, held_out, ridge=ELIMINATION_RIDGE * noise_level, factor=factor)
+
+
+@torch.no_grad()
+def matrix_candidates(net: TensorNetwork) -> Candidates:
+    """Return balanced pairs of factors of the end matrix of a deep matrix, truncated to every rank.
+
+    The search begins at the widest gap between neighbouring singular values.
+
+    Args:
+        net: the deep matrix.
+    """
+    left, right = outer_factors(net)
+    U, s, V = product_svd(left.double(), right.T.double())
+    grown = max(int((s > GROWN * s[0]).sum()), 1)
+    ranks = range(min(grown, 2 * MOST), 0, -1)
+    networks = []
+    for r in ranks:
+        factors = [U.new_zeros(len(U), r), U.new_zeros(r, len(V))]
+        set_balanced_(factors, U[:, :r], s[:r], V[:, :r])
+        networks.append(TensorNetwork("ar,rb->ab", factors))
+    gaps = [float(s[r - 1] / s[r]) if r < len(s) and s[r] > 0 else 1.0 for r in ranks]
+    return Candidates(tuple(networks), gaps.index(max(gaps)))
+
+
+@torch.no_grad()
+def tensor_candidates(
+    net: TensorNetwork, train: Observed, held_out: Observed, *, ridge: float, factor: float
+) -> Candidates:
+    """Return networks made by backward elimination of components, with sweeps of least squares in between.
+
+    First, every bond loses the components that hardly change the fit. Then, again and again, the bond that has the
+    component of least cost loses its cheapest components. The cost of a component is the rise of the sum of squared
+    residuals when it is left out and the others of its bond are reweighted.
+
+    Args:
+        net: the trained network.
+        train: the entries to fit.
+        held_out: entries whose error is measured at every size.
+        ridge: ridge of the least squares.
+        factor: ratio of held-out root mean square errors that counts as equal. The search begins at the smallest
+            network whose error equals the least in this sense.
+    """
+    net = net.with_nodes([node.double() for node in net.nodes])
+    for bond in net.bonds:
+        net = thinned(net, bond, train)
+    networks, errors = [], []
+    while True:
+        solver = AlternatingLeastSquares(net, train, ridge=ridge)
+        for _ in range(ELIMINATION_SWEEPS):
+            solver.sweep()
+        networks.append(net.with_nodes(net.nodes))
+        errors.append(held_out.minus(predict(net, held_out.indices)).mean_square())
+        components = {bond: Components.of(net, bond, train) for bond in net.bonds if net.layout.sizes[bond] > 1}
+        if not components or (len(errors) > 3 and min(errors[-3:]) > 4 * min(errors)):
+            break
+        bond = min(components, key=lambda bond: float(components[bond].costs().min()))
+        size = net.layout.sizes[bond]
+        kept = components[bond].cheapest(size - max(size // SHARE, 1))
+        net = with_components(net, bond, kept, components[bond].weights(kept))
+    enough = factor**2 * max(min(errors), EXACT**2)
+    return Candidates(tuple(networks), max(k for k in range(len(networks)) if errors[k] <= enough))
+
+
+@dataclass(frozen=True)
+class Components:
+    """Least squares for the weights c_r of a bond's components: entries are modelled by sum_r c_r C_r.
+
+    The network itself has all c_r = 1. Leaving out component r and reweighting the others raises the sum of squared
+    residuals by c_r^2 / (G^-1)_rr, where G is the Gram matrix of the components' entries. For one of two equal
+    components that is next to nothing.
+
+    Attributes:
+        gram: G, the inner products of the components' entries at the observed positions.
+        moment: inner products of the components' entries with the observed values.
+        energy: sum of the squared values.
+    """
+
+    gram: Float[Tensor, "R R"]
+    moment: Float[Tensor, " R"]
+    energy: float
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, net: TensorNetwork, bond: Label, train: Observed) -> "Components":
+        """Return the normal equations of a bond's components; a bond of order 2 is diagonalized in place first."""
+        diagonalize_(net, bond)
+        size, device = net.layout.sizes[bond], train.values.device
+        gram = torch.zeros(size, size, dtype=torch.float64, device=device)
+        moment = torch.zeros(size, dtype=torch.float64, device=device)
+        for indices, values in zip(train.indices.split(CHUNK), train.values.split(CHUNK), strict=True):
+            entries = component_entries(net, bond, indices)
+            gram += entries.T @ entries
+            moment += entries.T @ values
+        gram += LIFT * gram.diagonal().mean() * torch.eye(size, dtype=torch.float64, device=device)
+        return cls(gram, moment, float(train.values.square().sum()))
+
+    def keep(self, kept: Sequence[int]) -> "Components":
+        """Return the normal equations of some of the components, by position."""
+        rows = torch.tensor(kept, device=self.moment.device)
+        return Components(self.gram[rows][:, rows], self.moment[rows], self.energy)
+
+    def costs(self) -> Float[Tensor, " R"]:
+        """Return by how much leaving out each component raises the sum of squared residuals."""
+        inverse = torch.linalg.inv(self.gram)
+        return (inverse @ self.moment).square() / inverse.diagonal()
+
+    def cheapest(self, count: int) -> list[int]:
+        """Return the positions of the `count` components that are left when the cheapest leave one after the other."""
+        kept = list(range(len(self.moment)))
+        while len(kept) > count:
+            del kept[int(self.keep(kept).costs().argmin())]
+        return kept
+
+    def residual(self, kept: Sequence[int]) -> float:
+        """Return the sum of squared residuals of some of the components at their best weights."""
+        some = self.keep(kept)
+        return self.energy - float(some.moment @ torch.linalg.solve(some.gram, some.moment))
+
+    def weights(self, kept: Sequence[int]) -> Float[Tensor, " kept"]:
+        """Return the weights of some of the components that make the sum of squared residuals least."""
+        some = self.keep(kept)
+        return torch.linalg.solve(some.gram, some.moment)
+
+
+@torch.no_grad()
+def thinned(net: TensorNetwork, bond: Label, train: Observed) -> TensorNetwork:
+    """Return the network without the components of a bond that the fit hardly needs, the others reweighted.
+
+    At most `MOST` components are kept. Of these, the cheapest leave as long as the sum of squared residuals stays
+    below `SLACK` times that of all of them.
+
+    Args:
+        net: the network. A bond of order 2 is diagonalized in place.
+        bond: the bond.
+        train: the entries to fit.
+    """
+    components = Components.of(net, bond, train)
+    kept = components.cheapest(min(net.layout.sizes[bond], MOST))
+    allowed = SLACK * max(components.residual(kept), EXACT**2 * components.energy)
+    while len(kept) > 1:
+        fewer = list(kept)
+        del fewer[int(components.keep(kept).costs().argmin())]
+        if components.residual(fewer) > allowed:
+            break
+        kept = fewer
+    return with_components(net, bond, kept, components.weights(kept))
+
+
+@torch.no_grad()
+def diagonalize_(net: TensorNetwork, bond: Label) -> None:
+    """Change the basis of a bond of order 2, in place, so that its components are orthogonal.
+
+    The components become the singular triples of the product of the two nodes, and the end tensor is unchanged. A bond
+    of higher order has no such freedom and is left as it is.
+    """
+    meets = net.layout.meets(bond)
+    if len(meets) != 2:
+        return
+    first, second = (net.nodes[k].movedim(axis, 0) for k, axis in meets)
+    A, B = slices(first, 0), slices(second, 0)
+    balanced = [torch.zeros_like(A.T), torch.zeros_like(B)]
+    set_balanced_(balanced, *product_svd(A.T, B.T))
+    first.copy_(balanced[0].T.reshape(first.shape))
+    second.copy_(balanced[1].reshape(second.shape))
+
+
+def with_components(
+    net: TensorNetwork, bond: Label, kept: Sequence[int], weights: Float[Tensor, " kept"]
+) -> TensorNetwork:
+    """Return the network with some of the components of a bond, each multiplied by a weight.
+
+    Args:
+        net: the network.
+        bond: the bond.
+        kept: positions of the components.
+        weights: one weight per kept component.
+    """
+    rows = torch.tensor(kept, device=net.device)
+    nodes = [node.detach() for node in net.nodes]
+    for k, axis in net.layout.meets(bond):
+        nodes[k] = nodes[k].index_select(axis, rows)
+    k, axis = net.layout.meets(bond)[0]
+    nodes[k] = (nodes[k].movedim(axis, -1) * weights).movedim(-1, axis)
+    return net.with_nodes(nodes)

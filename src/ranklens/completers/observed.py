@@ -1,0 +1,62 @@
+"""The observed entries of a matrix or tensor: one row of indices and one value per observation."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ranklens.seeds import stream
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Observed entries of a matrix or tensor.
+
+    Attributes:
+        indices: (m, N) int64 positions. A position may occur more than once.
+        values: (m,) float64 values.
+        shape: sizes of the N modes.
+    """
+
+    indices: Int[Tensor, "m order"]
+    values: Float[Tensor, " m"]
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Return the number of observations."""
+        return len(self.values)
+
+    def take(self, rows: Tensor) -> "Observed":
+        """Return some of the observations, by their positions in `values`."""
+        return Observed(self.indices[rows], self.values[rows], self.shape)
+
+    def minus(self, prediction: Float[Tensor, " m"]) -> "Observed":
+        """Return the observations with predictions of their values subtracted."""
+        return replace(self, values=self.values - prediction)
+
+    def times(self, factor: float) -> "Observed":
+        """Return the observations with their values multiplied by a factor."""
+        return replace(self, values=self.values * factor)
+
+    def to(self, device: torch.device | str | None) -> "Observed":
+        """Return the observations on a device; None leaves them where they are."""
+        return replace(self, indices=self.indices.to(device), values=self.values.to(device))
+
+    def mean_square(self) -> float:
+        """Return the mean of the squared values."""
+        return float(self.values.square().mean())
+
+    def split(self, fraction: float, seed: int) -> tuple["Observed", "Observed"]:
+        """Split the observations at random into a training set and a held-out set.
+
+        Args:
+            fraction: share of the observations to hold out. Of two or more observations, each set gets at least one.
+            seed: seed of the split.
+
+        Returns:
+            The training set and the held-out set, each in the order of the observations.
+        """
+        held = min(max(round(fraction * len(self)), 1), max(len(self) - 1, 0))
+        order = torch.randperm(len(self), generator=stream(seed, "held-out entries")).to(self.values.device)
+        return self.take(order[held:].sort().values), self.take(order[:held].sort().values)
