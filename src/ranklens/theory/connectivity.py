@@ -1,4 +1,4 @@
-"""The graph of what is observed of a matrix, which decides between low rank and low nuclear norm."""
+"""The graph of the observed entries of a matrix, which decides between low rank and low nuclear norm."""
 
 import numpy as np
 import torch
@@ -11,26 +11,27 @@ from ranklens.problems import Completion
 
 
 def observation_components(task: Completion) -> Int[Tensor, " rows_and_columns"]:
-    r"""Which rows and columns hang together by observed entries: components of a bipartite graph.
+    r"""Return the connected component of every row and column in the bipartite graph of observed entries.
 
-    Rows and columns are vertices, and every observed entry (i, j) joins row i to column j. Where the graph is
-    connected, a matrix of rank one is determined by its entries; between two components nothing is: row i may be
-    scaled by c and column j by 1 / c. Depth 2 from an infinitesimal start then finds low rank if it is connected, and
-    the least nuclear norm if not.
+    The vertices of the graph are the rows and columns, and every observed entry (i, j) joins row i to column j. If the
+    graph is connected, its observed entries determine a matrix of rank one. If not, they do not determine it: in one
+    component all rows may be scaled by c and all columns by 1 / c. The flow of depth 2 from an infinitesimal
+    initialization finds low rank if the graph is connected, and the least nuclear norm if it is not.
 
     Args:
         task: a completion of a matrix.
 
     Returns:
-        (rows + columns,) component numbers from 0 on, rows first; a row without observations is one of its own.
+        (rows + columns,) numbers of components, counted from 0, rows first. A row or column without observations is a
+        component of its own.
 
     Raises:
-        ValueError: for a tensor of other order.
+        ValueError: for a completion of a tensor that is no matrix.
 
     Source: Bai, Zhao, Zhang (NeurIPS 2024).
 
     >>> import torch, ranklens as rl
-    >>> corners = torch.tensor([[0, 0], [1, 1]])  # of a 2 x 2 matrix: nothing joins them
+    >>> corners = torch.tensor([[0, 0], [1, 1]])  # entries of a 2 x 2 matrix that share no row or column
     >>> rl.theory.observation_components(rl.Completion(corners, torch.ones(2), (2, 2))).tolist()
     [0, 1, 0, 1]
     >>> int(rl.theory.observation_components(rl.Completion.counterexample()).max()) + 1

@@ -1,24 +1,24 @@
-"""What is proved of the 2 x 2 completion whose norms all grow to infinity."""
+"""Theorems about matrix completions in which fitting drives every norm to infinity."""
 
 import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ranklens.problems import Completion
+from ranklens.tensors.convert import TensorLike, as_tensor
 from ranklens.tensors.measures import rank_cutoff
 
 
 @dataclass(frozen=True)
 class Bounds2x2:
-    """What det W > 0 proves about the 2 x 2 counterexample at a loss (half the sum of squares).
+    """Bounds on a 2 x 2 matrix W with det W > 0, from its loss (half the sum of squares) in the counterexample.
 
     Attributes:
-        w11: |w11| is at least this; every unitarily invariant norm is at least that of e1 e1^T times this.
-        sigma2: the smaller singular value, the distance to rank one, is at most this.
-        effective_rank: is at most this.
+        w11: lower bound on |w11|; times the norm of e1 e1^T, it bounds every unitarily invariant norm of W from below.
+        sigma2: upper bound on the smaller singular value, which is the distance of W to rank one.
+        effective_rank: upper bound on the effective rank.
     """
 
     w11: Tensor
@@ -26,8 +26,8 @@ class Bounds2x2:
     effective_rank: Tensor
 
 
-def bounds_2x2(loss: Float[Tensor, "*batch"] | float) -> Bounds2x2:
-    r"""Bounds along any trajectory with det W > 0 on the 2 x 2 problem w12 = w21 = 1, w22 = 0, w11 unobserved.
+def bounds_2x2(loss: TensorLike) -> Bounds2x2:
+    r"""Return bounds along any trajectory with det W > 0 on the problem w12 = w21 = 1, w22 = 0, w11 unobserved.
 
     With e = sqrt(2 loss) < 1: w12, w21 >= 1 - e and |w22| <= e, so w11 w22 > w12 w21 > 0 gives |w11| >= (1 - e)^2 / e.
     The segment from W to the solution with the same w11 has length e and crosses det = 0, so sigma_2 <= e. Then
@@ -35,10 +35,11 @@ def bounds_2x2(loss: Float[Tensor, "*batch"] | float) -> Bounds2x2:
     entropy of p.
 
     Args:
-        loss: positive.
+        loss: positive losses, of any shape: half the sum of squares over the three observed entries.
 
     Returns:
-        The bounds, of the shape of `loss`; |w11| >= 0 and effective rank <= 2 are all there is to say for loss >= 1/2.
+        The bounds, of the shape of `loss` and in float64. For a loss of 1/2 or more they only state |w11| >= 0 and an
+        effective rank of at most 2.
 
     Raises:
         ValueError: for a loss that is not positive.
@@ -50,39 +51,35 @@ def bounds_2x2(loss: Float[Tensor, "*batch"] | float) -> Bounds2x2:
     >>> round(float(bounds.w11), 1), round(float(bounds.sigma2), 4), round(float(bounds.effective_rank), 4)
     (68.7, 0.0141, 1.002)
     """
-    loss = torch.as_tensor(loss, dtype=torch.float64)
-    if not bool((loss > 0).all()):
-        raise ValueError(f"loss is {float(loss.min())}; the bounds are about positive losses")
-    e = (2 * loss).sqrt()
+    e = (2 * _positive(loss)).sqrt()
     inside = (1 - e).clamp_min(0)
     p = (e.square() / inside.square().where(inside > 0, e.square())).clamp_max(0.5)
     entropy = torch.special.entr(p) + torch.special.entr(1 - p)
     return Bounds2x2(inside.square() / e, e, entropy.exp())
 
 
-def unobserved_bound(
-    loss: Float[Tensor, "*batch"] | float, *, z: float = 1.0, z2: float = 1.0, eps: float = 0.0
-) -> Float[Tensor, "*batch"]:
-    r"""A lower bound on |w11| for the observations w12 = z, w21 = z2, w22 = eps, along a flow with z z2 det W > 0.
+def unobserved_bound(loss: TensorLike, *, z: float = 1.0, z2: float = 1.0, eps: float = 0.0) -> Tensor:
+    r"""Return a lower bound on |w11| for observed w12 = z, w21 = z2, w22 = eps, along a flow with z z2 det W > 0.
 
     With e = sqrt(2 loss) < min(|z|, |z2|): w12 and w21 keep the signs of z and z2 and are at least |z| - e and
     |z2| - e in size, |w22| <= |eps| + e, and w11 w22 z z2 > w12 w21 z z2 > 0 gives
 
         |w11| >= (|z| - e) (|z2| - e) / (|eps| + e),
 
-    which tends to |z z2 / eps|, where the one fitting matrix of rank one lies, and to infinity for eps = 0.
+    As the loss tends to zero, the bound tends to |z z2 / eps|, the value of |w11| in the only fitting matrix of rank
+    one; for eps = 0 it tends to infinity.
 
     Args:
-        loss: positive; half the sum of squares.
-        z: observed in row 1, column 2.
-        z2: observed in row 2, column 1.
-        eps: observed in row 2, column 2.
+        loss: positive losses, of any shape: half the sum of squares over the three observed entries.
+        z: observed value w12, not zero.
+        z2: observed value w21, not zero.
+        eps: observed value w22, of either sign.
 
     Returns:
-        The bound, of the shape of `loss`; 0 where e is too large to say more.
+        The bound, of the shape of `loss` and in float64; 0 where e is at least |z| or |z2|.
 
     Raises:
-        ValueError: for a loss that is not positive, or z z2 = 0.
+        ValueError: for a loss that is not positive, z z2 = 0, or observed values that are not finite.
 
     Source: Razin and Cohen (NeurIPS 2020), on perturbed observations.
 
@@ -90,12 +87,10 @@ def unobserved_bound(
     >>> [round(float(rl.theory.unobserved_bound(1e-12, eps=eps)), 2) for eps in (0.5, 0.1, 0.05)]
     [2.0, 10.0, 20.0]
     """
-    loss = torch.as_tensor(loss, dtype=torch.float64)
-    if not bool((loss > 0).all()):
-        raise ValueError(f"loss is {float(loss.min())}; the bound is about positive losses")
+    positive = _positive(loss)
     if not (math.isfinite(z * z2) and z * z2 != 0 and math.isfinite(eps)):
         raise ValueError(f"z = {z}, z2 = {z2}, eps = {eps}; z and z2 must differ from zero and all be finite")
-    e = (2 * loss).sqrt()
+    e = (2 * positive).sqrt()
     return (abs(z) - e).clamp_min(0) * (abs(z2) - e).clamp_min(0) / (abs(eps) + e)
 
 
@@ -104,10 +99,10 @@ class SolutionDeterminant:
     """The determinant of the matrices that fit a problem, as a function of their one unobserved entry w.
 
     Attributes:
-        constant: the determinant where w = 0.
-        cofactor: of the unobserved entry; the determinant is constant + w cofactor.
-        drives_to_infinity: the sign of determinants from which fitting sends |w| to infinity, and with it every norm:
-            -1 or 1; 0 where solutions have determinants of both signs, or zero.
+        constant: the determinant at w = 0.
+        cofactor: the cofactor of the unobserved entry; the determinant is constant + w cofactor.
+        drives_to_infinity: the sign, -1 or 1, of initial determinants from which fitting drives |w| and every norm to
+            infinity; 0 if there is none, because solutions have determinants of both signs or a zero determinant.
     """
 
     constant: float
@@ -116,20 +111,21 @@ class SolutionDeterminant:
 
 
 def solution_determinant(task: Completion) -> SolutionDeterminant:
-    """When does one hole in a square matrix send every norm to infinity? Where its cofactor is zero.
+    """Return the determinant of the solutions of a completion with one unobserved entry.
 
-    The determinant is affine in one entry. If its cofactor vanishes all solutions share one determinant; balanced flows
-    of depth two or more keep the sign of theirs, so from the other sign the loss can fall to zero only along matrices
-    that have no limit, and all but one entry of which are bounded by the loss.
+    The determinant is affine in that entry. If the cofactor of the entry vanishes, all solutions have the same
+    determinant. Balanced flows of depth two or more keep the sign of their determinant. From the other sign, the loss
+    can then tend to zero only along matrices without a limit; all their entries but the unobserved one are bounded by
+    the loss, so that one tends to infinity.
 
     Args:
         task: a completion of a square matrix with exactly one unobserved entry.
 
     Returns:
-        The determinant of its solutions.
+        The determinant as a function of the unobserved entry, and the sign from which fitting drives it to infinity.
 
     Raises:
-        ValueError: for another number of holes, or what is not square.
+        ValueError: for another number of unobserved entries, or a problem that is not about square matrices.
 
     Source: the recipe behind Razin and Cohen (NeurIPS 2020), Theorem 1 and its extension to d x d.
 
@@ -139,13 +135,13 @@ def solution_determinant(task: Completion) -> SolutionDeterminant:
     """
     if len(task.shape) != 2 or task.shape[0] != task.shape[1]:
         raise ValueError(f"the problem is about tensors of shape {task.shape}; determinants are of square matrices")
-    seen = torch.zeros(task.shape, dtype=torch.bool)
-    seen[tuple(task.indices.T)] = True
-    if int((~seen).sum()) != 1:
-        raise ValueError(f"{int((~seen).sum())} entries are unobserved; the recipe is about exactly one")
+    unobserved = torch.ones(task.shape, dtype=torch.bool)
+    unobserved[tuple(task.indices.T)] = False
+    if int(unobserved.sum()) != 1:
+        raise ValueError(f"{int(unobserved.sum())} entries are unobserved; pass a problem with exactly one")
     W = torch.zeros(task.shape, dtype=torch.float64)
     W[tuple(task.indices.T)] = task.values
-    row, column = (~seen).nonzero()[0].tolist()
+    row, column = unobserved.nonzero()[0].tolist()
     rest = W[[k for k in range(len(W)) if k != row]][:, [k for k in range(len(W)) if k != column]]
     s = torch.linalg.svdvals(rest)
     vanishes = len(rest) == 0 or bool(s[-1] <= rank_cutoff(rest.dtype, rest.shape) * s[0])
@@ -153,3 +149,15 @@ def solution_determinant(task: Completion) -> SolutionDeterminant:
     constant = float(torch.linalg.det(W))
     excluded = -int(math.copysign(1, constant)) if vanishes and constant else 0
     return SolutionDeterminant(constant, cofactor, excluded)
+
+
+def _positive(loss: TensorLike) -> Tensor:
+    """Return losses in float64.
+
+    Raises:
+        ValueError: if one of them is not positive.
+    """
+    found = as_tensor("loss", loss, torch.float64)
+    if not bool((found > 0).all()):
+        raise ValueError(f"loss is {float(found.min())}; the bounds hold for positive losses")
+    return found

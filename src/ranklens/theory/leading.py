@@ -1,4 +1,4 @@
-"""What a component must be to lead, in the theorem that a tensor factorization is first of rank one."""
+"""The assumption of the theorem that a tensor factorization first grows along rank-one tensors."""
 
 import torch
 from jaxtyping import Float
@@ -10,20 +10,23 @@ from ranklens.tensors.network import TensorNetwork
 
 @torch.enable_grad()
 def leading_factor(net: TensorNetwork, task: Completion) -> Float[Tensor, " components"]:
-    r"""By which factor a component's vectors must be longer than all others' so that it escapes from zero first.
+    r"""Return the factor by which a component must be longer than all others to be the first to escape from zero.
+
+    For component r with vectors w_r^1, ..., w_r^N and the gradient grad L(0) of the loss at the zero tensor it is
 
         (|grad L(0)| / <-grad L(0), w_r^1/|w_r^1| outer ... outer w_r^N/|w_r^N|>)^(1/(N-2))
 
-    Near zero the gradient of a Huber loss is constant. A balanced component of slice norm u then grows as
-    u' = u^(N-1) gamma, with gamma at most |grad L(0)| for every component and non-decreasing for this one; it blows up
-    at u^-(N-2) / ((N-2) gamma), which comes first if u is longer by this factor.
+    Near zero the gradient of a Huber loss is constant. The norm u of the vectors of a balanced component then grows as
+    u' = u^(N-1) gamma, with gamma at most |grad L(0)| for every component, and non-decreasing for component r. A
+    component blows up at the time u^-(N-2) / ((N-2) gamma). Component r blows up first if its u is larger than all
+    others by this factor.
 
     Args:
-        net: a CP network of order 3 or more; only the directions of its vectors matter.
+        net: a CP network of order N >= 3; only the directions of its vectors matter.
         task: a completion.
 
     Returns:
-        One factor per component, at least 1; infinite for a component that points where the loss does not fall.
+        (R,) one factor per component, at least 1; infinite for a component along which the loss does not fall.
 
     Raises:
         ValueError: for a network that is no CP of order 3 or more.
@@ -48,7 +51,7 @@ def leading_factor(net: TensorNetwork, task: Completion) -> Float[Tensor, " comp
 
 
 def _aligned(gradient: Tensor, vectors: list[Tensor]) -> Tensor:
-    """The gradient contracted with every component's vectors, one mode after the other."""
+    """Return the gradient contracted with the N vectors of every component, one mode after the other."""
     found = torch.tensordot(gradient, vectors[0], dims=([0], [0]))
     for vector in vectors[1:]:
         found = (found * vector.reshape(len(vector), *[1] * (found.ndim - 2), -1)).sum(dim=0)

@@ -1,37 +1,39 @@
-"""How fast components and singular values move under gradient flow, what it conserves, and when it escapes."""
+"""Rates of components and singular values under gradient flow, its conserved quantities, and its escape times."""
 
 import math
 from collections.abc import Callable, Hashable
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ranklens.problems.problem import Problem, TensorProblem, check_problem
 from ranklens.tensors import contract, init
 from ranklens.tensors.network import TensorNetwork, differences, slices
 
-DIFFERENCE = 1e-5  # of the parameters' size: rounding and truncation of order 4 both stay below 1e-9
+# Distance of a central difference, relative to the norm of the parameters. Rounding errors (about 1e-16 / 1e-5) and
+# the truncation error (about 1e-5 to the power 4) both stay below 1e-9.
+DIFFERENCE = 1e-5
 
 
 @torch.enable_grad()  # a run tracks its quantities under no_grad
-def component_rate(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tensor, " size"]:
-    r"""D sigma_r / dt under gradient flow for every component of a bond, exact from any start, balanced or not.
+def component_rate(net: TensorNetwork, task: Problem, bond: Hashable) -> Float[Tensor, " size"]:
+    r"""Return d sigma_r / dt under gradient flow for every component norm sigma_r of a bond, balanced or not.
 
         d sigma_r / dt = gamma_r sigma_r^2 sum_k |s_k|^(-2),    gamma_r = <-grad L, C_r / sigma_r>
 
-    with s_k the K slices of component r and C_r what it adds to the end tensor. Each slice moves by minus its
-    gradient g_k, and <s_k, g_k> = <grad L, C_r> whatever k, because a node is used once. At a balanced point it
-    is K sigma^(2-2/K) gamma. Where exactly one slice is zero its norm starts to grow, and the rate is that (one-sided)
-    derivative.
+    Here s_k are the K slices of component r, and C_r is its part of the end tensor. Each slice moves by minus its
+    gradient g_k, and <s_k, g_k> = <grad L, C_r> for every k, because each node is used once. At a balanced point the
+    rate is K sigma^(2-2/K) gamma. Where exactly one slice is zero, its norm starts to grow, and the rate is the
+    one-sided derivative.
 
     Args:
-        net: the network; frozen nodes do not move and add nothing.
-        task: a problem, with a differentiable `loss(net)`.
+        net: the network; frozen nodes do not move, and their terms are left out.
+        task: a problem with a differentiable `loss(net)`.
         bond: a label from `net.bonds`.
 
     Returns:
-        One rate per value r of the bond.
+        One rate per value r of the bond; exact at this point of the flow.
 
     Raises:
         ValueError: for a label that is no bond.
@@ -45,6 +47,7 @@ def component_rate(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tenso
     >>> bool(torch.allclose(rl.theory.component_rate(net, task, "r"), 3 * sigma ** (4 / 3) * gamma))
     True
     """
+    check_problem(task)
     gradients = net.gradients(task.loss(net))
     meets = net.layout.meets(bond)
     with torch.no_grad():
@@ -64,14 +67,28 @@ def component_rate(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tenso
 
 
 @torch.enable_grad()
-def alignment(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tensor, " size"]:
-    r"""gamma_r = <-grad L(W), C_r / sigma_r>: how well each component points where the loss of the END tensor falls.
+def alignment(net: TensorNetwork, task: TensorProblem, bond: Hashable) -> Float[Tensor, " size"]:
+    r"""Return gamma_r = <-grad L(W), C_r / sigma_r>, the alignment of every component with minus the gradient.
 
-    It comes from the gradient in the end tensor alone, so that it can stand against rates of norms measured from
-    a trajectory. C_r / sigma_r is a unit tensor for CP; in a tree it holds all the other nodes.
+    The gradient is that in the entries of the end tensor W, C_r is the part of component r in W, and sigma_r its norm.
+    For CP, C_r / sigma_r is a unit tensor; in a tree it also contains the nodes that the bond does not meet.
 
-    Args: as for `component_rate`, with a task whose `loss` takes a tensor too. Components of norm zero have no
-    direction: their gamma is 0.
+    Args:
+        net: the network.
+        task: a problem whose `loss` takes a network and a tensor.
+        bond: a label from `net.bonds`.
+
+    Returns:
+        One alignment per value r of the bond; 0 for a component of norm zero, which has no direction.
+
+    Source: Razin, Maman, Cohen (ICML 2021, Theorem 1; ICML 2022, Theorem 3).
+
+    >>> import ranklens as rl
+    >>> task = rl.Completion.sample(rl.targets.cp((4, 4, 4), rank=1), observed=64)
+    >>> net = rl.cp((4, 4, 4), rank=3, std=0.1)
+    >>> gradient = rl.theory.end_gradient(net, task)
+    >>> bool((rl.theory.alignment(net, task, "r").abs() <= gradient.norm()).all())  # of unit tensors
+    True
     """
     gradient = end_gradient(net, task)
     k, axis = net.layout.meets(bond)[0]
@@ -86,12 +103,12 @@ def alignment(net: TensorNetwork, task: Any, bond: Hashable) -> Float[Tensor, " 
 
 
 @torch.enable_grad()
-def end_gradient(net: TensorNetwork, task: Any) -> Tensor:
-    """The gradient of the loss in the END tensor, as if its entries were free; what every law of the talk is about.
+def end_gradient(net: TensorNetwork, task: TensorProblem) -> Tensor:
+    """Return the gradient of the loss in the entries of the end tensor, as if they were free parameters.
 
     Args:
         net: the network.
-        task: a problem whose `loss` takes a tensor.
+        task: a problem whose `loss` takes a network and a tensor.
 
     Returns:
         A tensor of shape `net.shape`.
@@ -101,6 +118,7 @@ def end_gradient(net: TensorNetwork, task: Any) -> Tensor:
     >>> rl.theory.end_gradient(net, task).tolist()  # prediction minus observation; nothing where nothing is observed
     [[0.0, -1.0], [-1.0, 0.0]]
     """
+    check_problem(task)
     with torch.no_grad():
         end = net.tensor()
     end.requires_grad_()
@@ -109,21 +127,21 @@ def end_gradient(net: TensorNetwork, task: Any) -> Tensor:
 
 
 @torch.enable_grad()
-def singular_value_rate(net: TensorNetwork, task: Any, *, balanced: bool = False) -> Float[Tensor, " size"]:
-    r"""D sigma_r / dt under gradient flow for the singular values of a network of two modes.
+def singular_value_rate(net: TensorNetwork, task: TensorProblem, *, balanced: bool = False) -> Float[Tensor, " size"]:
+    r"""Return d sigma_r / dt under gradient flow for the singular values of a network whose end tensor is a matrix W.
 
-    sigma' = <u_r, W' v_r>, with W' = -sum_k (W with node k replaced by its gradient): exact from any start. For a
-    balanced deep matrix it is the law of its depth L,
+    sigma_r' = <u_r, W' v_r> for the singular vectors u_r and v_r, with W' = -sum_k (W with node k replaced by its
+    gradient). This holds for any values of the nodes. For a balanced deep matrix of depth L it equals the law
 
         d sigma_r / dt = -L sigma_r^(2 - 2/L) <grad L(W), u_r v_r^T>.
 
     Args:
-        net: a network whose end tensor is a matrix.
-        task: a problem, with a differentiable `loss(net)`; the law needs that of a tensor too.
-        balanced: True evaluates the law instead, whether or not the factors are balanced.
+        net: a network of two modes.
+        task: a problem with a differentiable `loss(net)`; for `balanced=True` its `loss` also takes a tensor.
+        balanced: True evaluates the law, whether or not the factors are balanced.
 
     Returns:
-        One rate per singular value, largest first; it presumes that they differ.
+        One rate per singular value, largest value first. The singular values are presumed to differ.
 
     Raises:
         ValueError: for a network of other order, or `balanced=True` for what is no deep matrix or has frozen factors.
@@ -139,6 +157,7 @@ def singular_value_rate(net: TensorNetwork, task: Any, *, balanced: bool = False
     """
     if len(net.shape) != 2:
         raise ValueError(f"the end tensor has {len(net.shape)} modes; singular values are those of a matrix")
+    check_problem(task)
     with torch.no_grad():
         W = net.tensor()
         U, S, Vh = torch.linalg.svd(W, full_matrices=False)
@@ -158,18 +177,19 @@ def singular_value_rate(net: TensorNetwork, task: Any, *, balanced: bool = False
 
 
 @torch.enable_grad()
-def measured_rate(net: TensorNetwork, task: Any, quantity: Callable[[TensorNetwork], Tensor]) -> Tensor:
-    """The rate of any quantity under gradient flow, by a central difference of order 4 along minus the gradient.
+def measured_rate(net: TensorNetwork, task: Problem, quantity: Callable[[TensorNetwork], Tensor]) -> Tensor:
+    """Return the rate of any quantity under gradient flow, by a central difference of order 4 along minus the gradient.
 
-    It knows no theorem, and is what the others are held against. The network is not changed.
+    The difference uses no theorem, so the laws of this module can be tested against it. The network is not changed.
 
     Args:
         net: the network, in float64.
-        task: a problem, with a differentiable `loss(net)`.
-        quantity: a function of a network.
+        task: a problem with a differentiable `loss(net)`.
+        quantity: a function of a network that returns a tensor.
 
     Returns:
-        A tensor of the quantity's shape, exact to about 1e-9 of the quantity over the time |theta| / |gradient|.
+        A tensor of the quantity's shape. Its absolute error is about 1e-9 times the size of the quantity, divided by
+        the time |theta| / |gradient|, for parameters theta.
 
     >>> import torch, ranklens as rl
     >>> task, net = rl.Completion.counterexample(), rl.deep_matrix((2, 2), depth=2, std=0.5)
@@ -177,6 +197,7 @@ def measured_rate(net: TensorNetwork, task: Any, quantity: Callable[[TensorNetwo
     >>> bool(torch.allclose(rate, rl.theory.component_rate(net, task, "r1"), rtol=1e-6))
     True
     """
+    check_problem(task)
     gradients = net.gradients(task.loss(net))
     with torch.no_grad():
         size = math.sqrt(sum(float(node.square().sum()) for node in net.nodes))
@@ -185,23 +206,23 @@ def measured_rate(net: TensorNetwork, task: Any, quantity: Callable[[TensorNetwo
         found = {}
         for k in (1, -1, 2, -2):
             nodes = [node - k * step * g for node, g in zip(net.nodes, gradients, strict=True)]
-            found[k] = quantity(TensorNetwork((net.layout.nodes, net.layout.out), nodes).freeze(*net.frozen))
+            found[k] = quantity(net.with_nodes(nodes))
         return (8 * (found[1] - found[-1]) - (found[2] - found[-2])) / (12 * step)
 
 
 def conserved(net: TensorNetwork, bond: Hashable) -> Tensor:
-    """What gradient flow conserves at a bond, whatever the loss; zero when the bond is balanced.
+    """Return the quantities that gradient flow conserves at a bond, whatever the loss; all are zero at balance.
 
-    A bond of order 2 conserves the whole difference of its two Gram matrices (the network depends on the product of the
-    two nodes over it, so both change by the same matrix); one of order K the K - 1 differences of
-    the first node's squared slice norms and every other's.
+    A bond of order 2 conserves the difference of its two Gram matrices: the network depends only on the product of the
+    two nodes over the bond, so both Gram matrices change by the same matrix. A bond of order K > 2 conserves the K - 1
+    differences between the squared slice norms of its first node and of every other.
 
     Args:
-        net: the network. Frozen nodes conserve nothing and are left out.
+        net: the network; its frozen nodes are left out, because no difference with them is conserved.
         bond: a label from `net.bonds`.
 
     Returns:
-        (R, R) for a bond of order 2, (K - 1, R) for a higher one.
+        (R, R) for a bond of order 2 and size R, (K - 1, R) for a bond of higher order K.
 
     Raises:
         ValueError: for a label that is no bond.
@@ -218,35 +239,34 @@ def conserved(net: TensorNetwork, bond: Hashable) -> Tensor:
 
 
 @torch.enable_grad()
-def escape_time(net: TensorNetwork, task: Any) -> float:
-    r"""About how long the flow stays where it is: the answer to "why is nothing moving?".
+def escape_time(net: TensorNetwork, task: Problem) -> float:
+    r"""Return an estimate of the time that gradient flow needs to leave the neighbourhood of zero.
 
-    Near zero the loss is a constant minus a function homogeneous of degree M, the number of trained nodes, so
-    that the gradient g grows as rho^(M - 1), rho = |theta|. A start along the direction of growth obeys
-    d rho / dt = |g|, and blows up at the time
+    Near zero the loss is a constant minus a function that is homogeneous of degree M, the number of trained nodes, in
+    their parameters theta. The gradient g then grows as rho^(M - 1) with rho = |theta|. Initial parameters along the
+    direction of fastest growth obey d rho / dt = |g|, which blows up at the time
 
-        t* = rho / ((M - 2) |g|)     (M > 2),     rho / |g|, one e-folding of theta     (M <= 2).
+        t* = rho / ((M - 2) |g|)    for M > 2;    for M <= 2 the result is rho / |g|, in which theta grows by about e.
 
-    Other starts turn on their way, and take a time of the same order.
-
-    Escape is thus governed by the TOTAL degree M, not by the order of a bond: a tree of 7 nodes idles far longer
-    than CP of order 3 from equal values.
+    Other initial parameters turn towards that direction on their way, and take a time of the same order. The total
+    degree M decides, not the order of a bond: from equal values, a tree of 7 nodes needs far longer than CP of order 3.
 
     Args:
         net: the network, near zero.
-        task: a problem.
+        task: a problem with a differentiable `loss(net)`.
 
     Returns:
         A time; infinite where the gradient vanishes.
 
-    Source: the constant-alignment solution of the laws of the talk.
+    Source: the laws of Razin, Maman, Cohen (ICML 2021, 2022) solved for a constant alignment.
 
     >>> import math, ranklens as rl
     >>> task = rl.Completion.sample(rl.targets.cp((4, 4, 4), rank=1), observed=40)
     >>> times = [rl.theory.escape_time(rl.cp((4, 4, 4), rank=1, std=std), task) for std in (1e-3, 1e-4)]
-    >>> round(times[1] / times[0])  # a tenth of the start takes ten times as long
+    >>> round(times[1] / times[0])  # a tenth of the initial values takes ten times as long
     10
     """
+    check_problem(task)
     gradients = net.gradients(task.loss(net))
     trained = [k for k in range(len(net.nodes)) if k not in net.layout.frozen]
     with torch.no_grad():

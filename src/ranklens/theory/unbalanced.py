@@ -1,9 +1,8 @@
-"""Starts that are not balanced: the rates, bounds on them, and from when on the balanced law means something."""
+"""Networks that are not balanced: bounds on their rates, and the time from which the balanced law is accurate."""
 
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,8 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from ranklens.problems.problem import TensorProblem
+from ranklens.tensors.convert import TensorLike, as_floating
 from ranklens.tensors.init import check_chain
 from ranklens.tensors.network import TensorNetwork
 from ranklens.theory.rates import alignment, component_rate
@@ -18,12 +19,12 @@ from ranklens.theory.rates import alignment, component_rate
 
 @dataclass(frozen=True)
 class Sandwich:
-    """The rate of every component of a bond, and the bounds that its imbalance leaves.
+    """The rate of every component of a bond, and bounds that follow from its imbalance.
 
     Attributes:
-        lower: at most the rate.
-        rate: d sigma_r / dt, exact.
-        upper: at least the rate.
+        lower: (R,) lower bounds on the rates.
+        rate: (R,) exact rates d sigma_r / dt.
+        upper: (R,) upper bounds on the rates.
     """
 
     lower: Tensor
@@ -31,16 +32,18 @@ class Sandwich:
     upper: Tensor
 
 
-def sandwich(net: TensorNetwork, task: Any, bond: Hashable) -> Sandwich:
-    r"""Bounds on d sigma_r / dt that know the norm, the alignment and the imbalance e_r of a component, nothing else.
+def sandwich(net: TensorNetwork, task: TensorProblem, bond: Hashable) -> Sandwich:
+    r"""Return bounds on d sigma_r / dt that depend only on norm sigma, alignment gamma and imbalance e of a component.
 
         K gamma sigma^2 / (sigma^(2/K) + e)  <=  d sigma / dt  <=  K gamma (sigma^(2/K) + e)^(K-1)
 
-    for gamma >= 0, and the other way round for gamma < 0. The rate is gamma sigma^2 sum_k |s_k|^-2, the least squared
-    slice norm is at most their geometric mean sigma^(2/K), and all are at most that plus e: so every |s_k|^-2 is at
-    least 1 / (sigma^(2/K) + e), which is the lower bound, and every sigma^2 |s_k|^-2, a product of K - 1 of them, at
-    most (sigma^(2/K) + e)^(K-1). Both are the balanced law K gamma sigma^(2-2/K) at e = 0. That law is itself a lower
-    bound on the rate's size, whatever e: a mean of the |s_k|^-2 is at least their geometric mean sigma^(-2/K).
+    for gamma >= 0; for gamma < 0 both inequalities are reversed. The imbalance e is the difference between the largest
+    and the smallest squared slice norm |s_k|^2. The rate is gamma sigma^2 sum_k |s_k|^-2. The smallest squared slice
+    norm is at most the geometric mean sigma^(2/K) of all, so all are at most sigma^(2/K) + e. Hence every |s_k|^-2 is
+    at least 1 / (sigma^(2/K) + e), which gives the lower bound. Every sigma^2 |s_k|^-2 is a product of K - 1 squared
+    slice norms, so it is at most (sigma^(2/K) + e)^(K-1), which gives the upper bound. At e = 0 both bounds are the
+    balanced law K gamma sigma^(2-2/K). Its size is a lower bound on the size of the rate for every e, because the mean
+    of the |s_k|^-2 is at least their geometric mean sigma^(-2/K).
 
     Args:
         net: the network, with no frozen node at the bond.
@@ -48,8 +51,8 @@ def sandwich(net: TensorNetwork, task: Any, bond: Hashable) -> Sandwich:
         bond: a label from `net.bonds`.
 
     Returns:
-        Bounds and rate, (R,) each. Where sigma_r = 0 the alignment has no direction, and the bounds are 0 beside the
-        one-sided rate of `component_rate`.
+        Bounds and rates, (R,) each. A component with sigma_r = 0 has no direction: its bounds are 0, although the
+        one-sided rate of `component_rate` may differ from 0.
 
     Raises:
         ValueError: for a label that is no bond, or one that meets a frozen node.
@@ -76,17 +79,20 @@ def sandwich(net: TensorNetwork, task: Any, bond: Hashable) -> Sandwich:
 
 @torch.no_grad()
 def relative_imbalance(net: TensorNetwork, bond: Hashable) -> Float[Tensor, " size"]:
-    r"""X_r = e_r / sigma_r^(2/K): how far each component is from balance, on the scale that matters to its law.
+    r"""Return x_r = e_r / sigma_r^(2/K), the imbalance of each component relative to its size.
 
-    The exact rate lies between 1 / (1 + x) and (1 + x)^(K-1) times the balanced law, by the sandwich. Imbalance is
-    conserved while sigma moves, so small components are the unbalanced ones: the law has no meaning at their start.
+    The imbalance e_r is the difference between the largest and the smallest squared slice norm, and K is the order of
+    the bond. By `sandwich`, the exact rate lies between 1 / (1 + x) and (1 + x)^(K-1) times the balanced law. Gradient
+    flow conserves e_r while sigma_r changes, so a component is far from balance while it is small, and the balanced
+    law does not describe it then.
 
     Args:
         net: the network.
         bond: a label from `net.bonds`.
 
     Returns:
-        (R,); infinite for a component of norm zero whose slices differ, 0 for one that is zero altogether.
+        (R,) values; infinite for a component of norm zero with a slice that is not zero, 0 for a component whose slices
+        are all zero.
 
     Source: the sandwich of Razin, Maman, Cohen (ICML 2021, Theorem 2).
 
@@ -101,7 +107,7 @@ def relative_imbalance(net: TensorNetwork, bond: Hashable) -> Float[Tensor, " si
 
 
 def _sizes(net: TensorNetwork, bond: Hashable) -> tuple[Tensor, Tensor, Tensor]:
-    """Sigma, sigma^(2/K), and that plus the imbalance of each component."""
+    """Return sigma, sigma^(2/K), and the sum of sigma^(2/K) and the imbalance, of each component."""
     squares = net.slice_norms(bond).square()
     sigma = net.component_norms(bond)
     mean = sigma ** (2 / len(squares))
@@ -109,15 +115,16 @@ def _sizes(net: TensorNetwork, bond: Hashable) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def balanced_from(record: xr.Dataset, name: str, share: float = 0.1) -> float:
-    """From which time of a run on the balanced law means something for all components: where a ratio stays small.
+    """Return the time from which on the balanced law describes all components: their relative imbalance stays small.
 
     Args:
-        record: of a flow or a descent that tracked `relative_imbalance` of the components that matter.
-        name: under which name it did.
-        share: the largest relative imbalance that is small.
+        record: the record of a flow or descent that tracked `relative_imbalance` of some components.
+        name: name of the tracked variable.
+        share: the largest relative imbalance that counts as small.
 
     Returns:
-        The first recorded time (or step) from which on all are at most `share`; infinite if the last record is not.
+        The first recorded time (or step) from which on all values are at most `share`; infinite if the last recorded
+        values are not.
 
     Raises:
         ValueError: for a name that was not tracked, or a share that is not positive.
@@ -143,23 +150,23 @@ def balanced_from(record: xr.Dataset, name: str, share: float = 0.1) -> float:
 
 
 @torch.no_grad()
-def lambda_balanced_(net: TensorNetwork, W0: Float[Tensor, "size size"], imbalance: float) -> TensorNetwork:
-    r"""Fill a deep matrix of depth 2 with factors of W0 whose Gram matrices differ by a multiple of the identity.
+def lambda_balanced_(net: TensorNetwork, W0: TensorLike, imbalance: float) -> TensorNetwork:
+    r"""Fill a deep matrix of depth 2 with factors of W0 whose Gram matrices differ by lambda times the identity.
 
         W2^T W2 - W1 W1^T = lambda I,    W2 = U diag(a) Q^T, W1 = Q diag(b) V^T,   a b = s, a^2 - b^2 = lambda
 
-    for W0 = U diag(s) V^T and any orthogonal Q, here I.
+    for W0 = U diag(s) V^T and any orthogonal Q; this function takes Q = I.
 
     Args:
-        net: a deep matrix of depth 2, square and as wide.
-        W0: (d, d), the product.
-        imbalance: lambda, of either sign; 0 is balance.
+        net: a square deep matrix of depth 2 whose width is its number of rows.
+        W0: (d, d) product of the two factors: a tensor, a numpy array or nested lists.
+        imbalance: lambda, of either sign; 0 gives balanced factors.
 
     Returns:
-        The network.
+        The network, which is changed in place.
 
     Raises:
-        ValueError: for another network, or a W0 or lambda that is not finite.
+        ValueError: for another kind of network, a W0 of another shape, or a W0 or lambda that is not finite.
 
     Source: Tarmoun, Franca, Haeffele, Vidal (ICML 2021), for the class of starts.
 
@@ -174,9 +181,13 @@ def lambda_balanced_(net: TensorNetwork, W0: Float[Tensor, "size size"], imbalan
         raise ValueError(
             f"{net.equation} has shapes {[tuple(x.shape) for x in net.nodes]}; pass a square one of depth 2"
         )
-    if W0.shape != net.shape or not bool(torch.isfinite(W0).all()) or not math.isfinite(imbalance):
-        raise ValueError(f"W0 has shape {tuple(W0.shape)}, or it or lambda = {imbalance} is not finite")
-    U, s, Vh = torch.linalg.svd(W0.to(net.dtype))
+    product = as_floating("W0", W0)
+    if product.shape != net.shape or not bool(torch.isfinite(product).all()) or not math.isfinite(imbalance):
+        raise ValueError(
+            f"W0 has shape {tuple(product.shape)}, or it or lambda = {imbalance} is not finite; pass a finite W0 of "
+            f"shape {net.shape} and a finite lambda"
+        )
+    U, s, Vh = torch.linalg.svd(product.to(net.nodes[0]))
     larger = (abs(imbalance) / 2 + (imbalance**2 / 4 + s.square()).sqrt()).sqrt()
     smaller = s / larger.where(larger > 0, 1.0)
     a, b = (larger, smaller) if imbalance >= 0 else (smaller, larger)
@@ -186,29 +197,29 @@ def lambda_balanced_(net: TensorNetwork, W0: Float[Tensor, "size size"], imbalan
 
 
 @torch.no_grad()
-def lambda_balanced_velocity(
-    W: Float[Tensor, "size size"], gradient: Float[Tensor, "size size"], imbalance: float
-) -> Float[Tensor, "size size"]:
-    r"""D W / dt of the product of two factors with W2^T W2 - W1 W1^T = lambda I: a closed equation, for any lambda.
+def lambda_balanced_velocity(W: TensorLike, gradient: TensorLike, imbalance: float) -> Float[Tensor, "size size"]:
+    r"""Return d W / dt for the product W = W2 W1 of two factors with W2^T W2 - W1 W1^T = lambda I under gradient flow.
+
+    Gradient flow conserves that difference, which makes the equation closed in W:
 
         W' = -(P G + G R),   P = W2 W2^T = lambda/2 + (lambda^2/4 + W W^T)^(1/2),
                              R = W1^T W1 = -lambda/2 + (lambda^2/4 + W^T W)^(1/2)
 
-    In the basis of W = U S V^T it is -U ((p_i + r_j) g_ij) V^T with p, r the eigenvalues of P and R, whose
-    diagonal gives the rate of the singular values,
+    Here G is the gradient of the loss in W. With W = U S V^T, g = U^T G V, and the eigenvalues p of P and r of R, the
+    equation reads W' = -U ((p_i + r_j) g_ij) V^T, and its diagonal is the rate of the singular values,
 
-        d sigma_r / dt = -sqrt(lambda^2 + 4 sigma_r^2) g_rr:
+        d sigma_r / dt = -sqrt(lambda^2 + 4 sigma_r^2) g_rr.
 
-    2 sigma_r where sigma_r is large, the constant |lambda| where it is small: small ones do not wait, and may cross
-    zero.
+    The square root is about 2 sigma_r for large sigma_r and about |lambda| for small sigma_r. Small singular values
+    therefore do not wait on a plateau, and may cross zero.
 
     Args:
-        W: (d, d), the product.
-        gradient: (d, d), of the loss in it.
-        imbalance: lambda.
+        W: (d, d) product, as a tensor, a numpy array or nested lists.
+        gradient: (d, d) gradient of the loss in W.
+        imbalance: lambda, of either sign.
 
     Returns:
-        (d, d).
+        (d, d), the rate of every entry of W.
 
     Source: Tarmoun, Franca, Haeffele, Vidal (ICML 2021); the balanced case is Arora, Cohen, Hazan (ICML 2018).
 
@@ -217,8 +228,10 @@ def lambda_balanced_velocity(
     >>> rl.theory.lambda_balanced_velocity(W, G, 8.0).diagonal().tolist()  # -sqrt(64 + 36), -8
     [-10.0, -8.0]
     """
-    U, s, Vh = torch.linalg.svd(W)
+    product = as_floating("W", W)
+    G = as_floating("gradient", gradient).to(product)
+    U, s, Vh = torch.linalg.svd(product)
     larger = abs(imbalance) / 2 + (imbalance**2 / 4 + s.square()).sqrt()
-    smaller = s.square() / larger.where(larger > 0, 1.0)  # without the cancellation in -lambda/2 + ...
+    smaller = s.square() / larger.where(larger > 0, 1.0)  # the difference -lambda/2 + (...)^(1/2) would cancel
     p, r = (larger, smaller) if imbalance >= 0 else (smaller, larger)
-    return -U @ ((p[:, None] + r) * (U.T @ gradient @ Vh.T)) @ Vh
+    return -U @ ((p[:, None] + r) * (U.T @ G @ Vh.T)) @ Vh
