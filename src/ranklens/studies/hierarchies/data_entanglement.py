@@ -43,7 +43,7 @@ class Settings:
         images: "digits", "mnist" or "fashion-mnist", padded to a power of two.
         train: number of training images, whose correlations also rearrange the pixels; 0 takes all.
         rows: number of images whose entanglement is measured.
-        widths: widths of factorizations for which the least possible error is computed.
+        widths: widths of factorizations whose error is bounded from below.
         width: width of the factorization that is trained.
         classes: classes, each of which is predicted against all others.
         steps: number of steps of Adam.
@@ -114,7 +114,7 @@ class Entanglement:
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Return entropies, least possible errors, errors after training, and checks, for every order and seed."""
+    """Return entropies, lower bounds on errors, errors after training, and checks, for every order and seed."""
     tree = ModeTree.square(settings.recipe.side, 2)
     patches = sorted({len(node) for node in tree.nodes if 1 < len(node) < tree.order})
     shape, classes = (len(ORDERS), len(settings.seeds)), len(settings.classes)
@@ -216,7 +216,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
     train = record.train.mean("label", skipna=False)
     entropy = f"Entropy of patches of {int(record.patch[-1])} pixels with all others"
     error = f"Training error at width {settings.width} after {settings.steps} steps, mean over the classes"
-    bound = f"Least possible squared error of a factorization of width {int(beyond.width)}"
+    bound = f"Lower bound on the relative squared error of factorizations of width {int(beyond.width)}"
     return [
         theorem(
             "Entropies are at most the logarithm of the rank that a patch can have: entropy minus bound, largest over "
@@ -267,7 +267,7 @@ def _ratio(values: xr.DataArray, over: str, under: str) -> xr.DataArray:
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Return a figure of entropies by size of the patch, of least possible errors by width, and of training errors."""
+    """Return a figure of entropies by size of the patch, of lower bounds on errors by width, and of training errors."""
     settings = records.settings_of(record, Settings)
     made, (entropies, tails, errors) = drawing.figure(3)
     _bars(entropies, record.entropy, "patch")

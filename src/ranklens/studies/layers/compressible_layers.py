@@ -1,4 +1,4 @@
-"""Networks whose layers are products compress further than plain ones at equal accuracy."""
+"""Networks that are trained with products as layers keep their accuracy with fewer parameters after compression."""
 
 import copy
 import functools
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import nn
 
 from ranklens import drawing
@@ -17,20 +18,28 @@ from ranklens.nn.compress import pareto
 from ranklens.nn.overparameterize import collapse, overparameterize
 from ranklens.nn.rank_profile import rank_profile
 from ranklens.progress import reporter
-from ranklens.studies.kit import records
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit import records, reduce
+from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.training import networks
 
 TITLE = "Layers that are products compress further"
 EXPLANATION = (
-    "The same network is trained plainly and with layers that are products of matrices or sums of outer products, each "
-    "collapsed afterwards to the plain form and cut to lower rank by the same rule. Products leave their small "
-    "singular values behind, so that fewer parameters keep the accuracy."
+    "A network is trained with plain layers, and with layers that are products of matrices or sums of outer products. "
+    "Each is collapsed to plain layers afterwards and cut to lower rank by one rule. Products leave small singular "
+    "values behind, so that fewer parameters keep the accuracy."
 )
-SOURCE = "after Arora, Cohen, Hu, Luo (NeurIPS 2019); the measure after Li, Sun, Su, Suzuki, Huang (AISTATS 2020)"
+SOURCE = (
+    "after Arora, Cohen, Hu, Luo (NeurIPS 2019); the compression measure after Li, Sun, Su, Suzuki, Huang "
+    "(AISTATS 2020)"
+)
 
+# Shares of the squared norm of every weight that compression keeps.
 ENERGIES = (1.0, 0.9999, 0.999, 0.995, 0.99, 0.98, 0.97, 0.95, 0.93, 0.9, 0.87, 0.84, 0.8, 0.75, 0.7, 0.6, 0.5)
-LOST = 0.01  # of accuracy, which a compression may cost
+# Test accuracy that compression may lose.
+LOST = 0.01
+# Number of test images whose outputs are compared before and after collapsing.
+COMPARED = 100
+# Kinds of layers: arguments of `overparameterize`, or None for plain layers.
 KINDS: dict[str, dict[str, Any] | None] = {
     "plain": None,
     "depth 2": {"depth": 2},
@@ -50,13 +59,13 @@ class Settings:
 
     Attributes:
         images: "digits", "mnist", "fashion-mnist" or "cifar10".
-        train: images learnt from.
-        validation: images that are watched.
-        kinds: of `KINDS`; the first is what the others are held against.
-        steps: of the optimizer.
-        batch_size: images per step.
-        lr: at the start.
-        seeds: of images, start and batches.
+        train: number of training images.
+        validation: number of images that are set aside from the training images, and not used.
+        kinds: kinds of layers, names in `KINDS`; the others are compared with the first.
+        steps: number of steps.
+        batch_size: number of images per step.
+        lr: initial learning rate.
+        seeds: seeds of the images, initial weights and batches.
     """
 
     images: str = "digits"
@@ -84,110 +93,149 @@ PRESETS = {
 MINUTES = {"laptop": 0.6, "digits": 5.0, "paper": 18.0, "tiny": 0.1}
 
 
+@dataclass(frozen=True)
+class Trained:
+    """Numbers of one network after training.
+
+    Attributes:
+        train: training accuracy.
+        test: test accuracy.
+        collapsed: largest change of an output by collapsing, over the largest output.
+        effective_rank: mean effective rank of the weights after collapsing.
+        accuracy: (energies,) test accuracy after compression.
+        parameters: (energies,) number of parameters after compression.
+    """
+
+    train: float
+    test: float
+    collapsed: float
+    effective_rank: float
+    accuracy: NDArray[np.float64]
+    parameters: NDArray[np.int64]
+
+
 def run(settings: Settings) -> xr.Dataset:
-    """Accuracy against parameters kept, for every kind of layer and seed."""
-    shape = (len(settings.kinds), len(settings.seeds))
-    accuracy, parameters = np.zeros((*shape, len(ENERGIES))), np.zeros((*shape, len(ENERGIES)))
-    train, test, collapsed, rank = np.zeros(shape), np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    size = 0
+    """Return accuracies, effective ranks and numbers of parameters for every kind of layers and seed."""
+    found, size = [], 0
     with reporter(None) as report:
-        for n, seed in enumerate(settings.seeds):
+        for seed in settings.seeds:
             images = networks.split(settings.images, settings.train, settings.validation, seed)
             colours, side = images.train[0].shape[1:3]
             plain = networks.cnn(side, colours, seed)
             size = sum(p.numel() for p in plain.parameters())
-            for k, kind in enumerate(settings.kinds):
+            row = []
+            for kind in settings.kinds:
                 report(f"{kind}, seed {seed}")
-                options = KINDS[kind]
-                model: nn.Module = plain if options is None else overparameterize(plain, seed=seed, **options)
-                model = copy.deepcopy(model)
-                schedule = networks.Schedule(settings.steps, settings.batch_size, settings.lr, settings.steps)
-                networks.fit(model, images, schedule, seed)
-                small = collapse(model)
-                with torch.no_grad():
-                    x = images.test[0][:100]
-                    collapsed[k, n] = float((small(x) - model(x)).abs().max() / model(x).abs().max())
-                train[k, n] = networks.accuracy(small, images.train)
-                test[k, n] = networks.accuracy(small, images.test)
-                rank[k, n] = float(rank_profile(small).effective_rank.mean())
-                found = pareto(small, functools.partial(networks.accuracy, part=images.test), energies=ENERGIES)
-                accuracy[k, n], parameters[k, n] = found.score, found.parameters
+                row.append(_trained(settings, plain, kind, images, seed))
+            found.append(row)
+
+    def table(name: str) -> NDArray[np.float64]:
+        return np.array([[getattr(one, name) for one in row] for row in found], dtype=np.float64).swapaxes(0, 1)
+
     dims = ("kind", "seed")
     return xr.Dataset(
         {
-            "accuracy": ((*dims, "energy"), accuracy),
-            "parameters": ((*dims, "energy"), parameters),
-            "train": (dims, train),
-            "test": (dims, test),
-            "collapsed": (dims, collapsed),
-            "effective_rank": (dims, rank),
+            **{name: ((*dims, "energy"), table(name)) for name in ("accuracy", "parameters")},
+            **{name: (dims, table(name)) for name in ("train", "test", "collapsed", "effective_rank")},
         },
         coords={"kind": list(settings.kinds), "seed": list(settings.seeds), "energy": list(ENERGIES)},
         attrs={"size": size},
     )
 
 
-def least(record: xr.Dataset, kind: str) -> Any:
-    """For every seed the fewest parameters that lose at most `LOST` of the plain network's accuracy."""
+def _trained(settings: Settings, plain: nn.Module, kind: str, images: networks.ImageSplit, seed: int) -> Trained:
+    """Return the numbers of the network trained with one kind of layers, then collapsed and compressed."""
+    options = KINDS[kind]
+    model = copy.deepcopy(plain if options is None else overparameterize(plain, seed=seed, **options))
+    schedule = networks.Schedule(settings.steps, settings.batch_size, settings.lr, settings.steps)
+    networks.fit(model, images, schedule, seed)
+    small = collapse(model)
+    with torch.no_grad():
+        x = images.test[0][:COMPARED]
+        before, after = model(x), small(x)
+    compressed = pareto(small, functools.partial(networks.accuracy, part=images.test), energies=ENERGIES)
+    return Trained(
+        train=networks.accuracy(small, images.train),
+        test=networks.accuracy(small, images.test),
+        collapsed=float((after - before).abs().max() / before.abs().max()),
+        effective_rank=float(rank_profile(small).effective_rank.mean()),
+        accuracy=compressed.score.values,
+        parameters=compressed.parameters.values,
+    )
+
+
+def least(record: xr.Dataset, kind: str) -> NDArray[np.float64]:
+    """Return for every seed the fewest parameters that lose at most `LOST` of the test accuracy of the first kind.
+
+    Args:
+        record: the record of the study.
+        kind: the kind of layers whose parameters are counted; infinite where no compression keeps the accuracy.
+    """
     return _fewest(record, kind, record.test.sel(kind=record.kind.values[0]))
 
 
-def measure(record: xr.Dataset, kind: str, examples: int) -> Any:
-    """sqrt(q / n), with q the fewest parameters that lose at most `LOST` of the network's own accuracy.
+def measure(record: xr.Dataset, kind: str, examples: int) -> NDArray[np.float64]:
+    """Return for every seed the compression measure sqrt(q / n) of a kind of layers.
 
-    A network that so few numbers describe errs on other images by no more than on those that it was fitted to, up to a
-    multiple of this: the form of bounds by compression, without their constants.
+    Here n is the number of training images, and q is the fewest parameters that lose at most `LOST` of the network's
+    own test accuracy. A network that q numbers describe has training and test errors that differ by at most a multiple
+    of this measure, up to logarithms: it is the form of generalization bounds by compression, without their constants.
+
+    Args:
+        record: the record of the study.
+        kind: the kind of layers.
+        examples: n.
     """
     return np.sqrt(_fewest(record, kind, record.test.sel(kind=kind)) / examples)
 
 
-def _fewest(record: xr.Dataset, kind: str, accuracy: xr.DataArray) -> Any:
-    good = record.accuracy.sel(kind=kind) >= accuracy - LOST
-    return record.parameters.sel(kind=kind).where(good, math.inf).min("energy").values
+def _fewest(record: xr.Dataset, kind: str, accuracy: xr.DataArray) -> NDArray[np.float64]:
+    """Return for every seed the fewest parameters with at least this test accuracy minus `LOST`; NaN for NaN."""
+    kept = record.accuracy.sel(kind=kind)
+    parameters = record.parameters.sel(kind=kind).where(kept >= accuracy - LOST, math.inf).min("energy")
+    known = accuracy.notnull() & kept.notnull().all("energy")
+    return np.asarray(parameters.where(known).values, dtype=np.float64)
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """Collapsing changes nothing; products need fewer parameters, and generalize no worse."""
+    """Return a theorem on collapsing, and findings on parameters, accuracy and the compression measure."""
     settings = records.settings_of(record, Settings)
     first, others = settings.kinds[0], settings.kinds[1:]
-    found = [
-        Claim(
-            "theorem",
-            "collapsing changes an output by (largest, relative)",
-            float(record.collapsed.max(skipna=False)),
-            "<=",
-            1e-5,
-        )
+    deepest = "depth 3" if "depth 3" in others else others[-1]
+    many = reduce.count(record.seed)
+    measures = {kind: reduce.median(measure(record, kind, settings.train)) for kind in (first, deepest)}
+    return [
+        theorem(
+            "Collapsing changes no output: absolute change over the largest output, largest over test images, kinds of "
+            f"layers and {many}",
+            reduce.largest(record.collapsed),
+            at_most=1e-5,
+        ),
+        *(
+            finding(
+                f"Fewest parameters that lose at most {LOST:.0%} of the test accuracy of {first}: {first} over {kind} "
+                f"(median of {many})",
+                reduce.median(least(record, first) / least(record, kind)),
+                at_least=3.0,
+            )
+            for kind in others
+        ),
+        finding(
+            f"Test accuracy before compression, {deepest} minus {first} (median of {many})",
+            reduce.median(record.test.sel(kind=deepest) - record.test.sel(kind=first)),
+            at_least=-LOST,
+        ),
+        finding(
+            "Compression measure sqrt(parameters / training images), with the fewest parameters that lose at most "
+            f"{LOST:.0%} of test accuracy: {deepest} over {first} (medians of {many})",
+            measures[deepest] / measures[first],
+            at_most=1.0,
+        ),
     ]
-    for kind in others:
-        ratio = float(np.median(least(record, first) / least(record, kind)))
-        statement = f"{kind}: how many times fewer parameters at the accuracy of {first} less {LOST:.0%} (median)"
-        found.append(Claim("finding", statement, ratio, ">=", 3.0))
-    deepest = others[-1] if "depth 3" not in others else "depth 3"
-    found.append(
-        Claim(
-            "finding",
-            f"{deepest}: test accuracy above that of {first} (median)",
-            float((record.test.sel(kind=deepest) - record.test.sel(kind=first)).median()),
-            ">=",
-            -LOST,
-        )
-    )
-    measures = {kind: np.median(measure(record, kind, settings.train)) for kind in settings.kinds}
-    found.append(
-        Claim(
-            "finding",
-            f"{deepest}: compression measure sqrt(parameters / examples) over that of {first}",
-            float(measures[deepest] / measures[first]),
-            "<=",
-            1.0,
-        )
-    )
-    return found
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Accuracy against parameters, and the measure against the gap in accuracy."""
+    """Return a figure of accuracy against parameters, and of the accuracy gap against the compression measure."""
     settings = records.settings_of(record, Settings)
     made, (curve, gap) = drawing.figure(2, width=5.2)
     for k, kind in enumerate(settings.kinds):
@@ -202,26 +250,31 @@ def draw(record: xr.Dataset) -> Figure:
                 **drawing.style(k),
             )
     line = 100 * (float(record.test.sel(kind=settings.kinds[0]).median()) - LOST)
-    curve.axhline(line, label=f"{settings.kinds[0]}, less {LOST:.0%}", **drawing.THEORY)
+    curve.axhline(line, label=f"{settings.kinds[0]}, minus {LOST:.0%}", **drawing.THEORY)
     curve.set_xscale("log")
     curve.set_ylim(max(line - 25, 0), 100)
-    drawing.label(curve, "Cut to lower rank", "parameters kept / plain network's", "test accuracy (%)")
+    drawing.label(curve, "Compressed networks", "parameters / parameters of the plain network", "test accuracy (%)")
     for k, kind in enumerate(settings.kinds):
         x = measure(record, kind, settings.train)
         y = 100 * (record.train - record.test).sel(kind=kind)
         gap.plot(x, y, linestyle="", marker="osv^D<>"[k % 7], color=drawing.COLOURS[k % 7], label=kind)
     gap.set_xlim(0)
-    drawing.label(gap, "Compression and generalization", "sqrt(parameters / examples)", "train less test accuracy (%)")
+    drawing.label(
+        gap, "Compression and generalization", "sqrt(parameters / images)", "training minus test accuracy (%)"
+    )
     for axes in (curve, gap):
         axes.legend(fontsize=8)
     return made
 
 
 def alt(record: xr.Dataset) -> str:
-    """What the picture shows."""
+    """Return the figure's content in words."""
     parts = []
     for kind in record.kind.values:
         share = float(np.median(least(record, str(kind))) / record.size)
         kept = f"{share:.0%} of the parameters" if np.isfinite(share) else "no number of parameters"
         parts.append(f"{kind} {100 * float(record.test.sel(kind=kind).median()):.1f}% and {kept}")
-    return f"Test accuracy, and parameters that keep the plain network's less {LOST:.0%}: {'; '.join(parts)}."
+    return (
+        f"Test accuracy before compression, and share of the parameters that keep the accuracy of "
+        f"{record.kind.values[0]} layers minus {LOST:.0%}, medians of the seeds: {'; '.join(parts)}."
+    )

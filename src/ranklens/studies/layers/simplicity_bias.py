@@ -1,7 +1,8 @@
-"""Deeper networks start and end with embeddings of lower rank, which helps where targets are simple."""
+"""Deeper networks have outputs of lower rank, before and after training, which helps for targets of low rank."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,40 +12,46 @@ from torch import Tensor, nn
 
 from ranklens import drawing, seeds
 from ranklens.problems import targets
-from ranklens.studies.kit import records
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit import records, reduce
+from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import measures
 from ranklens.training import loop
 
 TITLE = "Deeper networks compute outputs of lower rank, before training and after"
 EXPLANATION = (
-    "The more layers a network has, linear or not, the lower is the effective rank of its outputs as it starts, and a "
-    "product of many random matrices is nearly of low rank. After training from few examples it is lower too, which "
-    "serves a target of low rank."
+    "The more layers a network has, linear or not, the lower is the effective rank of its outputs at initialization, "
+    "because a product of many random matrices is nearly of low rank. The effective rank is lower after training on "
+    "few examples as well, which lowers the test error for a target of low rank."
 )
 SOURCE = "Huh, Mobahi, Zhang, Cheung, Agrawal, Isola (TMLR 2023): the low-rank simplicity bias"
 
 NETWORKS = ("linear", "ReLU")
 TARGETS = ("low", "full")
-PRODUCTS = {1: 51.5, 2: 42.5, 3: 36.6, 4: 31.5, 6: 24.7, 8: 20.8, 12: 15.0}  # effective rank of 64 x 64 ones
-WIDTH = 64  # of those products
+# Width of the square random matrices whose products are measured.
+WIDTH = 64
+# Number of products over which the mean effective rank is taken.
+PRODUCTS = 5
+# Mean effective rank of a product of Gaussian WIDTH x WIDTH matrices, by the number of factors, from simulations.
+KNOWN = {1: 51.5, 2: 42.5, 3: 36.6, 4: 31.5, 6: 24.7, 8: 20.8, 12: 15.0}
+# Largest Euclidean norm of a gradient; longer gradients are scaled down to it.
+CLIP = 1.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Regression of random linear maps from few noisy examples.
+    """Regression of a random linear map, of low or full rank, from few noisy examples.
 
     Attributes:
-        size: of inputs, outputs and layers.
-        rank: of the simple target.
-        train: examples.
-        test: examples that are asked.
-        noise: of what is learnt from, as a share of the target's standard deviation.
-        depths: layers.
-        optimizers: "SGD", "momentum", "Adam".
-        lr: of each.
-        steps: of each, over all examples.
-        seeds: of targets, examples and starts.
+        size: number of inputs, of outputs, and width of all layers.
+        rank: rank of the target of low rank.
+        train: number of training examples.
+        test: number of test examples.
+        noise: standard deviation of the noise of training outputs, over the standard deviation of the outputs.
+        depths: numbers of layers, in increasing order; the claims compare the last with the first.
+        optimizers: "SGD", "momentum" or "Adam"; each uses all training examples in every step.
+        lr: learning rate of each optimizer.
+        steps: number of steps.
+        seeds: seeds of the targets, examples and initial weights.
     """
 
     size: int = 32
@@ -75,28 +82,51 @@ PRESETS = {
 MINUTES = {"laptop": 0.25, "paper": 12.0, "tiny": 0.05}
 
 
+@dataclass(frozen=True)
+class Examples:
+    """Inputs and outputs of shape (examples, size), float64.
+
+    Attributes:
+        x: training inputs.
+        y: noisy training outputs.
+        test_x: test inputs.
+        test_y: test outputs, without noise.
+    """
+
+    x: Tensor
+    y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+
+
 def run(settings: Settings) -> xr.Dataset:
-    """Effective ranks of outputs before and after training, and test errors, over everything that varies."""
-    axes: dict[str, list[Any]] = {
-        "optimizer": list(settings.optimizers),
-        "network": list(NETWORKS),
-        "target": list(TARGETS),
-        "depth": list(settings.depths),
-        "seed": list(settings.seeds),
+    """Return effective ranks of outputs before and after training, test errors, and effective ranks of random products.
+
+    Ranks and errors are for every optimizer, kind of network, target, depth and seed.
+    """
+    axes: dict[str, Sequence[str] | Sequence[int]] = {
+        "optimizer": settings.optimizers,
+        "network": NETWORKS,
+        "target": TARGETS,
+        "depth": settings.depths,
+        "seed": settings.seeds,
     }
     shape = tuple(len(values) for values in axes.values())
     before, after, error = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    for place in np.ndindex(shape):
-        optimizer, network, target, depth, seed = (axes[name][k] for name, k in zip(axes, place, strict=True))
+    for place, (optimizer, kind, target, depth, seed) in zip(
+        np.ndindex(shape),
+        itertools.product(settings.optimizers, NETWORKS, TARGETS, settings.depths, settings.seeds),
+        strict=True,
+    ):
+        made = examples(settings, target, seed)
+        model = network(kind, settings.size, depth, seed)
+        before[place] = _rank(model, made.test_x)
         lr = settings.lr[settings.optimizers.index(optimizer)]
-        x, y, asked, answers = _examples(settings, target, seed)
-        model = network_of(network, settings.size, depth, seed)
-        before[place] = _rank(model, asked)
-        _train(model, x, y, optimizer, lr, settings.steps)
-        after[place] = _rank(model, asked)
+        _train(model, made, _optimizer(optimizer, model, lr), settings.steps)
+        after[place] = _rank(model, made.test_x)
         with torch.no_grad():
-            error[place] = float((model(asked) - answers).square().mean() / answers.square().mean())
-    product = [[_product(layers, seed) for layers in PRODUCTS] for seed in range(5)]
+            error[place] = float((model(made.test_x) - made.test_y).square().mean() / made.test_y.square().mean())
+    product = [[rank_of_product(factors, seed) for factors in KNOWN] for seed in range(PRODUCTS)]
     return xr.Dataset(
         {
             "before": (tuple(axes), before),
@@ -104,25 +134,35 @@ def run(settings: Settings) -> xr.Dataset:
             "error": (tuple(axes), error),
             "product": ("layers", np.mean(product, axis=0)),
         },
-        coords={**axes, "layers": list(PRODUCTS)},
+        coords={**{name: list(values) for name, values in axes.items()}, "layers": list(KNOWN)},
     )
 
 
-def _examples(settings: Settings, target: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def examples(settings: Settings, target: str, seed: int) -> Examples:
+    """Return Gaussian inputs and their outputs under a random matrix of low or full rank."""
     size = settings.size
     rank = settings.rank if target == "low" else size
     A = targets.low_rank_matrix((size, size), rank, norm=float(size), seed=seed) / size**0.5
-    made = seeds.stream(seed, "examples")
-    x = torch.randn(settings.train + settings.test, size, generator=made, dtype=torch.float64)
+    drawn = seeds.stream(seed, "examples")
+    x = torch.randn(settings.train + settings.test, size, generator=drawn, dtype=torch.float64)
     y = x @ A.T
-    noisy = y[: settings.train] + settings.noise * float(y.std()) * torch.randn(
-        settings.train, size, generator=made, dtype=torch.float64
-    )
-    return x[: settings.train], noisy, x[settings.train :], y[settings.train :]
+    noise = torch.randn(settings.train, size, generator=drawn, dtype=torch.float64)
+    noisy = y[: settings.train] + settings.noise * float(y.std()) * noise
+    return Examples(x[: settings.train], noisy, x[settings.train :], y[settings.train :])
 
 
-def network_of(kind: str, size: int, depth: int, seed: int) -> nn.Sequential:
-    """Square layers without biases, started by Kaiming's rule for the kind."""
+def network(kind: str, size: int, depth: int, seed: int) -> nn.Sequential:
+    """Return an untrained network of square layers without biases.
+
+    The entries of a layer have variance gain^2 / size, with the gain 1 of linear layers or sqrt(2) of layers before a
+    ReLU, so that outputs keep their size through the layers.
+
+    Args:
+        kind: "linear", or "ReLU" for a ReLU between layers.
+        size: number of inputs and outputs of every layer.
+        depth: number of layers.
+        seed: seed of the weights.
+    """
     gain = 1.0 if kind == "linear" else 2.0**0.5
     drawn = seeds.normals([(size, size)] * depth, seed, f"{kind} network")
     layers: list[nn.Module] = []
@@ -134,106 +174,104 @@ def network_of(kind: str, size: int, depth: int, seed: int) -> nn.Sequential:
     return nn.Sequential(*(layers[:-1] if kind == "ReLU" else layers))
 
 
-def _train(model: nn.Module, x: Tensor, y: Tensor, optimizer: str, lr: float, steps: int) -> None:
-    made: Any = {
-        "SGD": lambda p: torch.optim.SGD(p, lr=lr),
-        "momentum": lambda p: torch.optim.SGD(p, lr=lr, momentum=0.9),
-        "Adam": lambda p: torch.optim.Adam(p, lr=lr),
-    }[optimizer](model.parameters())
-    loop.train(lambda rows: (model(x[rows]) - y[rows]).square().sum(dim=1).mean() / 2, made, steps=steps, clip=1.0)
+def _optimizer(name: str, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Return an optimizer of the weights of a model, by its name in the settings."""
+    if name == "Adam":
+        return torch.optim.Adam(model.parameters(), lr=lr)
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum={"SGD": 0.0, "momentum": 0.9}[name])
+
+
+def _train(model: nn.Module, made: Examples, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    """Train on half of the squared error of an example, mean over all training examples."""
+
+    def loss(rows: loop.Rows) -> Tensor:
+        return (model(made.x[rows]) - made.y[rows]).square().sum(dim=1).mean() / 2
+
+    loop.train(loss, optimizer, steps=steps, clip=CLIP)
 
 
 @torch.no_grad()
 def _rank(model: nn.Module, x: Tensor) -> float:
-    """Effective rank of the outputs' Gram matrix."""
+    """Return the effective rank of the Gram matrix, outputs by outputs, of a model's outputs."""
     out = model(x)
     return float(measures.effective_rank(out.T @ out))
 
 
-def _product(layers: int, seed: int) -> float:
+def rank_of_product(factors: int, seed: int) -> float:
+    """Return the effective rank of a product of Gaussian `WIDTH` x `WIDTH` matrices."""
     product = torch.eye(WIDTH, dtype=torch.float64)
-    for factor in seeds.normals([(WIDTH, WIDTH)] * layers, seed, "product of random matrices"):
+    for factor in seeds.normals([(WIDTH, WIDTH)] * factors, seed, "product of random matrices"):
         product = factor @ product / WIDTH**0.5
     return float(measures.effective_rank(product))
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """What is known of random products; ranks that fall with depth; where depth helps and where it hurts."""
+    """Return a theorem on random products, and findings on ranks and errors of deep relative to shallow networks."""
     settings = records.settings_of(record, Settings)
-    known = np.array(list(PRODUCTS.values()))
-    shallow, deep = settings.depths[0], settings.depths[-1]
-    found = [
-        Claim(
-            "theorem",
-            f"effective rank of products of 1 to 12 random {WIDTH} x {WIDTH} matrices: largest distance to the known",
-            float(np.abs(record["product"].values - known).max()),
-            "<=",
-            1.5,
+    known = np.array(list(KNOWN.values()))
+    medians = record.median("seed", skipna=False)
+    deep, shallow = medians.sel(depth=settings.depths[-1]), medians.sel(depth=settings.depths[0])
+    ratio = deep / shallow
+    over = f"{settings.depths[-1]} layers over {settings.depths[0]} (medians of {reduce.count(record.seed)}"
+    error = "Test error of linear networks, target of {} rank, " + over
+    return [
+        theorem(
+            f"Products of random {WIDTH} x {WIDTH} matrices have the known effective rank: distance of the mean of "
+            f"{PRODUCTS} products, largest of {len(KNOWN)} numbers of factors up to {max(KNOWN)}",
+            reduce.largest(np.abs(record["product"] - known)),
+            at_most=1.5,
         ),
-    ]
-    middle = record.median("seed")
-    for network in NETWORKS:
-        ratio = middle.before.sel(network=network)
-        found.append(
-            Claim(
-                "finding",
-                f"{network}: effective rank of outputs at the start, {deep} layers over {shallow} (largest)",
-                float((ratio.sel(depth=deep) / ratio.sel(depth=shallow)).max()),
-                "<=",
-                0.8,
+        *(
+            finding(
+                f"Effective rank of the outputs of {kind} networks before training, {over}; largest over targets and "
+                "optimizers)",
+                reduce.largest(ratio.before.sel(network=kind)),
+                at_most=0.8,
             )
-        )
-    ratio = middle.after.sel(depth=deep) / middle.after.sel(depth=shallow)
-    for target in TARGETS:
-        statement = f"after training on the target of {target} rank, {deep} layers over {shallow} (largest)"
-        found.append(Claim("finding", statement, float(ratio.sel(target=target).max()), "<=", 0.95))
-    error = middle.error.sel(network="linear")
-    change = error.sel(depth=deep) / error.sel(depth=shallow)
-    found += [
-        Claim(
-            "finding",
-            f"linear, target of low rank: test error with {deep} layers over {shallow} (largest)",
-            float(change.sel(target="low").max()),
-            "<=",
-            0.9,
+            for kind in NETWORKS
         ),
-        Claim(
-            "finding",
-            "linear, target of full rank: the same (smallest), where depth does not help",
-            float(change.sel(target="full").min()),
-            ">=",
-            0.98,
+        *(
+            finding(
+                f"Effective rank of the outputs after training on the target of {target} rank, {over}; largest over "
+                "networks and optimizers)",
+                reduce.largest(ratio.after.sel(target=target)),
+                at_most=0.95,
+            )
+            for target in TARGETS
+        ),
+        finding(
+            f"{error.format('low')}; largest over optimizers)",
+            reduce.largest(ratio.error.sel(network="linear", target="low")),
+            at_most=0.9,
+        ),
+        finding(
+            f"{error.format('full')}; smallest over optimizers): depth does not help here",
+            reduce.least(ratio.error.sel(network="linear", target="full")),
+            at_least=0.98,
         ),
     ]
-    return found
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Random products, ranks before and after, test errors."""
+    """Return a figure of random products, of effective ranks before and after training, and of test errors."""
     settings = records.settings_of(record, Settings)
     made, (products, ranks, errors) = drawing.figure(3)
-    products.plot(record.layers, record["product"], marker="o", label="five products each", **drawing.style(0))
-    products.plot(list(PRODUCTS), list(PRODUCTS.values()), label="known", **drawing.THEORY)
-    drawing.label(products, "A product of random matrices", "factors", f"effective rank, of {WIDTH}")
+    products.plot(record.layers, record["product"], marker="o", label=f"mean of {PRODUCTS}", **drawing.style(0))
+    products.plot(list(KNOWN), list(KNOWN.values()), label="known", **drawing.THEORY)
+    drawing.label(products, "A product of random matrices", "number of factors", f"effective rank, at most {WIDTH}")
     first = record.isel(optimizer=0).median("seed")
-    for k, network in enumerate(NETWORKS):
-        at = first.sel(network=network)
-        ranks.plot(
-            record.depth, at.before.sel(target="low"), marker="o", label=f"{network}, at start", **drawing.style(k)
-        )
-        ranks.plot(
-            record.depth, at.after.sel(target="low"), marker="s", label=f"{network}, trained", **drawing.style(k + 2)
-        )
-    ranks.axhline(settings.rank, label="target", **drawing.THEORY)
-    drawing.label(ranks, f"Outputs, target of rank {settings.rank}", "layers", "effective rank of their Gram matrix")
-    k = 0
-    for network in NETWORKS:
-        for target in TARGETS:
-            at = first.sel(network=network, target=target)
-            errors.plot(record.depth, at.error, marker="o", label=f"{network}, {target} rank", **drawing.style(k))
-            k += 1
-    errors.axhline(1.0, label="predicting zero", **drawing.THEORY)
-    drawing.label(errors, f"Asked after {settings.train} examples", "layers", "test error / mean square")
+    for k, kind in enumerate(NETWORKS):
+        at = first.sel(network=kind, target="low")
+        ranks.plot(record.depth, at.before, marker="o", label=f"{kind}, before training", **drawing.style(k))
+        ranks.plot(record.depth, at.after, marker="s", label=f"{kind}, after training", **drawing.style(k + 2))
+    ranks.axhline(settings.rank, label="rank of the target", **drawing.THEORY)
+    drawing.label(ranks, f"Outputs, target of rank {settings.rank}", "layers", "effective rank of the Gram matrix")
+    for k, (kind, target) in enumerate(itertools.product(NETWORKS, TARGETS)):
+        at = first.sel(network=kind, target=target)
+        errors.plot(record.depth, at.error, marker="o", label=f"{kind}, {target} rank", **drawing.style(k))
+    errors.axhline(1.0, label="prediction of zero", **drawing.THEORY)
+    title = f"Test error after training on {settings.train} examples"
+    drawing.label(errors, title, "layers", "mean squared error / mean square")
     errors.set_ylim(0, 1.15 * float(first.error.max()))
     for axes in (ranks, errors):
         axes.set_xticks(record.depth.values)
@@ -244,11 +282,11 @@ def draw(record: xr.Dataset) -> Figure:
 
 
 def alt(record: xr.Dataset) -> str:
-    """What the picture shows."""
+    """Return the figure's content in words, for linear networks, the first optimizer and the target of low rank."""
     at = record.isel(optimizer=0).median("seed").sel(network="linear", target="low")
     parts = [
-        f"{int(depth)} layers: effective rank {float(at.before.sel(depth=depth)):.1f} at start and "
-        f"{float(at.after.sel(depth=depth)):.1f} trained, test error {float(at.error.sel(depth=depth)):.2f}"
+        f"{int(depth)} layers: effective rank {float(at.before.sel(depth=depth)):.1f} before training and "
+        f"{float(at.after.sel(depth=depth)):.1f} after it, test error {float(at.error.sel(depth=depth)):.2f}"
         for depth in record.depth
     ]
-    return f"Linear networks on a target of low rank. {'; '.join(parts)}."
+    return f"Outputs of linear networks, target of low rank, medians of the seeds. {'; '.join(parts)}."

@@ -1,0 +1,93 @@
+"""Networks, spectra and claims of the study, against the definitions and planted records."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import ranklens as rl
+from ranklens import seeds, studies
+from ranklens.studies.layers import autoencoder as study
+
+# The codes are computed in float32, their covariance in float64.
+CODES = 1e-5
+# The standard deviation of 120,000 draws is known to about 0.2%.
+DRAWN = 0.02
+
+
+@pytest.fixture(scope="module")
+def record():
+    return studies.perform("autoencoder", study.PRESETS["tiny"])
+
+
+def rows(count=30, values=12):
+    return torch.rand(count, values, generator=seeds.stream(0, "rows of a test"))
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_folding_keeps_outputs_and_leaves_no_layer_in_the_middle(layers):
+    settings = dataclasses.replace(study.PRESETS["tiny"], code=5, hidden=7)
+    model = study.autoencoder(settings, layers, 12, seed=1)
+    small = study.fold(model)
+    assert [layer.out_features for part in small for layer in part if hasattr(layer, "weight")] == [7, 7, 5, 7, 7, 12]
+    assert torch.allclose(small(rows()), model(rows()), atol=CODES)
+
+
+def test_square_matrices_start_as_pytorch_starts_linear_layers():
+    model = study.autoencoder(dataclasses.replace(study.PRESETS["tiny"], code=200), 3, 12, seed=0)
+    nodes = [value for name, value in model[1].named_parameters() if value.ndim >= 2]
+    entries = torch.cat([node.detach().flatten() for node in nodes])
+    assert entries.numel() == 3 * 200**2
+    assert float(entries.std()) == pytest.approx(1 / math.sqrt(3 * 200), rel=DRAWN)  # uniform up to 1 / sqrt(200)
+
+
+def test_the_spectrum_is_of_the_covariance_of_codes():
+    model = study.autoencoder(study.PRESETS["tiny"], 2, 12, seed=0)
+    codes = model[1](model[0](rows())).detach().double().numpy()
+    s = np.linalg.svd(codes - codes.mean(axis=0), compute_uv=False)
+    expected = np.zeros(8)
+    expected[: len(s)] = s**2 / (len(codes) - 1)
+    assert np.allclose(study.spectrum(model, rows()), expected, rtol=0, atol=CODES * expected[0])
+
+
+def test_directions_are_counted_relative_to_the_largest():
+    spectra = xr.DataArray([[2.0, 0.021, 0.019, 0.0], [5.0, 5.0, 0.1, math.nan]], dims=("seed", "direction"))
+    first, second = study.directions(spectra).values
+    assert first == 2
+    assert math.isnan(second)
+
+
+def test_images_are_of_the_named_data_set_and_split():
+    settings = dataclasses.replace(study.PRESETS["tiny"], images="digits", train=20, test=10)
+    train, test = study.images(settings, seed=0)
+    assert (train.shape, test.shape) == ((20, 64), (10, 64))
+    known = {tuple(row.tolist()) for row in rl.data.images("digits").test.images.flatten(1)}
+    assert all(tuple((16 * row).round().long().tolist()) in known for row in test)
+    shapes, _ = study.images(study.PRESETS["tiny"], seed=0)
+    assert shapes.shape == (200, 3 * 8**2)
+    assert float(shapes.min()) >= 0
+    assert float(shapes.max()) <= 1
+
+
+def test_claims_by_hand_and_with_nan(record):
+    planted = xr.concat([record.assign_coords(seed=[k]) for k in range(3)], dim="seed").transpose("layers", "seed", ...)
+    planted.attrs = record.attrs
+    planted.trained_count[:] = [[30, 20, 40], [8, 9, 1]]
+    planted.untrained_count[:] = [[50, 50, 50], [20, 16, 1]]
+    planted.error[:] = [[1.0, 2.0, 3.0], [2.1, 2.2, 9.0]]
+    planted.folded[:] = 1e-6
+    claims = study.claims(planted)
+    assert [c.measured for c in claims] == pytest.approx([1e-6, -22, 8 / 30, 0.5, 8, 1.1])
+    assert all(claim.holds for claim in claims)
+    for name, at, fails in (
+        ("folded", (0, 1), [0]),
+        ("trained_count", (1, 0), [1, 2, 3, 4]),
+        ("untrained_count", (1, 2), [3]),
+        ("error", (0, 2), [5]),
+    ):
+        poisoned = planted.copy(deep=True)
+        poisoned[name][at] = math.nan
+        assert [k for k, claim in enumerate(study.claims(poisoned)) if not claim.holds] == fails
