@@ -6,15 +6,11 @@ import math
 
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 
 import ranklens as rl
 from ranklens import studies, theory
-from ranklens.data import pixels
-from ranklens.studies.cp import natural_images
 from ranklens.studies.kit import records
-from ranklens.studies.laws import analogy
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)
@@ -166,38 +162,6 @@ def seeds_are_listed(record):
     settings = studies.preset(record.attrs["study"], "tiny")
     assert records.settings_of(record, type(settings)) == settings
     assert settings.seeds == (0,)
-
-
-def test_the_hole_is_that_of_the_theorem():
-    record = studies.perform("norms_to_infinity", studies.preset("norms_to_infinity", "tiny"))
-    run = records.rows(record.sel(depth=3), 0)
-    assert float(run.loss[-1]) == pytest.approx(1e-4, rel=1e-5)
-    assert float(run.hole[-1]) == pytest.approx(70.7, rel=2e-3)
-
-
-def test_fitted_exponents_are_those_of_a_power_law():
-    size = np.geomspace(1e-6, 1, 50)
-    slope, factor = analogy.exponent(size, 3 * size**1.4)
-    assert slope == pytest.approx(1.4)
-    assert factor == pytest.approx(3.0)
-
-
-def sixes(control):
-    """The digits of the laptop's preset, sixes against all others, in float64."""
-    drawn = pixels.draw(pixels.Selection("digits", levels=2, side=0, train=1200), control, 0)
-    return pixels.against(drawn, 6, 1.0, torch.float64)
-
-
-def test_random_controls_keep_what_they_should():
-    true, noise, labels = (sixes(control) for control in natural_images.DATA)
-    assert len(true.train.labels) == 1200
-    assert len(true.test.labels) == 597
-    assert torch.equal(true.train.labels, noise.train.labels)
-    assert not torch.equal(true.train.images, noise.train.images)
-    assert torch.equal(true.train.images, labels.train.images)
-    assert not torch.equal(true.train.labels, labels.train.labels)
-    assert float(true.train.labels.sum()) == float(labels.train.labels.sum())
-    assert float(true.train.labels.var(correction=0)) == pytest.approx(0.09, abs=0.01)
 
 
 def test_unknown_names_and_settings_are_named():

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from ranklens import drawing, problems
 from ranklens.dynamics import flow
+from ranklens.dynamics.record import ignoring_early_stops
 from ranklens.problems import targets
 from ranklens.studies.kit import records, reduce
 from ranklens.studies.kit.claim import Claim, finding, theorem
@@ -165,6 +166,7 @@ def rank_at_least(T: torch.Tensor, rtol: float) -> int:
     return found
 
 
+@ignoring_early_stops()
 def _factorized(settings: Settings, task: problems.Completion, std: float, seed: int) -> dict[str, float]:
     """Return error, CP rank, number of components and training loss at the end of the flow of a factorization."""
     net = families.cp(task.shape, std=std, seed=seed)

@@ -126,6 +126,7 @@ def _one(settings: Settings, name: str, seed: int) -> xr.Dataset:
     return xr.merge([_observed(settings, name, seed), _completed(settings, name, seed)])
 
 
+@ignoring_early_stops()
 def _observed(settings: Settings, name: str, seed: int) -> xr.Dataset:
     """Return the singular values while the fully observed matrix is fitted, and the step at which each is learned."""
     count = len(settings.values)

@@ -1,5 +1,6 @@
 """A 2 x 2 completion in which fitting drives every norm to infinity and the effective rank to its infimum."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -106,7 +107,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
 
 def _bounds(runs: list[tuple[int, xr.Dataset]]) -> list[Claim]:
     """Return the claims that hold at every time of every run."""
-    proved = [(r, theory.bounds_2x2(torch.from_numpy(r.loss.values))) for _, r in runs]
+    proved = [(r, _proved(r)) for _, r in runs]
     everywhere = f"at all times of all {reduce.count(runs, 'run')}"
     return [
         theorem(
@@ -139,6 +140,14 @@ def _bounds(runs: list[tuple[int, xr.Dataset]]) -> list[Claim]:
             at_most=1.0,
         ),
     ]
+
+
+def _proved(run: xr.Dataset) -> theory.Bounds2x2:
+    """Return the proved bounds in every row of a run; NaN in all rows if a loss is NaN."""
+    loss = torch.from_numpy(run.loss.values)
+    if not bool(loss.isnan().any()):
+        return theory.bounds_2x2(loss)
+    return theory.Bounds2x2(*[torch.full_like(loss, math.nan) for _ in dataclasses.fields(theory.Bounds2x2)])
 
 
 def _growths(deep: list[tuple[int, xr.Dataset]], record: xr.Dataset) -> list[Claim]:
