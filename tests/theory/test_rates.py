@@ -10,6 +10,9 @@ from hypothesis import given
 
 import ranklens as rl
 
+# Error of a measured rate, relative to the quantity over |theta| / |gradient|: the documented 1e-9, with a margin of 5.
+MEASURED = 5e-9
+
 STEP = 1e-5
 
 
@@ -238,3 +241,34 @@ def test_bounds_2x2_against_the_exact_minimum():
     assert empty.effective_rank.tolist() == [2, 2]
     with pytest.raises(ValueError, match="positive losses"):
         rl.theory.bounds_2x2(0.0)
+
+
+@pytest.mark.parametrize("name", ["matrix depth 3", "cp order 3", "hierarchical binary"])
+def test_a_measured_rate_is_as_exact_as_it_says(name):
+    """Its error is about 1e-9 of the quantity over the time |theta| / |gradient|."""
+    net = cases.NETWORKS[name](std=0.7)
+    task, bond = cases.problem(net), net.bonds[0]
+    gradients = net.gradients(task.loss(net))
+    time = torch.cat([x.flatten() for x in net.nodes]).norm() / torch.cat([g.flatten() for g in gradients]).norm()
+    measured = rl.theory.measured_rate(net, task, lambda net: net.component_norms(bond))
+    error = (measured - rl.theory.component_rate(net, task, bond)).abs().max()
+    assert float(error.detach()) <= MEASURED * float((net.component_norms(bond).max() / time).detach())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_escape_times_are_those_of_equal_factors(frozen):
+    """A product of equal numbers u obeys u' = c y u^(M-1) near zero, and blows up at u^(2-M) / ((M-2) c y).
+
+    With a fourth node frozen at c, the three others move as if it were a constant of the problem.
+    """
+    y, u, c = 2.0, 1e-2, 5.0
+    net = rl.deep_matrix((1, 1), depth=4)
+    with torch.no_grad():
+        for node in net.nodes:
+            node.fill_(u)
+        if frozen:
+            net.freeze(3)
+            net.nodes[3].fill_(c)
+    task = rl.Completion([[0, 0]], [y], (1, 1), loss="half_sse")
+    exact = 1 / (u * c * y) if frozen else u**-2 / (2 * y)
+    assert rl.theory.escape_time(net, task) == pytest.approx(exact, rel=1e-5)  # y minus the product is y to 5e-6

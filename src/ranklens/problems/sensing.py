@@ -1,6 +1,7 @@
 """Sensing: fit a tensor to inner products with given tensors, of rank one or of any rank."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -123,7 +124,8 @@ def _per_mode(vectors: TensorLike | Sequence[TensorLike]) -> list[Tensor]:
         ValueError: if a single array has not three dimensions.
     """
     if isinstance(vectors, Sequence) and not isinstance(vectors, str | bytes):
-        return [as_tensor(f"vectors of mode {n}", part).detach() for n, part in enumerate(vectors)]
+        parts = cast(Sequence[TensorLike], vectors)
+        return [as_tensor(f"vectors of mode {n}", part).detach() for n, part in enumerate(parts)]
     whole = as_tensor("vectors", vectors).detach()
     if whole.ndim != 3:
         raise ValueError(f"vectors have shape {tuple(whole.shape)}; pass (m, N, d), or a list of N arrays (m, d_n)")
