@@ -82,6 +82,7 @@ def test_the_legend_of_a_comparison_says_how_the_records_differ():
         ("time", 1e-3, False),
         ("evaluations", 1e-3, True),
         ("nan", 0.0, True),
+        ("interrupted", 0.0, True),
         ("steps", 1e-3, True),
         ("steps", 0.0, False),
         ("stationary", 1e-3, True),

@@ -62,7 +62,7 @@ AXIS_NAMES = {
 # Number of lines in a panel that get a colour and a name each. Further lines are grey and share one name.
 FEW = 7
 # Values of the attribute `stopped` of a run that ended before its goal, whatever its goal was.
-FAILURES = ("evaluations", "singular", "nan")
+FAILURES = ("evaluations", "singular", "nan", "interrupted")
 # Values of `stopped` of a run that ended before its goal if that was a loss above zero, which it has not reached.
 SHORTFALLS = ("steps", "stationary")
 # Attributes that say how a run went. They differ between any two runs, so they do not name a run.
