@@ -8,6 +8,8 @@ import ranklens as rl
 from ranklens.studies.cp import rank_one
 
 SETTINGS = rank_one.PRESETS["laptop"]
+# Relative rounding error of sums over 64 entries, added in Python in another order.
+SUMS = 1e-10
 
 
 def task(seed):
@@ -27,15 +29,15 @@ def test_the_factor_is_that_of_the_theorem(seed):
         a, b, c = (node[:, r].detach().numpy() / np.linalg.norm(node[:, r].detach().numpy()) for node in net.nodes)
         aligned = -sum(gradient[i, j, k] * a[i] * b[j] * c[k] for i in range(4) for j in range(4) for k in range(4))
         law = np.linalg.norm(gradient) / aligned if aligned > 0 else np.inf
-        assert float(found[r]) == pytest.approx(law, rel=1e-10)
+        assert float(found[r]) == pytest.approx(law, rel=SUMS)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_starts_are_balanced_and_led_as_asked(seed):
+def test_starts_are_balanced_and_led_by_the_factor(seed, tolerance):
     problem = task(seed)
     assert float(problem.values.abs().min()) > SETTINGS.threshold
     net = rank_one.start(SETTINGS, problem, seed)
-    assert float(net.imbalance().detach()) < 1e-11 * float(net.slice_norms("r").detach().max()) ** 2
+    assert float(net.imbalance().detach()) < tolerance["rounding"] * float(net.slice_norms("r").detach().max()) ** 2
     norms = net.slice_norms("r")[0].detach()
     leader = int(norms.argmax())
     factor = float(rl.theory.leading_factor(net, problem)[leader])

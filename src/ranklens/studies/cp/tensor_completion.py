@@ -214,7 +214,10 @@ def claims(record: xr.Dataset) -> list[Claim]:
 
 
 def _recovery(at: xr.Dataset, settings: Settings, order: int) -> list[Claim]:
-    """Return the claims on one order, over all numbers of observed entries in a record."""
+    """Return the claims on one order, over all numbers of observed entries in a record.
+
+    The function is one list of six claims about five variables.
+    """
     names = ("error", "rank", "components", "linear_error", "linear_rank")
     error, rank, components, direct, direct_rank = (at[f"{name}_{order}"] for name in names)
     observed = at[f"observed_{order}"]

@@ -1,6 +1,6 @@
 """Linear regression: gradient methods find the solution nearest to their initialization, others do not."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,6 +116,29 @@ def nearest(X: Tensor, y: Tensor, start: Tensor) -> Tensor:
     return start + torch.linalg.pinv(X) @ (y - X @ start)
 
 
+def _descend(
+    settings: Settings,
+    name: str,
+    net: TensorNetwork,
+    task: problems.DenseSensing,
+    lr: float,
+    seed: int,
+    track: Mapping[str, Callable[[TensorNetwork], Tensor]],
+) -> xr.Dataset:
+    """Return the record of one optimizer, whose base learning rate is `lr`."""
+    return descent.gradient_descent(
+        net,
+        task,
+        METHODS[name](net.parameters(), lr),
+        steps=settings.steps,
+        until_loss=settings.until_loss,
+        every=settings.every,
+        batch_size=settings.batch if name == "mini-batches" else None,
+        seed=seed,
+        track=track,
+    )
+
+
 @ignoring_early_stops()
 def _one(settings: Settings, name: str, seed: int, start: str) -> xr.Dataset:
     """Return the record of one method, seed and kind of initialization, with rows padded to the same number."""
@@ -141,17 +164,7 @@ def _one(settings: Settings, name: str, seed: int, start: str) -> xr.Dataset:
         shown = {x: found[x].values[[-1]] for x in track}
     else:
         curvature = 2 * float(torch.linalg.matrix_norm(X, 2)) ** 2 / settings.equations
-        found = descent.gradient_descent(
-            net,
-            task,
-            METHODS[name](net.parameters(), settings.lr / curvature),
-            steps=settings.steps,
-            until_loss=settings.until_loss,
-            every=settings.every,
-            batch_size=settings.batch if name == "mini-batches" else None,
-            seed=seed,
-            track=track,
-        )
+        found = _descend(settings, name, net, task, settings.lr / curvature, seed, track)
         shown = {x: found[x].values for x in track}
     length = settings.steps // settings.every + 1
     padded = {x: np.pad(v, (0, length - len(v)), constant_values=np.nan) for x, v in shown.items()}
