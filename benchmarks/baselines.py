@@ -1,23 +1,23 @@
-"""What a user would write instead: plain PyTorch, dense one-hot inputs, autograd. Imports nothing of ranklens."""
+"""Baselines in plain PyTorch, as a user would write them: dense one-hot inputs and autograd, without ranklens."""
 
 import torch
 from torch import Tensor
 
 
 def one_hot(indices: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
-    """One (batch, d) matrix of zeros and ones per mode: how circuits are fed in the papers' formulation."""
+    """Return one (batch, d) one-hot matrix per mode, which is the input of a circuit in the papers' formulation."""
     return [torch.nn.functional.one_hot(indices[:, n], d).to(dtype) for n, d in enumerate(shape)]
 
 
 def dense_masks(indices: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """One whole matrix of zeros and a one per observation: matrix completion as matrix sensing."""
+    """Return a (batch, *shape) tensor with a single one per observation: matrix completion as matrix sensing."""
     masks = torch.zeros(len(indices), *shape, dtype=dtype)
     masks[(torch.arange(len(indices)), *indices.T)] = 1
     return masks
 
 
 def matrix_loss(factors: list[Tensor], masks: Tensor, values: Tensor) -> Tensor:
-    """Mean squared error of <mask, W_L ... W_1> : 'mij,ij->m' over (2048, 64, 64)."""
+    """Return the mean squared error of the inner products of all masks with the product of the factors."""
     W = factors[0]
     for factor in factors[1:]:
         W = W @ factor
@@ -25,14 +25,14 @@ def matrix_loss(factors: list[Tensor], masks: Tensor, values: Tensor) -> Tensor:
 
 
 def cp_loss(factors: list[Tensor], inputs: list[Tensor], values: Tensor) -> Tensor:
-    """Mean squared error of the shallow circuit: 'bnd,ndr->bnr', product over n, sum over r."""
+    """Return the mean squared error of the shallow circuit: 'bnd,ndr->bnr', product over n, sum over r."""
     x = torch.stack(inputs, dim=1)
     weights = torch.stack(factors)
     return (torch.einsum("bnd,ndr->bnr", x, weights).prod(dim=1).sum(dim=1) - values).square().mean()
 
 
 def tree_loss(weights: list[Tensor], inputs: list[Tensor], values: Tensor) -> Tensor:
-    """Mean squared error of the deep circuit on a binary tree of 4 modes: 'bnd,ndr->bnr', product pooling, twice."""
+    """Return the mean squared error of the deep circuit on a binary tree of four modes."""
     leaves, interior, root = weights
     hidden = torch.einsum("bnd,ndr->bnr", torch.stack(inputs, dim=1), leaves)
     hidden = hidden.unflatten(1, (2, 2)).prod(dim=2)
@@ -41,13 +41,13 @@ def tree_loss(weights: list[Tensor], inputs: list[Tensor], values: Tensor) -> Te
 
 
 def direct_product(table: Tensor, indices: Tensor) -> Tensor:
-    """CP of high order, factor by factor: (batch, order, R) gathered, then its product."""
+    """Return entries of a CP factorization of high order as products of gathered (batch, order, R) values."""
     picked = table[torch.arange(table.shape[0]), indices]
     return picked.prod(dim=1).sum(dim=1)
 
 
 def counterexample_descent(depth: int, start: float, lr: float, steps: int) -> float:
-    """The 2 x 2 counterexample by a plain autograd loop; returns the loss after `steps`."""
+    """Return the loss of the 2 x 2 counterexample before the last of `steps` steps of a plain autograd loop."""
     factors = [(start * torch.eye(2, dtype=torch.float64)).requires_grad_() for _ in range(depth)]
     loss = torch.zeros(())
     for _ in range(steps):

@@ -1,12 +1,12 @@
-"""Completion without a rank beside what asks for one: planted problems and MovieLens-100k.
+"""Compare completion without a given rank with methods that need one, on planted problems and on MovieLens-100k.
 
     python benchmarks/completion.py planted [--problems matrix20 matrix10 cp hierarchical] [--seeds 0 1 2 3 4]
     python benchmarks/completion.py movielens [--seeds 0 1 2 3 4]
-    python benchmarks/completion.py tables            # writes what was found into docs/completion.md
+    python benchmarks/completion.py tables            # writes the results into docs/completion.md
 
-Every method sees the same entries, is tuned on the same held-out tenth of them with its whole grid below, is then
-fitted to all entries with what was best, and gets the same processor time at most (a grid is left where it is when
-that is spent). Results are kept in a file of lines, one per method and seed, so a run can be continued.
+All methods are given the same observed entries. A method with settings is tuned by a grid search on a held-out tenth of
+them, and then fitted to all observed entries with the best settings. A grid search ends early when its processor time
+is spent. Results are appended to a file with one line per method and seed, so that a run can be continued.
 """
 
 import argparse
@@ -29,8 +29,11 @@ import ranklens as rl
 from ranklens.completers.biases import fit_biases
 from ranklens.completers.observed import Observed
 
-NOISE = 0.01  # standard deviation; entries are of order one
-BUDGET = 100.0  # seconds of processor time for a method on a problem
+# Standard deviation of the noise of observed entries, which are of order one.
+NOISE = 0.01
+# Seconds of processor time after which the grid search of a method on a problem ends.
+BUDGET = 100.0
+# Seeds of the initial values that a grid search tries.
 STARTS = (0, 1, 2)
 RESULTS = Path(__file__).parent / "completion_results.jsonl"
 PAGE = Path(__file__).parents[1] / "docs" / "completion.md"
@@ -39,10 +42,16 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Problem:
-    """A planted tensor, how much of it is seen, and the true rank."""
+    """A planted tensor.
+
+    Attributes:
+        target: returns the tensor for a seed.
+        observed: share of the entries that are observed.
+        rank: the true rank.
+    """
 
     target: Callable[[int], torch.Tensor]
-    seen: float
+    observed: float
     rank: int
 
 
@@ -53,21 +62,21 @@ PROBLEMS = {
     "hierarchical": Problem(lambda seed: rl.targets.hierarchical((12,) * 4, 3, seed=seed), 0.1, 3),
 }
 TITLES = {
-    "matrix20": "200 x 200, rank 5, 20% seen",
-    "matrix10": "200 x 200, rank 5, 10% seen",
-    "cp": "30 x 30 x 30, CP rank 5, 10% seen",
-    "hierarchical": "12 x 12 x 12 x 12, hierarchical rank 3, 10% seen",
+    "matrix20": "200 x 200, rank 5, 20% observed",
+    "matrix10": "200 x 200, rank 5, 10% observed",
+    "cp": "30 x 30 x 30, CP rank 5, 10% observed",
+    "hierarchical": "12 x 12 x 12 x 12, hierarchical rank 3, 10% observed",
 }
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# what a user would install or write; each is (seen, settings) -> the whole tensor
+# Baselines: methods that a user would install or write. Each maps observed entries and settings to all entries.
 
 
-def soft_impute(seen: Observed, share: float, sweeps: int = 500, change: float = 1e-5) -> Array:
-    """Shrink singular values by a share of the largest, put the seen entries back, repeat."""
-    X, where = np.zeros(seen.shape), tuple(seen.indices.numpy().T)
-    values, filled = seen.values.numpy(), np.zeros(seen.shape)
+def soft_impute(observed: Observed, share: float, sweeps: int = 500, change: float = 1e-5) -> Array:
+    """Return the result of soft-impute: repeatedly restore observed entries and shrink singular values."""
+    X, where = np.zeros(observed.shape), tuple(observed.indices.numpy().T)
+    values, filled = observed.values.numpy(), np.zeros(observed.shape)
     X[where] = values
     threshold = share * np.linalg.norm(X, 2)
     for _ in range(sweeps):
@@ -81,37 +90,38 @@ def soft_impute(seen: Observed, share: float, sweeps: int = 500, change: float =
 
 
 def _shrunk(X: Array, threshold: float) -> Array:
-    # by eigenvectors of X X^T: a singular value above the threshold is far from where squaring would lose it
+    """Return a matrix with all singular values reduced by a threshold, and at least 0."""
+    # Eigenvectors of X X^T suffice: singular values that are so small that squaring loses them are cut off anyway.
     squared, U = np.linalg.eigh(X @ X.T)
     s = np.sqrt(np.maximum(squared, 0))
     kept = s > threshold
     return (U[:, kept] * (1 - threshold / s[kept])) @ (U[:, kept].T @ X)
 
 
-def truncated_svd(seen: Observed, rank: int) -> Array:
-    """Put zeros into the holes, keep `rank` singular values, divide by the share that is seen."""
-    X = np.zeros(seen.shape)
-    X[tuple(seen.indices.numpy().T)] = seen.values.numpy()
+def truncated_svd(observed: Observed, rank: int) -> Array:
+    """Return `rank` singular values of the matrix with zeros for unobserved entries, divided by the observed share."""
+    X = np.zeros(observed.shape)
+    X[tuple(observed.indices.numpy().T)] = observed.values.numpy()
     U, s, V = np.linalg.svd(X, full_matrices=False)
-    return (U[:, :rank] * s[:rank]) @ V[:rank] * (X.size / len(seen))
+    return (U[:, :rank] * s[:rank]) @ V[:rank] * (X.size / len(observed))
 
 
-def matrix_als(seen: Observed, rank: int, ridge: float, start: int) -> Array:
-    """Ridge regressions, all rows of one factor at a time."""
-    return _als(seen, rank, ridge, start, sweeps=200)
+def matrix_als(observed: Observed, rank: int, ridge: float, start: int) -> Array:
+    """Return a matrix of a given rank by alternating least squares with a ridge penalty."""
+    return _als(observed, rank, ridge, start, sweeps=200)
 
 
-def cp_als(seen: Observed, rank: int, ridge: float, start: int) -> Array:
-    """The same for a CP factorization."""
-    return _als(seen, rank, ridge, start, sweeps=300)
+def cp_als(observed: Observed, rank: int, ridge: float, start: int) -> Array:
+    """Return a CP factorization of a given rank by alternating least squares with a ridge penalty."""
+    return _als(observed, rank, ridge, start, sweeps=300)
 
 
-def _als(seen: Observed, rank: int, ridge: float, start: int, sweeps: int) -> Array:
+def _als(observed: Observed, rank: int, ridge: float, start: int, sweeps: int) -> Array:
     made = np.random.default_rng(start)
-    index, y = seen.indices.numpy(), seen.values.numpy()
-    factors = [made.standard_normal((d, rank)) for d in seen.shape]
+    index, y = observed.indices.numpy(), observed.values.numpy()
+    factors = [made.standard_normal((d, rank)) for d in observed.shape]
     ones, entries = np.ones(len(y)), np.arange(len(y))
-    of_row = [sp.csr_matrix((ones, (index[:, n], entries)), shape=(d, len(y))) for n, d in enumerate(seen.shape)]
+    of_row = [sp.csr_matrix((ones, (index[:, n], entries)), shape=(d, len(y))) for n, d in enumerate(observed.shape)]
     penalty, before = (ridge + 1e-9) * np.eye(rank), math.inf
     for _ in range(sweeps):
         for n in range(len(factors)):
@@ -127,33 +137,33 @@ def _als(seen: Observed, rank: int, ridge: float, start: int, sweeps: int) -> Ar
     return np.einsum(",".join(f"{x}r" for x in letters) + "->" + letters, *factors, optimize=True)
 
 
-def masked_parafac(seen: Observed, rank: int, steps: int, start: int) -> Array:
-    """Masked parafac of tensorly."""
+def masked_parafac(observed: Observed, rank: int, steps: int, start: int) -> Array:
+    """Return the masked CP factorization of tensorly."""
     from tensorly import cp_to_tensor
     from tensorly.decomposition import parafac
 
-    X, mask = _masked(seen)
+    X, mask = _masked(observed)
     return np.asarray(
         cp_to_tensor(parafac(X, rank, n_iter_max=steps, init="random", random_state=start, mask=mask, tol=1e-9))
     )
 
 
-def masked_tucker(seen: Observed, rank: int, steps: int) -> Array:
-    """Masked Tucker of tensorly, all ranks alike."""
+def masked_tucker(observed: Observed, rank: int, steps: int) -> Array:
+    """Return the masked Tucker factorization of tensorly, with equal ranks of all modes."""
     from tensorly import tucker_to_tensor
     from tensorly.decomposition import tucker
 
-    X, mask = _masked(seen)
+    X, mask = _masked(observed)
     return np.asarray(tucker_to_tensor(tucker(X, [rank] * X.ndim, n_iter_max=steps, mask=mask, tol=1e-9)))
 
 
-def gcp(seen: Observed, rank: int, steps: int, start: int) -> Array:
-    """Generalized CP of pyttb with a mask, L-BFGS-B."""
+def gcp(observed: Observed, rank: int, steps: int, start: int) -> Array:
+    """Return the masked generalized CP factorization of pyttb, by L-BFGS-B."""
     import pyttb
     from pyttb.gcp.handles import Objectives
     from pyttb.gcp.optimizers import LBFGSB
 
-    X, mask = _masked(seen)
+    X, mask = _masked(observed)
     made = np.random.default_rng(start)
     factors = [made.standard_normal((d, rank)) for d in X.shape]
     found, _, _ = pyttb.gcp_opt(
@@ -168,16 +178,16 @@ def gcp(seen: Observed, rank: int, steps: int, start: int) -> Array:
     return np.asarray(found.full().data)
 
 
-def tree_lbfgs(seen: Observed, rank: int, start: int) -> Array:
-    """A hierarchical factorization of the given widths, fitted by L-BFGS from a start of order one."""
-    net = rl.init.scaled_(rl.hierarchical(seen.shape, rank), 1.0, seed=start)
+def tree_lbfgs(observed: Observed, rank: int, start: int) -> Array:
+    """Return a hierarchical factorization of a given width, fitted by L-BFGS from an initial tensor of order one."""
+    net = rl.init.scaled_(rl.hierarchical(observed.shape, rank), 1.0, seed=start)
     optimizer = torch.optim.LBFGS(
         net.parameters(), max_iter=2000, history_size=20, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = (net.entries(seen.indices) - seen.values).square().mean()
+        loss = (net.entries(observed.indices) - observed.values).square().mean()
         loss.backward()
         return loss
 
@@ -185,46 +195,54 @@ def tree_lbfgs(seen: Observed, rank: int, start: int) -> Array:
     return net.tensor().detach().numpy()
 
 
-def least_nuclear_norm(seen: Observed) -> Array:
-    """The exact convex solution, rl.nuclear_norm_completion."""
-    task = rl.Completion(seen.indices, seen.values, seen.shape)
+def least_nuclear_norm(observed: Observed) -> Array:
+    """Return the matrix of least nuclear norm with the observed entries, by `rl.nuclear_norm_completion`."""
+    task = rl.Completion(observed.indices, observed.values, observed.shape)
     return rl.nuclear_norm_completion(task, tolerance=1e-4, steps=3000).matrix.numpy()
 
 
-def conic_nuclear_norm(seen: Observed) -> Array:
-    """The same by cvxpy and SCS."""
+def conic_nuclear_norm(observed: Observed) -> Array:
+    """Return the matrix of least nuclear norm with the observed entries, by cvxpy and SCS."""
     import cvxpy
 
-    X = cvxpy.Variable(seen.shape)
-    i, j = seen.indices.numpy().T
-    cvxpy.Problem(cvxpy.Minimize(cvxpy.normNuc(X)), [X[i, j] == seen.values.numpy()]).solve(
+    X = cvxpy.Variable(observed.shape)
+    i, j = observed.indices.numpy().T
+    cvxpy.Problem(cvxpy.Minimize(cvxpy.normNuc(X)), [X[i, j] == observed.values.numpy()]).solve(
         solver="SCS", max_iters=500, eps=1e-4
     )
     return X.value
 
 
-def _masked(seen: Observed) -> tuple[Array, Array]:
-    X, mask = np.zeros(seen.shape), np.zeros(seen.shape, dtype=bool)
-    X[tuple(seen.indices.numpy().T)] = seen.values.numpy()
-    mask[tuple(seen.indices.numpy().T)] = True
+def _masked(observed: Observed) -> tuple[Array, Array]:
+    X, mask = np.zeros(observed.shape), np.zeros(observed.shape, dtype=bool)
+    X[tuple(observed.indices.numpy().T)] = observed.values.numpy()
+    mask[tuple(observed.indices.numpy().T)] = True
     return X, mask
 
 
 def unfolded(method: Callable[..., Array], modes: int) -> Callable[..., Array]:
-    """A method for matrices on the matricization of the first `modes` modes against the others."""
+    """Return a method for tensors that applies one for matrices to the matricization of the first `modes` modes."""
 
-    def run(seen: Observed, *settings: Any) -> Array:
-        shape = (math.prod(seen.shape[:modes]), math.prod(seen.shape[modes:]))
-        flat = np.ravel_multi_index(tuple(seen.indices.numpy().T), seen.shape)
+    def run(observed: Observed, *settings: Any) -> Array:
+        shape = (math.prod(observed.shape[:modes]), math.prod(observed.shape[modes:]))
+        flat = np.ravel_multi_index(tuple(observed.indices.numpy().T), observed.shape)
         pairs = np.stack(np.unravel_index(flat, shape), axis=1)
-        return method(Observed(torch.from_numpy(pairs), seen.values, shape), *settings).reshape(seen.shape)
+        return method(Observed(torch.from_numpy(pairs), observed.values, shape), *settings).reshape(observed.shape)
 
     return run
 
 
 @dataclass(frozen=True)
 class Method:
-    """A name, what it is told ("true", "twice", or nothing), and a grid of settings."""
+    """A baseline with its settings.
+
+    Attributes:
+        name: name in the tables.
+        told: which rank it is given: "true", "twice" the true one, or "" for none.
+        run: the method.
+        grid: settings that are tried.
+        note: what varies in the grid.
+    """
 
     name: str
     told: str
@@ -233,13 +251,16 @@ class Method:
     note: str
 
 
+# Thresholds of singular values over the largest.
 SHARES = tuple((s,) for s in (0.3, 0.1, 0.03, 0.01, 0.003, 0.001))
-SHRINKAGES = (0.9, 0.7, 0.5, 0.4, 0.3, 0.2)  # of ratings, which are mostly noise
+# For ratings, which are mostly noise.
+SHRINKAGES = (0.9, 0.7, 0.5, 0.4, 0.3, 0.2)
+# Weights of the ridge penalty.
 ALS_RIDGES = (1e-3, 1e-2, 0.1, 1.0)
 
 
 def methods(problem: str) -> Iterator[Method]:
-    """All baselines of a problem with their grids."""
+    """Yield the baselines of a planted problem."""
     rank = PROBLEMS[problem].rank
     for told, r in (("true", rank), ("twice", 2 * rank)):
         if problem.startswith("matrix"):
@@ -248,7 +269,7 @@ def methods(problem: str) -> Iterator[Method]:
         elif problem == "cp":
             yield Method("CP by ALS", told, cp_als, tuple(itertools.product((r,), ALS_RIDGES, STARTS)), "ridge x start")
         if problem in ("cp", "hierarchical"):
-            components = r if problem == "cp" else {3: 9, 6: 18}[r]  # two bonds of 3 below a bond of 3 make 9
+            components = r if problem == "cp" else {3: 9, 6: 18}[r]  # a hierarchical rank of 3 allows CP rank 9
             grid = tuple(itertools.product((components,), (200, 1000), STARTS))
             yield Method("tensorly parafac, mask", told, masked_parafac, grid, "steps x start")
             yield Method("pyttb gcp_opt, mask", told, gcp, grid, "steps x start")
@@ -265,23 +286,23 @@ def methods(problem: str) -> Iterator[Method]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# runs
+# Runs
 
 
 def planted(name: str, seed: int) -> Iterator[dict[str, Any]]:
-    """All methods on one planted problem."""
+    """Yield a row of results for every method on one planted problem."""
     problem = PROBLEMS[name]
     target = problem.target(seed)
-    task = rl.Completion.sample(target, observed=round(problem.seen * target.numel()), noise=NOISE, seed=seed)
-    seen = Observed(task.indices, task.values, task.shape)
-    train, held_out = seen.split(0.1, seed)
+    task = rl.Completion.sample(target, observed=round(problem.observed * target.numel()), noise=NOISE, seed=seed)
+    observed = Observed(task.indices, task.values, task.shape)
+    train, held_out = observed.split(0.1, seed)
     truth = target.numpy()
 
     def off(found: Array) -> float:
         return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
 
     begun = time.process_time()
-    found, rank = _ours(name, seen, seed)
+    found, rank = _ours(name, observed, seed)
     yield _row(name, seed, "ranklens", "", off(found), time.process_time() - begun, "none", rank)
     for method in methods(name):
         begun, errors = time.process_time(), {}
@@ -299,20 +320,22 @@ def planted(name: str, seed: int) -> Iterator[dict[str, Any]]:
         best = min(errors, key=lambda key: errors[key] if math.isfinite(errors[key]) else math.inf)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            error = off(method.run(seen, *best))
+            error = off(method.run(observed, *best))
         tried = f"{len(errors)} of {len(method.grid)} tried; {best}"
         yield _row(name, seed, method.name, method.told, error, time.process_time() - begun, method.note, tried)
 
 
-def _ours(name: str, seen: Observed, seed: int) -> tuple[Array, str]:
+def _ours(name: str, observed: Observed, seed: int) -> tuple[Array, str]:
     if name.startswith("matrix"):
-        X = np.full(seen.shape, np.nan)
-        X[tuple(seen.indices.numpy().T)] = seen.values.numpy()
+        X = np.full(observed.shape, np.nan)
+        X[tuple(observed.indices.numpy().T)] = observed.values.numpy()
         completer = rl.MatrixCompleter(random_state=seed).fit(X)
         return completer.left_ @ completer.right_.T, f"rank {completer.rank_}"
-    tensor = rl.TensorCompleter(seen.shape, name, random_state=seed).fit(seen.indices, seen.values)
+    tensor = rl.TensorCompleter(observed.shape, name, random_state=seed).fit(observed.indices, observed.values)
     net = tensor.network_
-    return np.zeros(seen.shape) if net is None else net.tensor().detach().numpy(), str(list(tensor.widths_.values()))
+    return np.zeros(observed.shape) if net is None else net.tensor().detach().numpy(), str(
+        list(tensor.widths_.values())
+    )
 
 
 def _row(problem: str, seed: int, method: str, told: str, error: float, seconds: float, note: str, what: str) -> dict:
@@ -329,13 +352,17 @@ def _row(problem: str, seed: int, method: str, told: str, error: float, seconds:
 
 
 def ratings(seed: int) -> tuple[Observed, Observed]:
-    """MovieLens-100k, 80/20 by seed."""
+    """Return training and test entries of MovieLens-100k, split 80 to 20 by the seed."""
     found = rl.data.ratings()
     return Observed(found.indices, found.values, found.shape).split(0.2, seed)
 
 
 def movielens(seed: int) -> Iterator[dict[str, Any]]:
-    """RMSE, clipped to 1..5, of ours, the damped biases alone, soft-impute and ALS of what the biases leave."""
+    """Yield a row of results for every method on MovieLens-100k.
+
+    The error is the root mean squared error over test ratings, with predictions clipped to 1 to 5. The baselines are
+    damped biases alone, and soft-impute and alternating least squares of the residuals of the biases.
+    """
     train, test = ratings(seed)
     fitted, held_out = train.split(0.1, seed)
 
@@ -377,24 +404,24 @@ def movielens(seed: int) -> Iterator[dict[str, Any]]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# the page
+# Tables
 
 
 def kept() -> list[dict[str, Any]]:
-    """What was found so far; a later line replaces an earlier one of the same method and seed."""
+    """Return the rows of all runs so far; of several with equal problem, method and seed, the last one."""
     lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
     rows = {(r["problem"], r["method"], r["told"], r["seed"]): r for r in map(json.loads, lines)}
     return list(rows.values())
 
 
 def table(problem: str) -> str:
-    """Median and every seed, the best first."""
+    """Return the table of a problem, with the median and all seeds of every method, the best first."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in kept():
         if row["problem"] == problem:
             groups.setdefault((row["method"], row["told"]), []).append(row)
     lines = [
-        "| method | told the rank | median | seeds | processor seconds, median | grid |",
+        "| method | given the rank | median | seeds | processor seconds, median | grid |",
         "|---|---|---:|---|---:|---|",
     ]
     for (method, told), rows in sorted(groups.items(), key=lambda item: statistics.median(r["error"] for r in item[1])):
@@ -408,14 +435,14 @@ def table(problem: str) -> str:
 
 
 def verdict(problem: str) -> str:
-    """Ours over the best baseline that is told the rank, and over the best that is told twice the rank."""
+    """Return the median error of ranklens, over the best baselines that are given the rank or twice the rank."""
     found: dict[str, dict[str, list[float]]] = {"": {}, "true": {}, "twice": {}}
     for row in kept():
         if row["problem"] == problem:
             found[row["told"]].setdefault(row["method"], []).append(row["error"])
     ours = statistics.median(found[""]["ranklens"])
     ratios = [
-        f"{ours / min(statistics.median(errors) for errors in found[told].values()):.2f} x the best that is told {said}"
+        f"{ours / min(statistics.median(errors) for errors in found[told].values()):.2f} x the best given {said}"
         for told, said in (("true", "the rank"), ("twice", "twice the rank"))
         if found[told]
     ]
@@ -423,7 +450,7 @@ def verdict(problem: str) -> str:
 
 
 def write_tables() -> None:
-    """Put the tables between their marks on the page."""
+    """Write the tables between their marks on the page."""
     page = PAGE.read_text(encoding="utf-8")
     problems = {row["problem"] for row in kept()}
     text = {}
@@ -440,6 +467,7 @@ def write_tables() -> None:
 
 
 def main() -> None:
+    """Run the chosen part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("planted", "movielens", "tables"))
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))

@@ -1,8 +1,8 @@
-"""What factored layers cost: a training step of a small CNN, of a Linear and a Conv, and a monitor, beside plain ones.
+"""Measure what factored layers cost: training steps of a small CNN, of a Linear and of a Conv2d, and of a RankMonitor.
 
     python benchmarks/layers.py [--rounds 7] [--out benchmarks/LAYERS.md]
 
-Every row is timed in one run, its variants in turn within a round; ratios are of medians over the rounds.
+All variants of a row are timed in turn within each round. Ratios are of medians over the rounds.
 """
 
 import argparse
@@ -25,7 +25,13 @@ OUT = Path(__file__).parent / "LAYERS.md"
 
 
 def timed(variants: dict[str, Callable[[], Any]], rounds: int, repeats: int) -> dict[str, float]:
-    """Median seconds of each, by turns."""
+    """Return the median seconds per call of every variant; the variants are timed in turn.
+
+    Args:
+        variants: functions by name; each is called once before the first round.
+        rounds: number of rounds.
+        repeats: number of calls of each variant in a round.
+    """
     found: dict[str, list[float]] = {name: [] for name in variants}
     for run in variants.values():
         run()
@@ -39,13 +45,13 @@ def timed(variants: dict[str, Callable[[], Any]], rounds: int, repeats: int) -> 
 
 
 def rows(title: str, seconds: dict[str, float]) -> list[str]:
-    """A table's rows, relative to the plain layer."""
+    """Return a table row per variant: title, name, milliseconds, and the ratio to the variant "plain"."""
     plain = seconds["plain"]
     return [f"| {title} | {name} | {1e3 * t:.2f} | {t / plain:.2f} |" for name, t in seconds.items()]
 
 
 def step(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
-    """One step of SGD with momentum."""
+    """Return a function that takes one step of SGD with momentum on the cross entropy."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
     def run() -> None:
@@ -57,7 +63,7 @@ def step(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
 
 
 def small_cnn(rounds: int) -> list[str]:
-    """A training step: plain, expanded and composed, expanded layer by layer, collapsed; in both memory formats."""
+    """Return rows for a training step of a small CNN: plain, factored in several ways, and collapsed."""
     made = torch.manual_seed(0)
     x, y = torch.randn(128, 3, 32, 32, generator=made), torch.randint(10, (128,), generator=made)
     plain = networks.cnn(32, 3, seed=0)
@@ -82,7 +88,11 @@ def small_cnn(rounds: int) -> list[str]:
 
 
 def linear(rounds: int) -> list[str]:
-    """Linear(1024, 1024), forward and backward, x with a gradient; the chosen path and both forced ones."""
+    """Return rows for a forward and a backward pass of Linear(1024, 1024), with a gradient in the input.
+
+    A product of three matrices is applied as the library chooses, as a chain of three layers, and as one composed
+    weight.
+    """
     lines = []
     for batch in (1, 16, 128, 512, 8192):
         made = torch.Generator().manual_seed(0)
@@ -101,7 +111,7 @@ def linear(rounds: int) -> list[str]:
 
 
 def conv(rounds: int) -> list[str]:
-    """Conv2d(64, 64, 3) on 16 x 16."""
+    """Return rows for a forward and a backward pass of Conv2d(64, 64, 3) on 16 x 16 positions."""
     lines = []
     for batch in (1, 16, 128, 512):
         made = torch.Generator().manual_seed(0)
@@ -125,6 +135,8 @@ def conv(rounds: int) -> list[str]:
 
 
 def _forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], None]:
+    """Return a function that runs a forward and a backward pass of the sum of the outputs."""
+
     def run() -> None:
         layer.zero_grad()
         x.grad = None
@@ -134,6 +146,7 @@ def _forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 def _forced(layer: nn.Module, x: Tensor, chain: bool) -> Callable[[], None]:
+    """Return `_forward_and_backward` with the factors applied one by one (`chain`) or composed, whichever is faster."""
     plain = _forward_and_backward(layer, x)
 
     def run() -> None:
@@ -148,7 +161,7 @@ def _forced(layer: nn.Module, x: Tensor, chain: bool) -> Callable[[], None]:
 
 
 def _tltorch(plain: nn.Module) -> dict[str, nn.Module]:
-    """Layers of tensorly-torch of a tenth of the parameters, where it is installed."""
+    """Return layers of tensorly-torch with a tenth of the parameters of a plain layer; none if it is not installed."""
     try:
         import tltorch
     except ImportError:
@@ -166,7 +179,7 @@ def _tltorch(plain: nn.Module) -> dict[str, nn.Module]:
 
 
 def monitor(rounds: int) -> list[str]:
-    """600 training steps of the CNN with a RankMonitor and without."""
+    """Return rows on the time that a RankMonitor takes in 600 training steps of the CNN, and on its accuracy."""
     made = torch.manual_seed(0)
     x, y = torch.randn(128, 3, 32, 32, generator=made), torch.randint(10, (128,), generator=made)
     model = networks.cnn(32, 3, seed=0)
@@ -190,6 +203,7 @@ def monitor(rounds: int) -> list[str]:
 
 
 def main() -> None:
+    """Run the chosen parts and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
@@ -201,7 +215,7 @@ def main() -> None:
     lines = [
         f"Made by `python benchmarks/layers.py`, {chosen.threads} thread(s), torch {torch.__version__}.",
         "",
-        "| what | layer | milliseconds | over plain |",
+        "| measured | layer | milliseconds | over plain |",
         "|---|---|---:|---:|",
     ]
     for name, part in parts.items():

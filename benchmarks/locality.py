@@ -1,8 +1,8 @@
-"""What the locality penalty costs and how cheaper forms differ from it; how fast Pathfinder is made, and its labels.
+"""Measure the cost of the locality penalty, the bias of its cheaper forms, and the speed and labels of Pathfinder.
 
-    python benchmarks/locality.py [--rounds 5] [--pictures 10000] [--threads 2] [--out benchmarks/LOCALITY.md]
+    python benchmarks/locality.py [--rounds 5] [--images 10000] [--threads 2] [--out benchmarks/LOCALITY.md]
 
-Steps are timed by turns in one run; ratios are of medians over the rounds.
+All variants of a training step are timed in turn within each round. Ratios are of medians over the rounds.
 """
 
 import argparse
@@ -19,12 +19,21 @@ import ranklens as rl
 from ranklens.training import long_range, networks
 
 OUT = Path(__file__).parent / "LOCALITY.md"
+# Weight of the penalty; its value does not change the cost.
 WEIGHT = 1.0
 Term = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
 def step(model: nn.Module, x: Tensor, y: Tensor, term: Term | None, due: Callable[[], bool]) -> Callable[[], None]:
-    """One step of SGD with momentum; `term` is given the model, pictures, answers and the loss's own output."""
+    """Return a function that takes one step of SGD with momentum.
+
+    Args:
+        model: maps images to one logit each.
+        x: images.
+        y: labels, 0 or 1.
+        term: is added to the loss, and is given the model, the images, the labels and the logits of the loss.
+        due: whether this step needs the gradient in the images.
+    """
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
     def run() -> None:
@@ -41,7 +50,7 @@ def step(model: nn.Module, x: Tensor, y: Tensor, term: Term | None, due: Callabl
 
 
 def costs(name: str, make: Callable[[], nn.Module], side: int, batch: int, rounds: int) -> list[str]:
-    """A training step without the penalty, and with it in every form."""
+    """Return table rows for a training step without the penalty, and with each form of the penalty."""
     made = torch.Generator().manual_seed(0)
     x = torch.randn(batch, 3, side, side, generator=made)
     y = torch.randint(2, (batch,), generator=made).float()
@@ -68,29 +77,29 @@ def costs(name: str, make: Callable[[], nn.Module], side: int, batch: int, round
             make(), x, y, lambda model, x, y, output: lazy(model, x, output=output), lambda: lazy.due
         ),
     }
-    seconds = timed(variants, rounds, 8)  # a whole period of the lazy form
-    return [f"| {name} | {what} | {1e3 * t:.1f} | {t / seconds['plain']:.2f} |" for what, t in seconds.items()]
+    seconds = timed(variants, rounds, 8)  # the penalty at every 8th step is evaluated once
+    return [f"| {name} | {form} | {1e3 * t:.1f} | {t / seconds['plain']:.2f} |" for form, t in seconds.items()]
 
 
 def biases(batches: int) -> list[str]:
-    """Mean value, and angle of the mean gradient, of cheaper forms over the same batches, against the full form."""
+    """Return table rows for the mean penalty of each form and its mean gradient relative to the full form."""
     task = long_range.same_class("digits", 48, train=2000, test=10, canvas=(8, 64), seed=0)
     model = networks.strided_cnn(1, seed=0)
-    names = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in model.parameters() if p.requires_grad]
     forms: dict[str, dict[str, object]] = {
         "whole batch": {},
         "concatenated": {"concatenated": True},
         "a quarter of the batch": {"fraction": 0.25},
     }
     values = dict.fromkeys(forms, 0.0)
-    gradients = {form: [torch.zeros_like(p) for p in names] for form in forms}
+    gradients = {form: [torch.zeros_like(p) for p in parameters] for form in forms}
     for k in range(batches):
         rows = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(k))[:64]
         x = task.train.pictures(rows)
         for form, how in forms.items():
             found = rl.nn.locality_penalty(model, x, patches=task.patches, **how)  # type: ignore[arg-type]
             values[form] += float(found.detach()) / batches
-            parts = torch.autograd.grad(found, names, allow_unused=True, materialize_grads=True)
+            parts = torch.autograd.grad(found, parameters, allow_unused=True, materialize_grads=True)
             gradients[form] = [total + part for total, part in zip(gradients[form], parts, strict=True)]
     flat = {form: torch.cat([g.flatten() for g in parts]) for form, parts in gradients.items()}
     whole = flat["whole batch"]
@@ -101,8 +110,8 @@ def biases(batches: int) -> list[str]:
     ]
 
 
-def pictures(count: int) -> list[str]:
-    """Pictures per second, what was given up, and labels that the solver finds wrong."""
+def speed_of_pathfinder(count: int) -> list[str]:
+    """Return table rows for images per second, images given up, and labels that the solver disagrees with."""
     found = []
     for side, lengths in ((64, (3, 5, 7, 9)), (150, (3, 5, 7, 9))):
         for length in lengths:
@@ -116,10 +125,10 @@ def pictures(count: int) -> list[str]:
 
 
 def main() -> None:
-    """Run all and write the page."""
+    """Run all measurements and write the page."""
     read = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     read.add_argument("--rounds", type=int, default=5)
-    read.add_argument("--pictures", type=int, default=10_000)
+    read.add_argument("--images", type=int, default=10_000)
     read.add_argument("--threads", type=int, default=2)
     read.add_argument("--out", type=Path, default=OUT)
     options = read.parse_args()
@@ -128,27 +137,27 @@ def main() -> None:
         "# The locality penalty, measured",
         "",
         f"`python benchmarks/locality.py --rounds {options.rounds}`, {options.threads} threads, {platform.machine()}, "
-        f"torch {torch.__version__}. Variants by turns, medians; the ratio is to the plain step.",
+        f"torch {torch.__version__}. Variants are timed in turn, medians; the ratio is to the plain step.",
         "",
         "| network | step | ms | ratio |",
         "|---|---|---:|---:|",
         *costs("CNN of six layers, 32 x 32, batch 64", lambda: networks.strided_cnn(3, seed=0), 32, 64, options.rounds),
         *costs("ResNet-18, 64 x 64, batch 32", lambda: rl.nn.resnet(18), 64, 32, options.rounds),
         "",
-        "Cheaper forms over the same 50 batches of pairs, at the start of training, batch-norm in training mode: mean "
-        "of the penalty, and the mean gradient's cosine and size against the whole batch.",
+        "Forms of the penalty over 50 batches of pairs, before training, batch-norm in training mode: mean "
+        "of the penalty, and cosine and norm of the mean gradient relative to the whole batch.",
         "",
-        "| form | penalty | cosine | size |",
+        "| form | penalty | cosine | norm |",
         "|---|---:|---:|---:|",
         *biases(50),
         "",
-        "Pathfinder on one thread; the solver sees the pixels alone.",
+        "Pathfinder on one thread; the solver is given the pixels only.",
         "",
-        "| side | dashes | pictures per second | begun and given up | labels that the solver finds wrong |",
+        "| side | dashes | images per second | begun and given up | labels that the solver disagrees with |",
         "|---:|---:|---:|---:|---:|",
     ]
     torch.set_num_threads(1)
-    lines += pictures(options.pictures)
+    lines += speed_of_pathfinder(options.images)
     text = "\n".join(lines) + "\n"
     options.out.write_text(text)
     print(text)

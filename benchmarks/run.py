@@ -1,4 +1,4 @@
-"""Time ranklens beside what a user would write, in one run, and write RESULTS.md: `make bench`."""
+"""Time ranklens and the baselines that a user would write, in one run, and write RESULTS.md: `make bench`."""
 
 import math
 import platform
@@ -17,13 +17,23 @@ from ranklens.tensors import contract
 from ranklens.threads import threads
 
 SEED = 0
-CLOSE = 1e-4  # relative, in float32: two rows that differ by more do not compute the same
+# Largest relative difference between the results of ranklens and of a baseline: some float32 rounding errors.
+CLOSE = 1e-4
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: medians in seconds, how often, and what the baseline computes."""
+    """One comparison of ranklens with a baseline.
+
+    Attributes:
+        what: what is computed.
+        ours: median seconds of ranklens.
+        theirs: median seconds of the baseline.
+        baseline: what the baseline computes, as code.
+        agree: how the results agree.
+        note: a restriction of the comparison.
+    """
 
     what: str
     ours: float
@@ -34,12 +44,18 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """How many times ours is faster."""
+        """Seconds of the baseline over seconds of ranklens."""
         return self.theirs / self.ours
 
 
 def paired(ours: Callable[[], object], theirs: Callable[[], object], *, least: float = 6.0) -> tuple[float, float]:
-    """Medians over blocks of calls of two functions, in turns, so that both meet the same machine, each warm."""
+    """Return the median seconds per call of two functions, timed in turn so that both run under equal load.
+
+    Args:
+        ours: the first function.
+        theirs: the second function.
+        least: seconds for which the timing continues at least.
+    """
     found: tuple[list[float], list[float]] = ([], [])
     begun = time.perf_counter()
     while time.perf_counter() - begun < least or len(found[0]) < 5:
@@ -54,7 +70,7 @@ def paired(ours: Callable[[], object], theirs: Callable[[], object], *, least: f
 
 
 def step(loss: Callable[[], torch.Tensor], parameters: list[torch.Tensor]) -> Callable[[], None]:
-    """One optimizer step on a loss, with the talk's optimizer."""
+    """Return a function that takes one step of GroupRMSprop on a loss."""
     optimizer = rl.optim.GroupRMSprop(parameters, lr=1e-6)
 
     def take() -> None:
@@ -66,7 +82,7 @@ def step(loss: Callable[[], torch.Tensor], parameters: list[torch.Tensor]) -> Ca
 
 
 def as_descent_runs(net: rl.TensorNetwork, take: Callable[[], None]) -> Callable[[], None]:
-    """On as many threads as `gradient_descent` chooses."""
+    """Return the function run on as many threads as `gradient_descent` would choose for the network."""
 
     def run() -> None:
         with threads(contract.work(net.layout)):
@@ -75,55 +91,73 @@ def as_descent_runs(net: rl.TensorNetwork, take: Callable[[], None]) -> Callable
     return run
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """A loss in plain PyTorch, its parameters, and the loss as code."""
+
+    loss: Callable[[], torch.Tensor]
+    parameters: list[torch.Tensor]
+    code: str
+
+
+def matrix_baseline(net: rl.TensorNetwork, task: rl.Completion) -> Baseline:
+    """Return the loss of a deep matrix factorization from dense masks."""
+    masks, values = baselines.dense_masks(task.indices, net.shape, torch.float32), task.values.float()
+    parts = [node.detach().clone().requires_grad_() for node in net.nodes]
+    code = "(masks (2048, 64, 64) * W).sum, W = W3 @ W2 @ W1"
+    return Baseline(lambda: baselines.matrix_loss(parts, masks, values), parts, code)
+
+
+def cp_baseline(net: rl.TensorNetwork, task: rl.Completion) -> Baseline:
+    """Return the loss of a CP factorization from one-hot inputs."""
+    inputs, values = baselines.one_hot(task.indices, net.shape, torch.float32), task.values.float()
+    parts = [node.detach().clone().requires_grad_() for node in net.nodes]
+    code = "bnd,ndr->bnr over (2048, 3, 16), (3, 16, 256); product; sum"
+    return Baseline(lambda: baselines.cp_loss(parts, inputs, values), parts, code)
+
+
+def tree_baseline(net: rl.TensorNetwork, task: rl.Completion) -> Baseline:
+    """Return the loss of a hierarchical factorization of four modes from one-hot inputs."""
+    inputs, values = baselines.one_hot(task.indices, net.shape, torch.float32), task.values.float()
+    own = [node.detach().clone() for node in net.nodes]
+    parts = [node.requires_grad_() for node in (torch.stack(own[:4]), torch.stack(own[4:6]), own[6])]
+    code = "bnd,ndr->bnr over (2048, 4, 8), (4, 8, 512); pool; (2048, 2, 512), (2, 512, 512); pool; @ root"
+    return Baseline(lambda: baselines.tree_loss(parts, inputs, values), parts, code)
+
+
 def descent_rows() -> list[Row]:
-    """A descent step against dense one-hot inputs, float32, the same optimizer, from the same values."""
+    """Return rows for an optimizer step in float32, from equal values, against dense one-hot inputs."""
     cases = [
-        ("matrix 64 x 64, depth 3", rl.deep_matrix((64, 64), 3, std=0.1, dtype=torch.float32)),
-        ("CP 16^3, 256 components", rl.cp((16,) * 3, 256, std=0.1, dtype=torch.float32)),
-        ("hierarchical 8^4, width 512", rl.hierarchical((8,) * 4, 512, std=0.03, dtype=torch.float32)),
+        ("matrix 64 x 64, depth 3", rl.deep_matrix((64, 64), 3, std=0.1, dtype=torch.float32), matrix_baseline),
+        ("CP 16^3, 256 components", rl.cp((16,) * 3, 256, std=0.1, dtype=torch.float32), cp_baseline),
+        (
+            "hierarchical 8^4, width 512",
+            rl.hierarchical((8,) * 4, 512, std=0.03, dtype=torch.float32),
+            tree_baseline,
+        ),
     ]
     rows = []
-    for what, net in cases:
-        made = torch.Generator().manual_seed(SEED)
-        target = torch.randn(net.shape, generator=made)
+    for what, net, make in cases:
+        target = torch.randn(net.shape, generator=torch.Generator().manual_seed(SEED))
         task = rl.Completion.sample(target, observed=2048, seed=SEED)
-        values, own = task.values.float(), [node.detach().clone() for node in net.nodes]
-        if what.startswith("matrix"):
-            masks = baselines.dense_masks(task.indices, net.shape, torch.float32)
-            parts = [node.requires_grad_() for node in own]
-            kind = "(masks (2048, 64, 64) * W).sum, W = W3 @ W2 @ W1"
-
-            def theirs(parts: list = parts, masks: torch.Tensor = masks, values: torch.Tensor = values) -> torch.Tensor:
-                return baselines.matrix_loss(parts, masks, values)
-
-        else:
-            inputs = baselines.one_hot(task.indices, net.shape, torch.float32)
-            if what.startswith("CP"):
-                parts = [node.requires_grad_() for node in own]
-                loss_of, kind = baselines.cp_loss, "bnd,ndr->bnr over (2048, 3, 16), (3, 16, 256); product; sum"
-            else:
-                stacked = [torch.stack(own[:4]), torch.stack(own[4:6]), own[6]]
-                parts = [node.requires_grad_() for node in stacked]
-                loss_of = baselines.tree_loss
-                kind = "bnd,ndr->bnr over (2048, 4, 8), (4, 8, 512); pool; (2048, 2, 512), (2, 512, 512); pool; @ root"
-
-            def theirs(parts=parts, inputs=inputs, values=values, loss_of=loss_of) -> torch.Tensor:
-                return loss_of(parts, inputs, values)
+        baseline = make(net, task)
 
         def ours(net: rl.TensorNetwork = net, task: rl.Completion = task) -> torch.Tensor:
             return task.loss(net)
 
         with torch.no_grad():
-            off = abs(float(ours()) / float(theirs()) - 1)
+            off = abs(float(ours()) / float(baseline.loss()) - 1)
         assert off < CLOSE, f"{what}: the losses differ by {off:.0e}"
-        agree = f"losses differ by {off:.0e}"
-        a, b = paired(as_descent_runs(net, step(ours, list(net.parameters()))), step(theirs, parts))
-        rows.append(Row(f"descent step, {what}, float32, 2,048 entries", a, b, kind, agree))
+        a, b = paired(
+            as_descent_runs(net, step(ours, list(net.parameters()))), step(baseline.loss, baseline.parameters)
+        )
+        title = f"descent step, {what}, float32, 2,048 entries"
+        rows.append(Row(title, a, b, baseline.code, f"losses differ by {off:.0e}"))
     return rows
 
 
 def flow_row() -> Row:
-    """Gradient flow to loss 1e-4 on the 2 x 2 against a plain loop, timed on 1% of the steps that it needs."""
+    """Return a row for gradient flow to loss 1e-4 against a plain loop, of which 1% of the steps are timed."""
     start, lr, depth = 0.1, 3e-3, 3
     net = rl.deep_matrix((2, 2), depth)
     task = rl.Completion.counterexample()
@@ -153,7 +187,7 @@ def flow_row() -> Row:
 
 
 def order_784_row(dtype: torch.dtype) -> Row:
-    """CP of order 784, batch 5,000, 15 components, forward and gradient, against the direct product."""
+    """Return a row for the gradient of a CP factorization of order 784 against a direct product."""
     made = torch.Generator().manual_seed(SEED)
     net = rl.init.normal_(rl.cp((2,) * 784, 15, dtype=dtype), std=1e-3, mean=1.0, seed=SEED)
     rows = torch.randint(2, (5000, 784), generator=made)
@@ -180,15 +214,15 @@ def order_784_row(dtype: torch.dtype) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """The Markdown page."""
+    """Return the Markdown page."""
     lines = [
         "# Benchmarks",
         "",
-        "Each row times ranklens and what a user would write instead (`baselines.py`) in one run: medians of blocks in",
-        "turns, but for the plain loop of the flow's row, whose steps are timed in part and projected.",
+        "Each row times ranklens and what a user would write instead (`baselines.py`) in one run, in turn; times are",
+        "medians. Of the plain loop in the row of the flow, a part of the steps is timed and the total is projected.",
         f"Made by `make bench` on {platform.machine()}, {torch.get_num_threads()} threads. {versions()}.",
         "",
-        "| what | ranklens | baseline | ratio | the baseline | check |",
+        "| computation | ranklens | baseline | ratio | baseline as code | check |",
         "|---|---:|---:|---:|---|---|",
     ]
     for row in rows:
@@ -204,6 +238,7 @@ def _time(seconds: float) -> str:
 
 
 def main() -> None:
+    """Run all comparisons and write the page."""
     rows = [*descent_rows(), flow_row(), order_784_row(torch.float64), order_784_row(torch.float32)]
     assert all(math.isfinite(row.ratio) for row in rows)
     page = table(rows)

@@ -1,10 +1,10 @@
-"""Time and memory of completion against the number of entries, at a fixed shape: both should be straight lines.
+"""Measure time and memory of completion against the number of observed entries at a fixed shape; both should be linear.
 
-    python benchmarks/scale.py passes [--what matrix tensor] [--counts 1000000 ...]   # a process for every count
+    python benchmarks/scale.py passes [--what matrix tensor] [--counts 1000000 ...]   # one process per count
     python benchmarks/scale.py planted [--what matrix tensor] [--count 10000000]      # rank 5, held-out error
     python benchmarks/scale.py page                                                  # figure and table
 
-A pass looks at every entry once in mini-batches. The matrix is 10^5 x 10^5, the tensor 10^4 x 10^4 x 10^4.
+A pass visits every observed entry once, in mini-batches. The matrix is 10^5 x 10^5, the tensor 10^4 x 10^4 x 10^4.
 """
 
 import argparse
@@ -27,18 +27,22 @@ from ranklens.completers.start import aligned_
 from ranklens.tensors import init
 
 SHAPES = {"matrix": (100_000, 100_000), "tensor": (10_000, 10_000, 10_000)}
+# Rank of the planted matrix or tensor, width of the fitted factorization, and standard deviation of the noise of
+# observed entries over that of the entries.
 RANK, WIDTH, NOISE = 5, 16, 0.01
+# Numbers of observed entries.
 COUNTS = (1_000_000, 2_000_000, 5_000_000, 10_000_000)
+# Number of timed passes.
 PASSES = 2
 RESULTS = Path(__file__).parent / "scale_results.jsonl"
 FIGURE = Path(__file__).parents[1] / "docs" / "scale.png"
 
 
 def planted(shape: tuple[int, ...], count: int, *, seed: int) -> tuple[Observed, list[np.ndarray]]:
-    """Entries at random positions of a sum of five outer products, and its factors.
+    """Return noisy entries at random positions of a sum of `RANK` outer products, and its factors.
 
-    Factors of the matrix are normal. Those of the tensor are uniform on [0, 1], as counts and intensities are not
-    centred either: for centred ones no known method finds 10^12 entries from 10^7 in polynomial time with certainty.
+    Factors of the matrix are normal. Factors of the tensor are uniform on [0, 1], since counts and intensities are not
+    centred either. For centred factors no polynomial method is known that certainly finds 10^12 entries from 10^7.
     """
     made = np.random.default_rng(seed)
     if len(shape) == 2:
@@ -55,15 +59,15 @@ def planted(shape: tuple[int, ...], count: int, *, seed: int) -> tuple[Observed,
 
 
 def peak() -> float:
-    """The most memory that this process ever had, in GiB."""
+    """Return the largest amount of memory that this process has had, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def passes(what: str, count: int) -> dict:
-    """Seconds per pass of the descent, with looks at the held-out entries."""
-    seen, _ = planted(SHAPES[what], count, seed=0)
-    seen = seen.times(1 / float(seen.values.square().mean().sqrt()))
-    train, held_out = seen.split(0.1, 0)
+    """Return the row of results of `PASSES` passes of descent, including evaluations on the held-out entries."""
+    observed, _ = planted(SHAPES[what], count, seed=0)
+    observed = observed.times(1 / float(observed.values.square().mean().sqrt()))
+    train, held_out = observed.split(0.1, 0)
     if what == "matrix":
         net = rl.deep_matrix(train.shape, 3, WIDTH, std=0.0, dtype=torch.float32)
         aligned_(net, train, 1e-2)
@@ -84,25 +88,25 @@ def passes(what: str, count: int) -> dict:
 
 
 def recover(what: str, count: int) -> dict:
-    """Complete it, and compare with the truth at entries that were not seen."""
-    seen, factors = planted(SHAPES[what], count, seed=0)
-    shape = seen.shape
+    """Return the row of results of a completion, with its relative error at random, mostly unobserved entries."""
+    observed, factors = planted(SHAPES[what], count, seed=0)
+    shape = observed.shape
     begun, cpu = time.perf_counter(), time.process_time()
     made = np.random.default_rng(1)
-    asked = np.stack([made.integers(0, d, 100_000) for d in shape], axis=1)
-    truth = np.prod([f[asked[:, n]] for n, f in enumerate(factors)], axis=0).sum(axis=1)
+    queried = np.stack([made.integers(0, d, 100_000) for d in shape], axis=1)
+    truth = np.prod([f[queried[:, n]] for n, f in enumerate(factors)], axis=0).sum(axis=1)
     if what == "matrix":
-        i, j = seen.indices.numpy().T
-        X = sp.csr_matrix((seen.values.numpy(), (i.astype(np.int32), j.astype(np.int32))), shape=shape)
-        del seen, i, j
+        i, j = observed.indices.numpy().T
+        X = sp.csr_matrix((observed.values.numpy(), (i.astype(np.int32), j.astype(np.int32))), shape=shape)
+        del observed, i, j
         completer = rl.MatrixCompleter(width=WIDTH).fit(X)
         rank = completer.rank_
     else:
-        indices, values = seen.indices.numpy(), seen.values.numpy()
-        del seen
+        indices, values = observed.indices.numpy(), observed.values.numpy()
+        del observed
         completer = rl.TensorCompleter(shape, "cp", width=WIDTH, max_steps=1000).fit(indices, values)
         rank = completer.widths_
-    error = float(np.linalg.norm(completer.predict(asked) - truth) / np.linalg.norm(truth))
+    error = float(np.linalg.norm(completer.predict(queried) - truth) / np.linalg.norm(truth))
     return {
         "run": "planted",
         "what": what,
@@ -118,19 +122,19 @@ def recover(what: str, count: int) -> dict:
 
 
 def results() -> list[dict]:
-    """The last line of every run."""
+    """Return the rows of all runs so far; of several with equal settings, the last one."""
     lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
     return list({(r["run"], r["what"], r["count"]): r for r in map(json.loads, lines)}.values())
 
 
 def slope(rows: list[dict], name: str) -> float:
-    """Of the least-squares line through log(name) against log(count)."""
+    """Return the slope of the least-squares line through the logarithm of a result against that of the count."""
     x, y = np.log([r["count"] for r in rows]), np.log([r[name] for r in rows])
     return float(np.polyfit(x, y, 1)[0])
 
 
 def page() -> None:
-    """A log-log figure with the slopes in its legend, and a table on the terminal."""
+    """Save a log-log figure with the slopes in its legend, and print a table."""
     rows = sorted(results(), key=lambda r: r["count"])
     figure, axes = drawing.figure(2)
     print("| what | entries | processor seconds per pass | by the clock | peak GiB |\n|---|---:|---:|---:|---:|")
@@ -146,11 +150,11 @@ def page() -> None:
                 )
     for panel, title, y in zip(
         axes,
-        ("Time grows with what is seen", "So does memory"),
+        ("Time", "Memory"),
         ("processor seconds per pass", "peak memory (GiB)"),
         strict=True,
     ):
-        drawing.label(panel, title, "entries seen", y)
+        drawing.label(panel, title, "observed entries", y)
         panel.set(xscale="log", yscale="log")
         panel.legend()
     axes[1].axhline(4, **drawing.THEORY)
@@ -161,6 +165,7 @@ def page() -> None:
 
 
 def main() -> None:
+    """Run the chosen part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", choices=("passes", "planted", "page", "one"))
     parser.add_argument("--what", nargs="+", choices=list(SHAPES), default=list(SHAPES))
@@ -169,7 +174,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.run == "page":
         return page()
-    if chosen.run == "one":  # in a process of its own, because peak memory is that of a process
+    if chosen.run == "one":  # in a process of its own, because the peak of the memory is measured per process
         row = passes(chosen.what[0], chosen.count)
     for what in chosen.what if chosen.run == "passes" else []:
         for count in chosen.counts:

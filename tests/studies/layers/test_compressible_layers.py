@@ -8,7 +8,6 @@ import pytest
 from ranklens import studies
 from ranklens.studies.layers import compressible_layers as study
 
-
 # Accuracy of a few of 597 test images, whose two largest logits may be equal up to rounding.
 ONE_IMAGE = 0.005
 

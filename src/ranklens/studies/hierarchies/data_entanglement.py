@@ -209,7 +209,10 @@ def _errors(settings: Settings, order: Tensor, seed: int) -> tuple[list[float], 
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """Return theorems on entropies, and findings that compare the three orders of the pixels."""
+    """Return theorems on entropies, and findings that compare the three orders of the pixels.
+
+    The function is long because it is one flat list of claims.
+    """
     settings = records.settings_of(record, Settings)
     many = reduce.count(record.seed)
     beyond = record.beyond.isel(width=record.sizes["width"] // 2)

@@ -212,7 +212,10 @@ def fold(model: nn.Sequential) -> nn.Sequential:
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """Return a theorem on folding, and findings on numbers of directions and errors of reconstruction."""
+    """Return a theorem on folding, and findings on numbers of directions and errors of reconstruction.
+
+    The function is long because it is one flat list of claims.
+    """
     settings = records.settings_of(record, Settings)
     layers = [n for n in settings.layers if n <= DEEPEST]
     plain, deepest = settings.layers[0], max(layers)

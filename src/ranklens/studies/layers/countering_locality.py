@@ -194,14 +194,19 @@ def run(settings: Settings) -> xr.Dataset:
 def train_one(settings: Settings, reach: int, weight: float, seed: int) -> tuple[Curves, dict[str, float]]:
     """Return the curves of one training run and its numbers at the end, one for each of `NUMBERS`."""
     made = task(settings, reach, seed)
+    about = f"{settings.task}, range {reach}, weight {weight:g}, seed {seed}"
     with reporter(None) as report:
+
+        def say(line: str) -> None:
+            report(f"{about}: {line}")
+
         model, curves = resumable.train(
             network(settings, made.train, seed),
             (made.train, made.test),
             made.patches,
             plan(settings, weight, seed),
             checkpoint=checkpoint(settings, reach, weight, seed),
-            report=lambda line: report(f"{settings.task}, range {reach}, weight {weight:g}, seed {seed}: {line}"),
+            report=say,
         )
     numbers = {"test": curves.test[-1], "train": curves.train[-1], "epochs": float(len(curves.loss))}
     if callable(made.patches):
@@ -351,7 +356,10 @@ def _penalty(function: Callable[[Tensor], Tensor], z: Tensor) -> float:
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """Return theorems on the penalty of known functions, and findings on accuracy and dependence with the penalty."""
+    """Return theorems on the penalty of known functions, and findings on accuracy and dependence with the penalty.
+
+    The function is long because it is one flat list of claims.
+    """
     settings = records.settings_of(record, Settings)
     plain, most = settings.weights[0], settings.weights[-1]
     near, far = (_place(settings, settings.ranges[k]) for k in (0, -1))
@@ -423,9 +431,9 @@ def _draw_by_range(accuracy: Axes, dependence: Axes, record: xr.Dataset, setting
     """Draw medians of the seeds against the range, a line per weight; for the accuracy also a dot per seed."""
     for k, weight in enumerate(settings.weights):
         at = record.sel(weight=weight)
-        line = {"marker": "os^"[k % 3], "label": _named(weight), **drawing.style(k)}
-        accuracy.plot(record.range, 100 * at.test.median("seed"), **line)
-        dependence.plot(record.range, 100 * at.share.median("seed"), **line)
+        for axes, values in ((accuracy, at.test), (dependence, at.share)):
+            line = 100 * values.median("seed")
+            axes.plot(record.range, line, marker="os^"[k % 3], label=_named(weight), **drawing.style(k))
         for seed in record.seed:
             accuracy.plot(record.range, 100 * at.test.sel(seed=seed), ".", color=drawing.COLOURS[k], alpha=0.5)
     random = 100 * record.random_share.isel(weight=0).median("seed")

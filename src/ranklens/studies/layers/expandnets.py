@@ -1,5 +1,6 @@
 """Convolutions expanded to chains of kernels: composed before use, they cost little more than plain ones."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -77,7 +78,7 @@ def run(settings: Settings) -> xr.Dataset:
 
     Accuracies after an early stop of training are NaN.
     """
-    looks = [*range(0, settings.steps, settings.every), settings.steps]
+    looks = _looks(settings.steps, settings.every)
     shape = (len(WAYS), len(settings.seeds), len(looks))
     validation, test = np.full(shape, np.nan), np.full(shape, np.nan)
     outputs, gradients = np.zeros(len(settings.seeds)), np.zeros(len(settings.seeds))
@@ -94,12 +95,7 @@ def run(settings: Settings) -> xr.Dataset:
             seconds[:, n] = _seconds([plain, deep, layer_by_layer(deep)], x, y)
             for k, model in enumerate((plain, deep)):
                 report(f"{WAYS[k]}, seed {seed}")
-
-                def watch(step: int, place: tuple[int, int] = (k, n), model: nn.Module = model) -> None:
-                    validation[place][looks.index(step)] = networks.accuracy(model, images.validation)  # noqa: B023
-                    test[place][looks.index(step)] = networks.accuracy(model, images.test)  # noqa: B023
-
-                networks.fit(model, images, schedule, seed, watch)
+                validation[k, n], test[k, n] = _accuracies(model, images, schedule, seed)
     dims = ("way", "seed", "step")
     return xr.Dataset(
         {
@@ -116,6 +112,26 @@ def run(settings: Settings) -> xr.Dataset:
             "timed": ["plain", "composed", "layer by layer"],
         },
     )
+
+
+def _accuracies(
+    model: nn.Module, images: networks.ImageSplit, schedule: networks.Schedule, seed: int
+) -> tuple[list[float], list[float]]:
+    """Return validation and test accuracies during training in place, at every look; NaN after an early stop."""
+    looks = _looks(schedule.steps, schedule.every)
+    validation, test = [math.nan] * len(looks), [math.nan] * len(looks)
+
+    def watch(step: int) -> None:
+        validation[looks.index(step)] = networks.accuracy(model, images.validation)
+        test[looks.index(step)] = networks.accuracy(model, images.test)
+
+    networks.fit(model, images, schedule, seed, watch)
+    return validation, test
+
+
+def _looks(steps: int, every: int) -> list[int]:
+    """Return the steps at which accuracies are measured: every `every`-th, and the last."""
+    return [*range(0, steps, every), steps]
 
 
 def _is_convolution(_: str, layer: nn.Module) -> bool:

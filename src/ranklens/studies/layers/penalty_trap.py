@@ -1,5 +1,6 @@
 """The locality penalty keeps a tensor factorization near its initialization."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,15 +76,20 @@ def run(settings: Settings) -> xr.Dataset:
     """
     if len(settings.weights) < 2 or settings.weights[0] != 0:
         raise ValueError(f"weights is {settings.weights}; the first must be 0, and at least one must follow")
-    dims = {"initial": list(INITIAL), "weight": list(settings.weights), "seed": list(settings.seeds)}
-    shape = tuple(map(len, dims.values()))
+    dims = ("initial", "weight", "seed")
+    shape = (len(INITIAL), len(settings.weights), len(settings.seeds))
     losses, ranks = np.zeros((*shape, settings.steps + 1)), np.zeros(shape)
-    for place in np.ndindex(shape):
-        initial, weight, seed = (dims[name][k] for name, k in zip(dims, place, strict=True))
-        losses[place], ranks[place] = _fitted(settings, INITIAL[initial], weight, seed)
+    points = itertools.product(INITIAL.values(), settings.weights, settings.seeds)
+    for place, (std, weight, seed) in zip(np.ndindex(shape), points, strict=True):
+        losses[place], ranks[place] = _fitted(settings, std, weight, seed)
     return xr.Dataset(
-        {"loss": ((*dims, "step"), losses), "effective_rank": (tuple(dims), ranks)},
-        coords={**dims, "step": np.arange(settings.steps + 1)},
+        {"loss": ((*dims, "step"), losses), "effective_rank": (dims, ranks)},
+        coords={
+            "initial": list(INITIAL),
+            "weight": list(settings.weights),
+            "seed": list(settings.seeds),
+            "step": np.arange(settings.steps + 1),
+        },
     )
 
 

@@ -206,7 +206,10 @@ def rank_of_product(factors: int, seed: int) -> float:
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """Return a theorem on random products, and findings on ranks and errors of deep relative to shallow networks."""
+    """Return a theorem on random products, and findings on ranks and errors of deep relative to shallow networks.
+
+    The function is long because it is one flat list of claims.
+    """
     settings = records.settings_of(record, Settings)
     known = np.array(list(KNOWN.values()))
     medians = record.median("seed", skipna=False)
