@@ -17,6 +17,7 @@ from ranklens.dynamics.record import (
     Recorder,
     StoppedEarly,
     check_count,
+    ignoring_early_stops,
     numpy,
     warn_if_early,
 )

@@ -228,7 +228,7 @@ class _Matrix:
         return moved.reshape(-1).numpy()
 
     def loss_at(self, y: Floats) -> float:
-        """Go to a state, and return its loss."""
+        """Return the loss at a state, and stay there."""
         np.copyto(self.array, y)
         with torch.no_grad():
             return float(self.task.loss(self.W))
@@ -297,7 +297,7 @@ class _Logarithmic:
         return torch.where(difference != 0, 1 / difference.where(difference != 0, 1.0), 0.0)
 
     def loss_at(self, y: Floats) -> float:
-        """Go to a state, and return its loss."""
+        """Return the loss at a state, and stay there."""
         np.copyto(self.array, y)
         with torch.no_grad():
             return float(self.task.loss(self.subject.matrix))
@@ -339,12 +339,16 @@ def _ending(start: Tensor, depth: float, logarithmic: bool) -> Callable[[Floats]
 
 
 def _never(_: Floats) -> str:
-    """Give no further reason to stop."""
+    """Return no further reason to stop."""
     return ""
 
 
 def _tracked(track: MatrixTrack) -> Mapping[str, Callable[[_State], Quantity]]:
-    """Return the functions of a state that every record of an end matrix has, and those of the user."""
+    """Return the functions of a state that every record of an end matrix has, and those of the user.
+
+    Raises:
+        ValueError: if the user's functions have a name that the record has already.
+    """
     own: dict[str, Callable[[_State], Quantity]] = {
         "log_sigma": lambda state: state.logs,
         "sign": lambda state: state.sign,
@@ -362,7 +366,12 @@ def _of_matrix(function: Callable[[Tensor], Quantity]) -> Callable[[_State], Qua
 
 
 def _start_matrix(given: TensorLike, depth: float, logarithmic: bool) -> Float[Tensor, "rows columns"]:
-    """Return the start as a tensor; refuse a start that has no flow of this depth and in these coordinates."""
+    """Return the start as a tensor; refuse a start that has no flow of this depth and in these coordinates.
+
+    Raises:
+        TypeError: if it is not float64.
+        ValueError: if it is no finite matrix, or depth and coordinates do not suit it.
+    """
     start = as_floating("start", given)
     if start.dtype != torch.float64:
         raise TypeError(f"start is {start.dtype}; pass a float64 tensor: convert with .double()")

@@ -1,4 +1,4 @@
-"""GroupRMSprop, the optimizer of the talk's experiments, and others that an audit of the rank bias needs."""
+"""GroupRMSprop, whose trajectories are those of gradient flow, and optimizers to compare it with."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -17,19 +17,20 @@ def __dir__() -> list[str]:
 
 
 class GroupRMSprop(torch.optim.Optimizer):
-    r"""Gradient descent whose one step size is divided by a running norm of the whole gradient.
+    r"""Take gradient descent steps, divided by a running norm of the gradient of all parameters together.
 
         v <- beta v + (1 - beta) sum_p |g_p|^2,   theta <- theta - lr g / (sqrt(v / (1 - beta^t)) + eps).
 
-    The scalar v is shared by all parameters of all groups, so that the direction is the gradient's: a trajectory is
-    gradient flow's, run through with a time that adapts (`effective_lr` per step). Parameters move by about lr a
-    step, so the loss cannot settle below a floor of order lr^2.
+    Here g_p is the gradient of parameter p, and t counts steps. The scalar v is shared by all parameters of all groups,
+    so a step has the direction of minus the gradient. The trajectory follows that of gradient flow, in steps of time
+    `effective_lr`, which adapt. The parameters move by a distance of about lr per step, so the loss cannot settle
+    below a floor of order lr^2.
 
     Args:
         params: parameters or parameter groups; groups may differ in lr only.
-        lr: about the distance moved per step.
-        beta: memory of the running squared norm.
-        eps: keeps the step finite where the gradient vanishes.
+        lr: learning rate; about the distance that the parameters move per step.
+        beta: decay rate of the running mean of squared norms, from 0 to below 1.
+        eps: number added to the running norm, so that the step stays finite where the gradient vanishes.
         members: number of networks in an `rl.stack`, whose parameters are then the only ones. Each member has a norm v
             of its own, so that members do not influence each other. None for parameters that belong together.
 
@@ -77,9 +78,9 @@ class GroupRMSprop(torch.optim.Optimizer):
 
     @property
     def effective_lr(self) -> float:
-        """Step over gradient in the first group at the last step: how much gradient-flow time that step took.
+        """Return the ratio of step to gradient in the first group at the last step: its time in gradient flow.
 
-        Of an ensemble it is the largest of the members.
+        It is 0 before the first step. For an ensemble it is the largest of the members.
         """
         state = self.state[self._first]
         group = self.param_groups[0]
@@ -87,7 +88,14 @@ class GroupRMSprop(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """Take one step."""
+        """Take one step.
+
+        Args:
+            closure: function that recomputes the gradients and returns the loss, or None.
+
+        Returns:
+            The loss of the closure, or None without one.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -97,7 +105,7 @@ class GroupRMSprop(torch.optim.Optimizer):
         if not gradients:
             return loss
         lead = self.param_groups[0]
-        # the state hangs on the first parameter only, because torch saves state per parameter
+        # torch saves state per parameter, so the shared state belongs to the first parameter
         state = self.state[self._first]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float64)
@@ -129,18 +137,19 @@ def _scale(state: dict[str, Tensor], beta: float, eps: float) -> Tensor:
 
 
 class SharedAdam(torch.optim.Optimizer):
-    r"""Adam with one second moment for all parameters: momentum in the direction of gradients, steps of even length.
+    r"""Take steps of Adam with one second moment shared by all parameters.
 
         m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) sum_p |g_p|^2,   theta <- theta - lr m^ / sqrt(v^)
 
-    with both moments corrected for their start. Adam's own second moment is one per entry, which turns the direction
-    away from the gradient; here all entries share one, so that what differs from descent is time and momentum.
+    Here m^ and v^ are the moments m and v, corrected for their initial value zero, and g_p is the gradient of parameter
+    p. Adam has one second moment per entry, which turns the step away from the gradient. With a shared one, steps
+    differ from those of gradient descent only by momentum and by their length.
 
     Args:
-        params: parameters.
-        lr: about the distance moved per step.
-        betas: memories of the gradient and of its squared norm.
-        eps: keeps the step finite where the gradient vanishes.
+        params: parameters, or parameter groups.
+        lr: learning rate; about the distance that the parameters move per step.
+        betas: decay rates of the running means of the gradient and of its squared norm.
+        eps: number added to the square root, so that the step stays finite where the gradient vanishes.
 
     Raises:
         ValueError: for numbers out of range.
@@ -151,7 +160,7 @@ class SharedAdam(torch.optim.Optimizer):
     >>> x = torch.tensor([3.0, 4.0], requires_grad=True)
     >>> optimizer = rl.optim.SharedAdam([x], lr=0.5)
     >>> (x.square().sum() / 2).backward(); optimizer.step()
-    >>> [round(v, 3) for v in x.tolist()]  # towards zero, where Adam would take 0.5 off both
+    >>> [round(v, 3) for v in x.tolist()]  # towards zero; Adam would subtract 0.5 from both entries
     [2.7, 3.6]
     """
 
@@ -170,7 +179,11 @@ class SharedAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step."""
+        """Take one step with the present gradients.
+
+        Args:
+            closure: not supported; must be None.
+        """
         moved = [(p, p.grad, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not moved:
             return
@@ -189,13 +202,13 @@ class SharedAdam(torch.optim.Optimizer):
 
 
 class SignDescent(torch.optim.Optimizer):
-    """theta <- theta - lr sign(g): every entry moves by lr, whatever its gradient.
+    """Take steps theta <- theta - lr sign(g): every entry moves by lr, whatever the size of its gradient.
 
-    Steepest descent in the largest entry, so it follows neither gradient flow nor any time change of it.
+    This is steepest descent in the maximum norm, so its trajectory is not that of gradient flow, at any speed.
 
     Args:
-        params: parameters.
-        lr: how far every entry moves per step.
+        params: parameters, or parameter groups.
+        lr: distance that every entry moves per step.
 
     Raises:
         ValueError: for an lr that is not positive.
@@ -214,7 +227,11 @@ class SignDescent(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step."""
+        """Take one step with the present gradients.
+
+        Args:
+            closure: not supported; must be None.
+        """
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -222,14 +239,15 @@ class SignDescent(torch.optim.Optimizer):
 
 
 class Spectral(torch.optim.Optimizer):
-    r"""theta <- theta - lr U V^T with the gradient G = U S V^T of every matrix: all its singular values count alike.
+    r"""Take steps theta <- theta - lr U V^T, where G = U S V^T is the gradient of a matrix parameter theta.
 
-    Steepest descent in the spectral norm, what Muon approaches by iteration. Singular values of the factors all grow
-    at the rate lr, so that in a deep matrix small ones arrive before large ones.
+    This is steepest descent in the spectral norm; Muon approximates it by an iteration. All singular values of the
+    gradient count alike, so the singular values of the factors of a deep matrix all grow at the rate lr, and the small
+    ones reach their final values before the large ones.
 
     Args:
-        params: matrices, or batches of them.
-        lr: the spectral norm of a step.
+        params: matrices, or batches of matrices (*, rows, columns).
+        lr: learning rate; the spectral norm of a step.
 
     Raises:
         ValueError: for an lr that is not positive, or a parameter of fewer than two dimensions.
@@ -240,7 +258,7 @@ class Spectral(torch.optim.Optimizer):
     >>> W = torch.diag(torch.tensor([3.0, 0.2])).requires_grad_()
     >>> optimizer = rl.optim.Spectral([W], lr=0.1)
     >>> W.square().sum().backward(); optimizer.step()
-    >>> [round(v, 3) for v in W.diagonal().tolist()]  # both by 0.1
+    >>> [round(v, 3) for v in W.diagonal().tolist()]  # both singular values fall by 0.1
     [2.9, 0.1]
     """
 
@@ -254,7 +272,11 @@ class Spectral(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step."""
+        """Take one step with the present gradients.
+
+        Args:
+            closure: not supported; must be None.
+        """
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:

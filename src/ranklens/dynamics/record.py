@@ -311,7 +311,11 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 
 
 def array_of(name: str, value: object) -> NDArray[np.generic]:
-    """Return a tracked value as an array of its own; refuse a value that is not made of numbers."""
+    """Return a tracked value as an array of its own.
+
+    Raises:
+        TypeError: if the value is not made of numbers.
+    """
     found = numpy(value).copy() if isinstance(value, Tensor) else np.array(value)
     if found.dtype == object:
         raise TypeError(f"track[{name!r}] gave a {type(value).__name__}; let it return numbers")

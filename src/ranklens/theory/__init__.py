@@ -1,4 +1,4 @@
-"""What the theorems predict, to be held against what a run measures."""
+"""Predictions and bounds of the theorems, to compare with measurements along runs."""
 
 from ranklens.theory.connectivity import observation_components
 from ranklens.theory.counterexample import (

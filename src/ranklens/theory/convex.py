@@ -1,4 +1,4 @@
-"""Solutions of least nuclear norm, with their certificates: what deep factorizations are held against."""
+"""Solutions of least nuclear norm with certificates, the convex baseline of deep factorizations."""
 
 import math
 from collections.abc import Callable
@@ -7,26 +7,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ranklens.dynamics.record import check_count
 from ranklens.problems import Completion, DenseSensing
 
-RELAXATION = 1.8  # of the Douglas-Rachford step; anything below 2 converges, and more than 1 is faster
-CHECK = 10  # iterations from one look at the certificate to the next
-THRESHOLDS = (0.1, 0.02, 0.5)  # of the spectral norm of what is observed: no one is fast on every problem, so in turn
-PATIENCE = 500  # steps with each threshold in the first round, twice as many in every later one
+# Relaxation factor of the Douglas-Rachford step: it converges for all factors below 2, and faster above 1.
+RELAXATION = 1.8
+# Number of steps between two computations of the certificate.
+CHECK = 10
+# Thresholds of the soft thresholding, relative to the spectral norm of the observed matrix. None of them is fast on
+# every problem, so they take turns.
+THRESHOLDS = (0.1, 0.02, 0.5)
+# Number of steps with each threshold in the first round; every later round takes twice as many as the one before.
+PATIENCE = 500
 
 
 @dataclass(frozen=True)
 class NuclearNormCompletion:
-    """A completion of least nuclear norm, and the proof that none has less.
+    """A solution of least nuclear norm, and a lower bound that proves how close to the least it is.
 
     Attributes:
-        matrix: fits every observation exactly.
-        nuclear_norm: of the matrix.
-        dual: a matrix Y of spectral norm at most 1 that is zero wherever nothing is observed. Every X that fits has
-            |X|_* >= <Y, X> = <Y, matrix>, the same number for all.
-        lower_bound: <Y, matrix>: no completion has less.
-        gap: 1 - lower_bound / nuclear_norm.
-        steps: of the iteration.
+        matrix: the solution; it fits every observation exactly.
+        nuclear_norm: the nuclear norm of `matrix`.
+        dual: the certificate Y. For a completion it is a matrix of spectral norm at most 1 that is zero at unobserved
+            entries, so every X that fits has |X|_* >= <Y, X> = <Y, matrix>. For `nuclear_norm_psd` it is a combination
+            of the operators with eigenvalues of at most 1.
+        lower_bound: <Y, matrix>; no solution has a smaller nuclear norm.
+        gap: the relative gap 1 - lower_bound / nuclear_norm.
+        steps: number of steps of the iteration.
         converged: whether the gap reached the tolerance.
     """
 
@@ -43,26 +50,27 @@ class NuclearNormCompletion:
 def nuclear_norm_completion(
     task: Completion, *, tolerance: float = 1e-7, steps: int = 100_000
 ) -> NuclearNormCompletion:
-    r"""The matrix of least nuclear norm among those that have the observed entries.
+    r"""Return the matrix of least nuclear norm among those with the observed entries.
 
-    Douglas-Rachford splitting of |X|_* and the constraint, with thresholds t:
+    The method is Douglas-Rachford splitting of |X|_* and the constraint, with a threshold t and a relaxation factor a:
 
         X = Z with the observed entries put in,    Y = soft(2 X - Z, t),    Z <- Z + a (Y - X),
 
-    soft shrinking singular values by t. At a fixed point X = Y, and (X - Z) / t is a subgradient of the nuclear norm
-    at X that vanishes off the observed entries: the certificate. On the way it is scaled to spectral norm 1, so that
-    <dual, X> is a true lower bound at every step, and the gap is known, not guessed.
+    where soft lowers all singular values by t and cuts them at zero. At a fixed point X = Y, and (X - Z) / t is a
+    subgradient of the nuclear norm at X that vanishes at unobserved entries: the certificate. Before the fixed point
+    it is scaled to spectral norm 1, so that <dual, X> is a lower bound at every step, and the gap is exact.
 
     Args:
-        task: a completion of a matrix; its loss plays no part.
+        task: a completion of a matrix; its loss is not used.
         tolerance: stop when the relative gap between nuclear norm and lower bound is this small.
-        steps: give up after so many.
+        steps: stop after this many steps, even if the gap is larger; `converged` is then False.
 
     Returns:
-        The matrix, its norm, the dual certificate and the gap.
+        The matrix, its nuclear norm, the dual certificate and the gap.
 
     Raises:
-        ValueError: for tensors of other order, an entry observed twice, or numbers out of range.
+        TypeError: for another kind of problem.
+        ValueError: for a tensor that is no matrix, an entry that is observed twice, or numbers out of range.
 
     Source: Candes and Recht (FoCM 2009) for the certificate; Lions and Mercier (SINUM 1979) for the splitting.
 
@@ -93,22 +101,23 @@ def nuclear_norm_completion(
 
 @torch.no_grad()
 def nuclear_norm_psd(task: DenseSensing, *, tolerance: float = 1e-7, steps: int = 100_000) -> NuclearNormCompletion:
-    r"""The positive semidefinite matrix of least trace, which is its nuclear norm, among those that fit observations.
+    r"""Return the positive semidefinite matrix of least trace (its nuclear norm) among those that fit the observations.
 
-    The same splitting as for completion, with the projection to <A_i, X> = y_i in place of putting entries in, and
-    eigenvalues that are lowered by t and cut at zero in place of soft singular values. At a fixed point (X - Z) / t =
-    sum_i c_i A_i is at most the identity, so that tr X' >= <sum_i c_i A_i, X'> = sum_i c_i y_i for all X' that fit.
+    The splitting is that of `nuclear_norm_completion`, with two changes: the observed entries are replaced by the
+    projection to <A_i, X> = y_i, and soft lowers eigenvalues instead of singular values. At a fixed point,
+    (X - Z) / t = sum_i c_i A_i has eigenvalues of at most 1, so that tr X' >= <sum_i c_i A_i, X'> = sum_i c_i y_i for
+    every positive semidefinite X' that fits.
 
     Args:
-        task: inner products with square operators, of which only symmetric parts matter.
-        tolerance: stop when the relative gap, and the share of negative eigenvalues, are this small.
-        steps: give up after so many; also where nothing positive semidefinite fits.
+        task: inner products with square operators A_i; only the symmetric parts of the operators matter.
+        tolerance: stop when the relative gap, and the share of negative eigenvalues in the norm, are this small.
+        steps: stop after this many steps, also if no positive semidefinite matrix fits; `converged` is then False.
 
     Returns:
-        The matrix, its trace, the dual (at most the identity, a combination of the operators) and the gap.
+        The matrix, its trace, the dual certificate and the gap.
 
     Raises:
-        TypeError: for another problem.
+        TypeError: for another kind of problem.
         ValueError: for operators that are not square, observations that contradict each other, or numbers out of range.
 
     Source: the problem of Gunasekar, Woodworth, Bhojanapalli, Neyshabur, Srebro (NeurIPS 2017).
@@ -156,7 +165,16 @@ def _split(
     tolerance: float,
     steps: int,
 ) -> NuclearNormCompletion:
-    """Douglas-Rachford from a start that fits; `judged` gives the norm, the certificate and its lower bound."""
+    """Return the solution found by Douglas-Rachford splitting.
+
+    Args:
+        start: a matrix that fits the observations.
+        fitting: the projection to matrices that fit.
+        shrunk: the soft thresholding of a matrix, by a given threshold.
+        judged: from a matrix and (X - Z) to the nuclear norm, the certificate and its lower bound.
+        tolerance: as for `nuclear_norm_completion`.
+        steps: as for `nuclear_norm_completion`.
+    """
     if not bool(start.any()):
         return NuclearNormCompletion(start, 0.0, start.clone(), 0.0, 0.0, 0, True)
     Z, size = start, float(torch.linalg.matrix_norm(start, 2))
@@ -171,7 +189,7 @@ def _split(
             gap = 1 - bound / norm if math.isfinite(norm) else math.inf
             if gap <= tolerance:
                 break
-        if step == turn[1]:  # (X - Z) / threshold is kept: it is the dual
+        if step == turn[1]:  # Z changes so that the dual (X - Z) / threshold does not
             turn = (turn[0] + 1, step + PATIENCE * 2 ** ((turn[0] + 1) // len(THRESHOLDS)))
             before, threshold = threshold, THRESHOLDS[turn[0] % len(THRESHOLDS)] * size
             Z = X + threshold / before * (Z - X)
@@ -180,11 +198,17 @@ def _split(
 
 
 def _scaled(direction: Tensor, size: Tensor) -> Tensor:
-    """Divided by its size: of norm 1, or with a largest eigenvalue of 1."""
+    """Return a direction divided by its size, or unchanged if its size is not positive."""
     return direction / size.where(size > 0, 1.0)
 
 
 def _check(task: Completion, tolerance: float, steps: int) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return the observed positions and values of a completion of a matrix.
+
+    Raises:
+        TypeError: for another kind of problem.
+        ValueError: for a tensor that is no matrix, or an entry that is observed twice.
+    """
     if not isinstance(task, Completion):
         raise TypeError(f"the problem is a {type(task).__name__}; pass a rl.Completion, whose entries are observed")
     if len(task.shape) != 2:
@@ -196,7 +220,11 @@ def _check(task: Completion, tolerance: float, steps: int) -> tuple[tuple[Tensor
 
 
 def _check_numbers(tolerance: float, steps: int) -> None:
+    """Refuse numbers out of range.
+
+    Raises:
+        ValueError: for such numbers.
+    """
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance is {tolerance}; a relative gap lies between 0 and 1, such as 1e-7")
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; it must be at least 1")
+    check_count("steps", steps)

@@ -1,4 +1,4 @@
-"""What a network says of ranks before its end tensor is formed: by its small components, and by its smallest cuts."""
+"""Bounds on the end tensor and its ranks from the network alone: by small component norms, and by minimal cuts."""
 
 import math
 from collections import deque
@@ -16,29 +16,31 @@ from ranklens.tensors.truncation import check_finite, kept, log_norms
 
 Vertex = Hashable
 Residual = dict[Vertex, dict[Vertex, int]]
-ROWS, COLUMNS = "rows", "columns"  # the two ends of a cut
+# The source and the sink of the flow whose minimal cut bounds a rank.
+ROWS, COLUMNS = "rows", "columns"
 
 
 @torch.no_grad()
 def pruning_bound(net: TensorNetwork, widths: Mapping[Hashable, int]) -> Float[Tensor, ""]:
-    r"""How far `rl.truncate(net, widths)` can move the end tensor, in Frobenius norm.
+    r"""Return an upper bound on the change of the end tensor W by `rl.truncate(net, widths)`, in Frobenius norm.
 
         |W - W'| <= sum over bonds of (sum of the dropped component norms) x (product of the norms of the other nodes)
 
-    where the others are the M - K nodes that a bond of order K does not meet. With B the largest norm of a node, each
-    product is at most B^(M - K), which is the form of the paper: a tree node v has K = |C(v)| + 1, and M = |T|.
+    Here W' is the truncated end tensor, and the other nodes are the M - K nodes that a bond of order K does not meet.
+    With B the largest norm of a node, each product is at most B^(M - K). This is the form of the paper, where a tree
+    node v has K = |C(v)| + 1, and M = |T|.
 
-    Why: truncate one bond after the other. Each step takes away dropped components C_r, which are contractions of K
-    slices with the other nodes, and a contraction is no larger than the product of the norms of what is contracted,
-    because |sum_r a_1(r) ... a_K(r)| <= |a_1| ... |a_K| for K >= 2 (Cauchy-Schwarz, one bond at a time).
-    Nodes that were truncated before are no larger than they were.
+    The bound holds because the bonds may be truncated one after the other. Each truncation removes components C_r,
+    which are contractions of K slices with the other nodes. A contraction is no larger than the product of the norms
+    of its factors, because |sum_r a_1(r) ... a_K(r)| <= |a_1| ... |a_K| for K >= 2 (Cauchy-Schwarz, one bond at a
+    time). Nodes that were truncated before are no larger than they were.
 
     Args:
         net: the network.
-        widths: {bond: how many components stay}, as for `rl.truncate`.
+        widths: {bond: number of components to keep}, as for `rl.truncate`.
 
     Returns:
-        A float64 scalar; 0 where only components of norm zero are dropped.
+        A float64 scalar; 0 if only components of norm zero are dropped.
 
     Raises:
         ValueError: for a label that is no bond, a width below one or above the bond's size, or entries that are not
@@ -68,23 +70,25 @@ def pruning_bound(net: TensorNetwork, widths: Mapping[Hashable, int]) -> Float[T
 
 
 def min_cut_bound(net: TensorNetwork, modes: Sequence[int]) -> int:
-    r"""The largest rank that a network's sizes allow between some modes and the others: its smallest cut.
+    r"""Return an upper bound on the rank of the end tensor's matricization [[W; I]]: the network's minimal cut.
 
-        rank [[W; I]] <= min over sides for the nodes of the product of what is cut,
+    The set I holds the modes of the rows. Every assignment of the nodes to two sides, rows and columns, gives a bound,
 
-    where a bond whose nodes are not all on one side counts its size, ONCE however many nodes it meets, and a mode
-    whose node is on the side of the others counts its own. Why: at fixed values of what is cut the end tensor is a
-    number for the one side times a number for the other, an outer product, and there are as many as values.
+        rank [[W; I]] <= product of the sizes of all cut bonds and cut modes,
 
-    The minimum is exact: a minimal cut with the logarithms as weights, kept to as many digits as tell any two
-    products apart.
+    and the function returns the smallest. A bond is cut if its nodes are not all on one side; its size counts once,
+    however many nodes it meets. A mode is cut if its node is on the other side than the mode. The bound holds because
+    for fixed values of the cut labels the end tensor is an outer product of a tensor of the rows and a tensor of the
+    columns, and W is the sum of these products over all values.
+
+    The minimum is exact: a minimal cut weighted by logarithms, with enough digits to tell any two products apart.
 
     Args:
-        net: the network, of which only labels and sizes matter.
-        modes: mode numbers of one side, I; none or all give 1.
+        net: the network; only its labels and sizes matter.
+        modes: mode numbers of the rows, I; none or all modes give 1.
 
     Returns:
-        The product, an integer of any size.
+        The smallest product, an integer of any size.
 
     Raises:
         ValueError: for a mode that does not exist or appears twice.
@@ -113,19 +117,19 @@ def min_cut_bound(net: TensorNetwork, modes: Sequence[int]) -> int:
 
 @torch.no_grad()
 def separation_rank(net: TensorNetwork, modes: Sequence[int], *, rtol: float | None = None) -> int:
-    r"""How many products g(x_I) h(x_rest) the function of a network needs: the rank of the matricization [[W; I]].
+    r"""Return the separation rank of a network's function: the rank of the matricization [[W; I]] of its end tensor W.
 
-    On one-hot inputs the network computes f(x) = <W, x_1 outer ... outer x_N>, and a sum of R products is a
-    factorization of the matricization through R columns. `rl.entanglement_entropy` of the end tensor counts the same
-    softly, and is at most the log of this.
+    The function is f(x) = <W, x_1 outer ... outer x_N> for one vector x_n per mode. Its separation rank is the smallest
+    number R of products in a sum f(x) = sum_r g_r(x_I) h_r(x_rest), and such a sum is a factorization of the
+    matricization through R columns. The `rl.entanglement_entropy` of W is at most the logarithm of R.
 
     Args:
         net: the network.
-        modes: mode numbers of one side, I.
-        rtol: singular values below this times the largest count as zero; None takes the level of rounding.
+        modes: mode numbers I of the rows.
+        rtol: singular values of at most this times the largest count as zero; None takes the level of rounding.
 
     Returns:
-        The rank; 0 for the zero tensor. It is at most `min_cut_bound(net, modes)`.
+        The rank, at most `min_cut_bound(net, modes)`; 0 for the zero tensor.
 
     Raises:
         ValueError: for a mode that does not exist or appears twice, an rtol outside [0, 1), a network of no modes, or
@@ -148,6 +152,12 @@ def separation_rank(net: TensorNetwork, modes: Sequence[int], *, rtol: float | N
 
 
 def _check_modes(net: TensorNetwork, modes: Sequence[int]) -> set[int]:
+    """Return mode numbers as a set.
+
+    Raises:
+        TypeError: if one of them is no integer.
+        ValueError: if one of them does not exist or appears twice.
+    """
     order = len(net.shape)
     for mode in modes:
         if isinstance(mode, bool) or not hasattr(mode, "__index__"):
@@ -160,7 +170,7 @@ def _check_modes(net: TensorNetwork, modes: Sequence[int]) -> set[int]:
 
 
 def _weights(layout: Layout) -> dict[int, int]:
-    """Integers in proportion to the logarithms of the sizes, with digits enough that the order of cuts is exact.
+    """Return {size: integer in proportion to its logarithm}, with enough digits that the order of cuts is exact.
 
     Two products of sizes, P < Q, differ by at least 1 / (2 P) in their logarithms; the smallest cut is at most the
     product of all modes, and adds one rounding for every label.
@@ -173,7 +183,11 @@ def _weights(layout: Layout) -> dict[int, int]:
 
 
 def _graph(layout: Layout, rows: set[int], weights: Mapping[int, int]) -> Residual:
-    """Capacities: modes tie their nodes to the two ends; a bond is one edge that all of its nodes enter and leave."""
+    """Return the capacities of the flow: {vertex: {next vertex: capacity}}.
+
+    A mode is an edge between its node and the source or the sink. A bond is one edge that all of its nodes enter and
+    leave by edges of unlimited capacity, so that the bond is cut at most once.
+    """
     graph: Residual = {ROWS: {}, COLUMNS: {}}
 
     def join(tail: Vertex, head: Vertex, capacity: int) -> None:
@@ -194,7 +208,7 @@ def _graph(layout: Layout, rows: set[int], weights: Mapping[int, int]) -> Residu
 
 
 def _cut_side(graph: Residual) -> set[Vertex]:
-    """The side of the rows in a minimal cut: push flow along shortest ways until none is left (Edmonds and Karp)."""
+    """Return the vertices on the side of the rows in a minimal cut, by augmenting shortest paths (Edmonds and Karp)."""
     while COLUMNS in (came := _reached(graph)):
         way: list[Vertex] = [COLUMNS]
         while way[-1] != ROWS:
@@ -208,7 +222,7 @@ def _cut_side(graph: Residual) -> set[Vertex]:
 
 
 def _reached(graph: Residual) -> dict[Vertex, Vertex]:
-    """Where flow can still go from the rows, and the vertex from which each was reached first."""
+    """Return {vertex: previous vertex on a shortest path} for all vertices that more flow from the rows can reach."""
     came: dict[Vertex, Vertex] = {ROWS: ROWS}
     queue: deque[Vertex] = deque([ROWS])
     while queue and COLUMNS not in came:
