@@ -201,7 +201,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
     return [
         theorem(
             "Components stay balanced: imbalance over the largest squared slice norm, largest along "
-            f"{record.drift.size} flows, relative tolerance {settings.rtol:g}",
+            f"{reduce.count(record.drift.size, 'flow')}, relative tolerance {settings.rtol:g}",
             reduce.largest(record.drift),
             at_most=1000 * settings.rtol,
         ),
@@ -212,8 +212,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
             within=(settings.order - 0.3, settings.order + 0.3),
         ),
         finding(
-            f"The component that leads at the start leads at the end: share of {small.size} runs with alpha up to "
-            f"{SMALL:g}",
+            f"The component that leads at the start leads at the end: share of {reduce.count(small.size, 'run')} "
+            f"with alpha up to {SMALL:g}",
             reduce.mean(small),
             at_least=1.0,
         ),

@@ -200,7 +200,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
     found = [
         theorem(
             "Fitting the entries directly ends at the observed values and zeros elsewhere: distance from that tensor "
-            f"over the norm of the target, largest of {sum(x.size for x in off)} runs",
+            f"over the norm of the target, largest of {reduce.count(sum(x.size for x in off), 'run')}",
             reduce.largest([reduce.largest(x) for x in off]),
             at_most=1e-4,
         ),
@@ -235,31 +235,31 @@ def _recovery(at: xr.Dataset, settings: Settings, order: int) -> list[Claim]:
         ),
         finding(
             f"{of}: fitting entries directly misses the unobserved ones: squared relative error over the share of "
-            f"unobserved entries, mean of {direct.size} runs",
+            f"unobserved entries, mean of {reduce.count(direct.size, 'run')}",
             reduce.mean(direct**2 / unobserved),
             within=(0.7, 1.3),
         ),
         finding(
-            f"{of}: the factorization ends at rank one: share of {rank.size} runs whose CP rank within a relative "
-            f"error of {settings.rank_rtol:.0%} is 1",
+            f"{of}: the factorization ends at rank one: share of {reduce.count(rank.size, 'run')} whose CP "
+            f"rank within a relative error of {settings.rank_rtol:.0%} is 1",
             reduce.share(rank, lambda found: found == 1),
             at_least=0.9,
         ),
         finding(
             f"{of}: fitting entries directly ends at a high rank: lower bound of the CP rank within a relative error "
-            f"of {settings.rank_rtol:.0%}, least of {direct_rank.size} runs",
+            f"of {settings.rank_rtol:.0%}, least of {reduce.count(direct_rank.size, 'run')}",
             reduce.least(direct_rank),
             at_least=5,
         ),
         finding(
             f"{of}: the smallest initialization uses one component: number of components above {COUNTS:.0%} of the "
-            f"largest, median of {smallest.size} runs",
+            f"largest, median of {reduce.count(smallest.size, 'run')}",
             reduce.median(smallest),
             at_most=1,
         ),
         finding(
             f"{of}: every initialization uses few components: number of components above {COUNTS:.0%} of the largest, "
-            f"largest of {components.size} runs",
+            f"largest of {reduce.count(components.size, 'run')}",
             reduce.largest(components),
             at_most=6,
         ),

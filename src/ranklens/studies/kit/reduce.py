@@ -64,13 +64,14 @@ def share(values: ArrayLike, condition: Callable[[NDArray[np.float64]], NDArray[
     return _reduced(values, lambda x: np.float64(condition(x).mean()))
 
 
-def count(values: Sized, noun: str = "seed") -> str:
-    """Return the number of values and what they are, in words for a claim.
+def count(values: Sized | int, noun: str = "seed") -> str:
+    """Return a number of values, or their given number, and what they are, in words for a claim.
 
-    >>> count([0.1, 0.2]), count([0.1]), count([0.1, 0.3, 0.2], "run")
+    >>> count([0.1, 0.2]), count([0.1]), count(3, "run")
     ('2 seeds', '1 seed', '3 runs')
     """
-    return f"{len(values)} {noun}" if len(values) == 1 else f"{len(values)} {noun}s"
+    number = values if isinstance(values, int) else len(values)
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _reduced(values: ArrayLike, function: Callable[[NDArray[np.float64]], np.float64]) -> float:

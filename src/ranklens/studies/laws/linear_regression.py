@@ -186,24 +186,25 @@ def claims(record: xr.Dataset) -> list[Claim]:
     return [
         theorem(
             "Descent, momentum, mini-batches and flow stay in the row space: distance of the parameters' change from "
-            f"the row space, largest at all recorded steps of {gradients.farthest.size} runs",
+            f"the row space, largest at all recorded steps of {reduce.count(gradients.farthest.size, 'run')}",
             reduce.largest(gradients.farthest),
             at_most=ROUNDING,
         ),
         theorem(
             "Descent, momentum, mini-batches and flow find the solution nearest to their initialization: final "
-            f"distance to it over the least norm of all solutions, largest of {gradients.end.size} runs",
+            f"distance to it over the least norm of all solutions, largest of "
+            f"{reduce.count(gradients.end.size, 'run')}",
             reduce.largest(gradients.end),
             at_most=FOUND,
         ),
         finding(
             "Adam and sign descent from zero end elsewhere: final distance to the solution of least norm over its "
-            f"norm, least of {others.size} runs",
+            f"norm, least of {reduce.count(others.size, 'run')}",
             reduce.least(others),
             at_least=0.1,
         ),
         finding(
-            f"Adam fits the equations nevertheless: final training loss, largest of {adam.size} runs",
+            f"Adam fits the equations nevertheless: final training loss, largest of {reduce.count(adam.size, 'run')}",
             reduce.largest(adam),
             at_most=1e-6,
         ),

@@ -305,8 +305,8 @@ def _completions(record: xr.Dataset) -> list[Claim]:
             at_least=3.0,
         ),
         finding(
-            f"All completions fit their observed entries: share of {record.loss.size} runs with a training loss of at "
-            f"most {until:g}",
+            f"All completions fit their observed entries: share of {reduce.count(record.loss.size, 'run')} with a "
+            f"training loss of at most {until:g}",
             reduce.share(record.loss, lambda loss: loss <= until),
             at_least=1.0,
         ),

@@ -179,13 +179,13 @@ def claims(record: xr.Dataset) -> list[Claim]:
     found = [
         theorem(
             "At depth 1 unobserved entries keep their initial values: norm of their change over the norm of the end "
-            f"matrix, largest of {record.missing.sel(depth=1.0).size} runs",
+            f"matrix, largest of {reduce.count(record.missing.sel(depth=1.0).size, 'run')}",
             reduce.largest(record.missing.sel(depth=1.0)),
             at_most=1e-10,
         ),
         theorem(
             "No flow ends below the least nuclear norm of all matrices with the same observed entries: nuclear norm "
-            f"over a certified lower bound of it, least of {len(over)} runs",
+            f"over a certified lower bound of it, least of {reduce.count(over, 'run')}",
             reduce.least(over),
             at_least=1.0,
         ),

@@ -251,13 +251,13 @@ def _certificates(record: xr.Dataset) -> list[Claim]:
     return [
         theorem(
             "No flow ends below the least nuclear norm of all matrices with the same observed entries: nuclear norm "
-            f"over a certified lower bound of it, least of {record.norm.size} runs",
+            f"over a certified lower bound of it, least of {reduce.count(record.norm.size, 'run')}",
             reduce.least(record.norm / (record.least_bound + record.slack)),
             at_least=1.0,
         ),
         theorem(
             "The least nuclear norms are certified: relative gap between the norm found and its lower bound, largest "
-            f"of {record.least_gap.size} problems",
+            f"of {reduce.count(record.least_gap.size, 'problem')}",
             reduce.largest(record.least_gap),
             at_most=1e-6,
         ),
@@ -296,7 +296,7 @@ def _completion_claims(record: xr.Dataset) -> list[Claim]:
 def _positive_claims(record: xr.Dataset) -> list[Claim]:
     """Return the claims on positive semidefinite matrices and commuting operators."""
     excess = record.psd_excess.sel(operator="commuting")
-    of = f"{excess.isel(alpha=0).size} runs"
+    of = reduce.count(excess.isel(alpha=0).size, "run")
     return [
         finding(
             "Commuting operators: the smallest initialization ends near the least trace of all positive semidefinite "
