@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import ranklens as rl
 from ranklens.cli import app
 from ranklens.studies import STUDIES
 from ranklens.studies.outline import outline
@@ -104,6 +105,16 @@ def test_every_page_is_in_a_table_of_contents():
                 names = [line for line in block.splitlines() if line and not line.startswith(":")]
                 listed |= {(path.parent / f"{name}.md").resolve() for name in names}
     assert listed == {path for path in PAGES if path.name != "README.md"}
+
+
+def test_the_api_pages_have_every_public_function_and_class():
+    text = "".join(path.read_text() for path in (ROOT / "docs" / "api").glob("*.md"))
+    documented = set(re.findall(r"automodule:: (\S+)", text))
+    public = {f"rl.{name}": getattr(rl, name) for name in rl.__all__}
+    for room in (rl.nn, rl.data, rl.theory):
+        public |= {f"{room.__name__}.{name}": getattr(room, name) for name in room.__all__}
+    homes = {name: thing.__module__ for name, thing in public.items() if hasattr(thing, "__module__")}
+    assert not {name: home for name, home in homes.items() if home not in documented}
 
 
 def test_the_gallery_shows_every_figure_and_no_other():
