@@ -72,6 +72,17 @@ def test_images_are_of_the_named_data_set_and_split():
     assert float(shapes.max()) <= 1
 
 
+def test_all_counts_and_errors_are_within_their_panels(record):
+    _, counts, errors = study.draw(record).axes
+    for axes, highest in (
+        (counts, record.untrained_count.max()),
+        (errors, 100 * (record.error / record.variance).max()),
+    ):
+        low, high = axes.get_ylim()
+        assert low == 0
+        assert high >= float(highest)
+
+
 def test_claims_by_hand_and_with_nan(record):
     planted = xr.concat([record.assign_coords(seed=[k]) for k in range(3)], dim="seed").transpose("layers", "seed", ...)
     planted.attrs = record.attrs

@@ -283,7 +283,7 @@ def draw(record: xr.Dataset) -> Figure:
         tails.plot(record.width, values.mean("seed"), marker="o", markersize=4, label=order, **drawing.style(k))
     tails.set_xscale("log", base=2)
     tails.set_xticks(record.width.values, [str(width) for width in record.width.values])
-    drawing.label(tails, "Lower bound on the error of a width", "width", "squared error, % of squared norm of the data")
+    drawing.label(tails, "Lower bound on the error of a width", "width", "squared error, % of squared norm")
     _bars(errors, record.train / record.variance, "label")
     errors.axhline(1.0, label="variance of labels", **drawing.THEORY)
     title = f"Width {settings.width} after {settings.steps} steps"

@@ -269,9 +269,7 @@ def draw(record: xr.Dataset) -> Figure:
             errors.loglog(r.step[1:], r.test[1:], label=name, linewidth=1.2, **drawing.style(k))
             errors.plot(r.step[-1:], r.test[-1:], "o", markersize=4, color=drawing.COLOURS[k])
     errors.legend(fontsize=8)
-    drawing.label(
-        errors, "The far pair is learned late and badly", "iterations", "mean squared error, unobserved entries"
-    )
+    drawing.label(errors, "The far pair is learned late and badly", "iterations", "squared error, unobserved entries")
     _draw_sizes(sizes, record, settings.rank)
     _draw_pruning(pruning, record)
     return made

@@ -282,6 +282,8 @@ def draw(record: xr.Dataset) -> Figure:
     drawing.label(counts, title, "linear layers in the middle", "number of directions")
     _draw_by_layers(errors, 100 * record.error / record.variance, 0, "test images")
     drawing.label(errors, "Reconstruction", "linear layers in the middle", "mean squared error, % of variance")
+    for axes in (counts, errors):
+        axes.set_ylim(0)
     for axes in (spectra, counts, errors):
         axes.legend(fontsize=8)
     return made
@@ -294,7 +296,6 @@ def _draw_by_layers(axes: Axes, values: xr.DataArray, k: int, label: str) -> Non
     for seed in values.seed:
         axes.plot(places, values.sel(seed=seed), ".", color=drawing.COLOURS[k], alpha=0.5)
     axes.set_xticks(places, [str(n) for n in values.layers.values])
-    axes.set_ylim(0)
 
 
 def alt(record: xr.Dataset) -> str:

@@ -146,7 +146,7 @@ def draw(record: xr.Dataset) -> Figure:
             name = "no penalty" if weight == 0 else f"penalty of weight {weight:g}"
             axes.semilogy(loss.step, loss / loss.isel(step=0), label=name, **drawing.style(k))
         axes.legend(fontsize=8)
-        title = f"Initial weights: {initial}, standard deviation {std:g}"
+        title = f"Initial weights: {initial}, std {std:g}"
         drawing.label(axes, title, "steps of descent", "training loss / at the start")
     return made
 
