@@ -32,7 +32,7 @@ nitpicky = True
 # The pattern excludes this package, whose names are checked: see _resolve_internal for those that have no page.
 nitpick_ignore_regex = [("py:.*", r"(?!ranklens\.).*")]
 
-_LITERAL = re.compile(r"(``.+?``|`[^`]+`)", re.DOTALL)
+_MARKUP = re.compile(r"(``.+?``|`[^`]+`|(?<![\w*])\*\w(?:[\w -]*\w)?\*(?![\w*]))", re.DOTALL)
 _SECTION = re.compile(r"\s*(Args|Returns|Raises|Yields|Attributes|Source|Example|Note)s?:\s*$")
 
 
@@ -44,10 +44,13 @@ def _escape(text: str) -> str:
 
 
 def _inline(lines: list[str]) -> list[str]:
-    """Turn `code` into ``code``, which may span lines of a paragraph, and escape all other text."""
-    parts = _LITERAL.split("\n".join(lines))
-    made = "".join(f"``{part.strip('`')}``" if k % 2 else _escape(part) for k, part in enumerate(parts))
-    return re.sub(r"(?<=[^\s`]``)(?=\w)", r"\\ ", made).split("\n")  # the plural of a `name`s
+    """Turn `code` into ``code``, which may span lines, keep *emphasis*, and escape all other text."""
+    parts = _MARKUP.split("\n".join(lines))
+    for k, part in enumerate(parts):
+        is_code = part.startswith("`")
+        parts[k] = f"``{part.strip('`')}``" if is_code else part if k % 2 else _escape(part)
+    # the plural of a `name`s
+    return re.sub(r"(?<=[^\s`]``)(?=\w)", r"\\ ", "".join(parts)).split("\n")
 
 
 def _process(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
@@ -60,6 +63,8 @@ def _process(app: object, what: str, name: str, obj: object, options: object, li
         made.extend(_inline(paragraph) if paragraph else [])
         paragraph.clear()
 
+    if what == "property" and lines:
+        lines[0] = lines[0].replace(": ", " \u2013 ")  # napoleon reads what stands before a colon as a type
     for line in lines:
         indent = len(line) - len(line.lstrip())
         if not line.strip():

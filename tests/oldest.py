@@ -13,7 +13,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".venv-oldest"
 # What is imported by the tests that run here. Their versions are free: only what a user installs is held at its floor.
-TOOLS = ("pytest>=8", "hypothesis>=6.100", "beartype>=0.18")
+TOOLS = (
+    "pytest>=8",
+    "hypothesis>=6.100",
+    "beartype>=0.18",
+    "cvxpy>=1.5",
+    "onnx>=1.16",
+    "onnxruntime>=1.18",
+    "onnxscript>=0.3",
+)
+# Old versions of other packages use what newer versions of their own dependencies have deprecated.
+OLD_WARNINGS = ("-W", "ignore::DeprecationWarning")
 # Everything but studies, whose full runs are long, and files that need tools of development.
 PARTS = ("tensors", "problems", "dynamics", "theory", "completers", "nn", "data")
 
@@ -30,8 +40,10 @@ def main() -> int:
     python = FOLDER / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", *floors(), *TOOLS], check=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "-e", ROOT], check=True)
-    chosen = sys.argv[1:] or [f"tests/{part}" for part in PARTS]
-    return subprocess.run([python, "-m", "pytest", "-q", "-m", "not slow", *chosen], cwd=ROOT, check=False).returncode
+    chosen = sys.argv[1:] or [*(f"tests/{part}" for part in PARTS), "tests/test_cli.py"]
+    return subprocess.run(
+        [python, "-m", "pytest", "-q", "-m", "not slow", *OLD_WARNINGS, *chosen], cwd=ROOT, check=False
+    ).returncode
 
 
 if __name__ == "__main__":
