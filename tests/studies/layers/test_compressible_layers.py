@@ -38,6 +38,8 @@ def test_fewest_parameters_keep_the_accuracy_of_the_first_kind_or_of_their_own(p
     planted.accuracy.loc[{"kind": "plain"}] = 0.5
     assert study.least(planted, "plain").tolist() == [math.inf]
     assert "no number of parameters" in study.alt(planted)
+    planted.accuracy[:] = 0.5
+    assert math.isnan(study.claims(planted)[1].measured)  # no compression of either network keeps the accuracy
 
 
 def test_claims_by_hand_and_with_nan(planted):

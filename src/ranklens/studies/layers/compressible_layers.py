@@ -215,7 +215,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
             finding(
                 f"Fewest parameters that lose at most {LOST:.0%} of the test accuracy of {first}: {first} over {kind} "
                 f"(median of {many})",
-                reduce.median(least(record, first) / least(record, kind)),
+                reduce.median(_ratio(least(record, first), least(record, kind))),
                 at_least=3.0,
             )
             for kind in others
@@ -232,6 +232,12 @@ def claims(record: xr.Dataset) -> list[Claim]:
             at_most=1.0,
         ),
     ]
+
+
+def _ratio(over: NDArray[np.float64], under: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the ratios of numbers of parameters; NaN where both are infinite."""
+    with np.errstate(invalid="ignore"):
+        return over / under
 
 
 def draw(record: xr.Dataset) -> Figure:
