@@ -57,14 +57,14 @@ def test_determinants_of_other_problems():
     assert free.cofactor == pytest.approx(0.1)
     assert free.drives_to_infinity == 0
     indices = torch.tensor([[0, 0]])
-    with pytest.raises(ValueError, match="3 entries are unobserved; the recipe is about exactly one"):
+    with pytest.raises(ValueError, match="3 entries are unobserved"):
         rl.theory.solution_determinant(rl.Completion(indices, torch.ones(1), (2, 2)))
     with pytest.raises(ValueError, match="determinants are of square matrices"):
         rl.theory.solution_determinant(rl.Completion(indices, torch.ones(1), (2, 3)))
 
 
 def test_bad_bounds():
-    with pytest.raises(ValueError, match=r"loss is 0\.0; the bound is about positive losses"):
+    with pytest.raises(ValueError, match=r"loss is 0\.0; .* positive losses"):
         rl.theory.unobserved_bound(0.0)
     with pytest.raises(ValueError, match="must differ from zero"):
         rl.theory.unobserved_bound(0.1, z=0.0)
