@@ -9,11 +9,12 @@ ROOT = Path(__file__).parents[1]
 SOURCE, TESTS = ROOT / "src" / "ranklens", ROOT / "tests"
 # Files of src without a test file of their name, with the test file that tests them.
 TESTED_ELSEWHERE = {
+    "problems/readout.py": "dynamics/test_gradient.py",  # its derivatives are compared with autograd's there
     "tensors/ensemble.py": "dynamics/test_ensemble.py",  # an ensemble is tested by descending it
 }
 COMPARISONS = ("allclose", "approx", "assert_close", "isclose")
 # Tolerances written as bare numbers in calls of COMPARISONS. Lower this number whenever fewer are left.
-BARE_TOLERANCES = 95
+BARE_TOLERANCES = 76
 
 
 def test_every_source_file_has_a_test_file_of_its_name():
