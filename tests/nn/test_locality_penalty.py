@@ -422,7 +422,7 @@ def test_processes_share_its_gradients(tmp_path):
     runs = [script(DISTRIBUTED, rank, tmp_path / "store") for rank in range(2)]
     for run in runs:
         output, error = run.communicate(timeout=120)
-        assert output.strip() == "same", error
+        assert output.split()[-1:] == ["same"], error  # some versions of torch print a line before it
 
 
 def test_bad_input_is_named():
