@@ -42,6 +42,7 @@ class PixelCompletion:
         Args:
             rows: (k,) row numbers.
         """
+        rows = rows.to(self.labels.device)
         return PixelCompletion(self.images.index_select(0, rows), self.labels.index_select(0, rows))
 
     def errors(self, net: TensorNetwork) -> Float[Tensor, "n"]:

@@ -43,7 +43,8 @@ class Ensemble(nn.Module):
         factors = torch.ones(len(nets)) if step_sizes is None else torch.as_tensor(step_sizes)
         if factors.shape != (len(nets),) or not bool(torch.isfinite(factors).all()) or bool((factors < 0).any()):
             raise ValueError(f"step_sizes are {step_sizes!r}; give {len(nets)} finite factors, zero or more")
-        self.step_sizes = factors.to(nets[0].stacks[0].detach())
+        self.step_sizes: Tensor
+        self.register_buffer("step_sizes", factors.to(nets[0].stacks[0].detach()), persistent=False)
 
     def __len__(self) -> int:
         """Return the number of members."""
@@ -58,6 +59,8 @@ class Ensemble(nn.Module):
     def members(self) -> tuple[TensorNetwork, ...]:
         """The networks one by one, sharing memory with the ensemble: each changes when the ensemble is trained."""
         for k, stack in enumerate(self.stacks):
+            if self._members[0].stacks[k].device != stack.device or self._members[0].dtype != stack.dtype:
+                self._members = [member.to(stack) for member in self._members]
             for member, value in zip(self._members, stack.detach().unbind(0), strict=True):
                 if member.stacks[k].data_ptr() != value.data_ptr():
                     member.stacks[k].data = value

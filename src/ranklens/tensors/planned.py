@@ -69,9 +69,9 @@ class Planned:
         work = list(operands)
         self.trained = any(operand.gradient is not None for operand in operands)
         for positions, _ in path.steps:
-            taken = [work.pop(k) for k in positions]
+            first, *others = [work.pop(k) for k in positions]
             needed = {*out, *(label for operand in work for label in operand.labels)}
-            work.append(self._combine(*taken, needed) if len(taken) == 2 else self._copy(taken[0]))
+            work.append(self._combine(first, others[0], needed) if others else self._copy(first))
         last = work[0] if path.steps else self._copy(work[0])
         if not last.value.is_contiguous() or any(last.value is operand.value for operand in operands):
             last = self._copy(last)
@@ -126,7 +126,7 @@ class Planned:
         trained = a.gradient is not None or b.gradient is not None
         return Operand(tuple(labels), value, torch.empty_like(value) if trained else None)
 
-    def _matrix_product(  # noqa: PLR0913  (four groups of labels say which product it is)
+    def _matrix_product(
         self,
         a: Operand,
         b: Operand,
@@ -162,7 +162,7 @@ class Planned:
         assert found is not None
         return found
 
-    def _into(  # noqa: PLR0913
+    def _into(
         self, operand: Operand, batch: list[Label], rows: list[Label], columns: list[Label], A: Tensor, B: Tensor
     ) -> None:
         """Plan the matrix product A B into the gradient of an operand, seen as matrices (batch, rows, columns)."""
