@@ -94,7 +94,8 @@ def _process(app: object, what: str, name: str, obj: object, options: object, li
 def _resolve_internal(app: object, env: object, node: dict[str, str], text: object) -> object | None:
     """Show a name of this package as plain text if it exists but has no page: private names, type variables, internals.
 
-    A name that does not exist at all stays unresolved, which fails the build.
+    Returns:
+        The text; None for a name that does not exist at all, which stays unresolved and fails the build.
     """
     module, _, name = node.get("reftarget", "").rpartition(".")
     if not module.startswith("ranklens."):

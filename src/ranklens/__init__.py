@@ -53,7 +53,7 @@ _ROOMS = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [*_HOME, *_ROOMS, "__version__"]  # noqa: PLE0604  (all are strings)
+__all__ = [*_HOME, *_ROOMS, "__version__"]  # noqa: PLE0604, F822  (all are strings, `__version__` is lazy)
 
 
 def __getattr__(name: str) -> Any:

@@ -74,6 +74,7 @@ def descend_together(
     Raises:
         TypeError: for a task that is no problem.
         ValueError: for another number of tasks than members, or an optimizer that would couple members.
+        Interrupted: at an interrupt from the keyboard; the exception carries the record.
     """
     problems = _problems(tasks, len(ensemble))
     _check_optimizer(optimizer, ensemble)

@@ -184,6 +184,9 @@ class Planned:
 
         Batch labels that lead both operands lead the result, all others end it: a sum over `left` or `right` then
         runs over contiguous memory.
+
+        Returns:
+            The operand C, with a buffer for its gradient if A or B has one.
         """
         leading = [
             label for k, label in enumerate(batch) if a.labels[: k + 1] == b.labels[: k + 1] == tuple(batch[: k + 1])
