@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 import ranklens as rl
 
@@ -72,3 +73,47 @@ def test_blocks_are_found():
 def test_input_that_cannot_be_arranged_is_named(call, said):
     with pytest.raises(ValueError, match=said):
         call(torch.ones(3, 4, 2))
+
+
+def digits():
+    """Correlations of the digits' 64 pixels, three of which are constant and correlate with no other."""
+    return rl.data.correlations(torch.from_numpy(load_digits().data))
+
+
+def noisy(weights, seed):
+    """Symmetric weights with other rounding errors, as another number of threads makes them."""
+    noise = torch.rand(weights.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return weights * (1 + 4 * torch.finfo(torch.float64).eps * (noise + noise.T - 1))
+
+
+def ring(size):
+    """Weights of a ring, whose Laplacian has second eigenvalues in pairs."""
+    weights = torch.zeros(size, size, dtype=torch.float64)
+    places = torch.arange(size)
+    weights[places, (places + 1) % size] = weights[(places + 1) % size, places] = 1.0
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("weights", "tree"),
+    [
+        (digits(), rl.ModeTree.square(8, 2)),
+        (ring(16), rl.ModeTree.adjacent(16)),
+        (torch.block_diag(ring(5), ring(5), ring(6)), rl.ModeTree.adjacent(16)),
+        (torch.zeros(8, 8), rl.ModeTree.adjacent(8)),
+    ],
+    ids=["digits", "ring", "three rings", "no weights"],
+)
+def test_rounding_errors_do_not_change_an_arrangement(weights, tree):
+    order = rl.data.arrange(weights, tree)
+    assert sorted(order.tolist()) == list(range(tree.order))
+    for seed in range(8):
+        assert torch.equal(rl.data.arrange(noisy(weights.double(), seed), tree), order)
+
+
+def test_groups_without_weights_between_them_stay_whole():
+    """Groups of 4, 2 and 2 features, in any order of the features, are cut nowhere by a tree of two halves."""
+    groups = torch.block_diag(*[torch.ones(size, size, dtype=torch.float64) for size in (2, 4, 2)]).fill_diagonal_(0)
+    shuffled = torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    weights = groups[shuffled][:, shuffled]
+    assert cut(weights, rl.data.arrange(weights, rl.ModeTree.adjacent(8)).tolist()) == 0

@@ -1,15 +1,23 @@
 """Arrangement of features on a mode tree, correlated ones close together, by small balanced cuts of a graph."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Float64, Int64
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ranklens.tensors.trees import ModeTree, Node
 
-# Smallest gain of a swap, as a share of the sum of all weights; smaller ones may be rounding and would never end.
+# Smallest gain of a swap, as a share of the sum of all weights. Smaller gains may be rounding errors, and swapping for
+# them would never end. Gains that differ by less count as equal. A weight of a smaller share counts as zero.
 GAIN = 1e-12
+# Number of decimals of the unit eigenvector that divides a part. Entries that agree in them count as equal, because
+# rounding errors would decide which of them is larger.
+DECIMALS = 9
+# The golden ratio: the fractional parts of its multiples are spread evenly and follow no pattern of a graph.
+GOLDEN = (1 + math.sqrt(5)) / 2
 
 
 def correlations(values: Float[Tensor, "M N"]) -> Float64[Tensor, "N N"]:
@@ -53,8 +61,10 @@ def arrange(weights: Float[Tensor, "N N"], tree: ModeTree) -> Int64[Tensor, "N"]
 
         sum of the weights of all pairs of features in different parts,
 
-    is small. A part is divided in two along the second eigenvector of the graph's Laplacian; then pairs of features are
-    swapped as long as a swap lowers the cut.
+    is small. To divide features in two, groups without weights between them are kept whole as far as the sizes of the
+    parts allow, and one group is divided along the second eigenvector of its graph's Laplacian. Then pairs of features
+    are swapped as long as a swap lowers the cut. Ties are decided by the order of the features, so that rounding errors
+    in the weights do not change the result.
 
     Args:
         weights: symmetric and non-negative weights of pairs of features, such as `correlations`.
@@ -109,10 +119,8 @@ def _parts(weights: Tensor, sizes: Sequence[int], pool: Tensor) -> list[Tensor]:
 def _side(weights: Tensor, size: int) -> Tensor:
     """Return which features are in the first of two parts, of the given size, so that the cut between them is small."""
     degrees = weights.sum(dim=0)
-    _, vectors = torch.linalg.eigh(torch.diag(degrees) - weights)
-    first = torch.zeros(len(weights), dtype=torch.bool)
-    first[vectors[:, min(1, len(weights) - 1)].argsort(stable=True)[:size]] = True
     least = GAIN * float(degrees.sum())
+    first = _first_guess(weights, size, least)
     for _ in range(len(weights) ** 2):
         inside = weights @ first.double()
         moves = torch.where(
@@ -121,7 +129,44 @@ def _side(weights: Tensor, size: int) -> Tensor:
         gains = moves[first][:, None] + moves[~first] - 2 * weights[first][:, ~first]
         if gains.numel() == 0 or not float(gains.max()) > least:
             break
-        i, j = divmod(int(gains.argmax()), gains.shape[1])
+        i, j = divmod(int((gains / least).round().argmax()), gains.shape[1])
         out, into = first.nonzero()[i], (~first).nonzero()[j]
         first[out], first[into] = False, True
     return first
+
+
+def _first_guess(weights: Tensor, size: int, least: float) -> Tensor:
+    """Return which features start in the first of two parts: whole groups as far as they fit, and a share of one more.
+
+    A group is a connected component of the graph of all weights larger than `least`. The largest group comes first,
+    and of equally large groups the one with the first feature.
+    """
+    first = torch.zeros(len(weights), dtype=torch.bool)
+    _, numbers = connected_components((weights > least).numpy(), directed=False)
+    groups = [torch.from_numpy(numbers == k).nonzero()[:, 0] for k in range(numbers.max() + 1)]
+    groups.sort(key=len, reverse=True)
+    too_large = []
+    for group in groups:
+        if len(group) <= size - int(first.sum()):
+            first[group] = True
+        else:
+            too_large.append(group)
+    if too_large:
+        group = too_large[0]
+        first[group[_along(weights[group][:, group])[: size - int(first.sum())]]] = True
+    return first
+
+
+def _along(weights: Tensor) -> Tensor:
+    """Return the nodes of a connected graph in ascending order of the second eigenvector of its Laplacian.
+
+    An eigenvector is determined up to its sign, or, if its eigenvalue is multiple, up to a rotation. The eigenvector is
+    therefore taken that is the projection of one fixed vector onto the eigenspace.
+    """
+    if len(weights) == 1:
+        return torch.zeros(1, dtype=torch.int64)
+    values, vectors = torch.linalg.eigh(torch.diag(weights.sum(dim=0)) - weights)
+    space = vectors[:, 1:][:, values[1:] <= values[1] + GAIN * values[-1]]
+    fixed = GOLDEN * torch.arange(len(weights), dtype=weights.dtype) % 1
+    projected = space @ (space.T @ fixed)
+    return (projected / projected.norm()).round(decimals=DECIMALS).argsort(stable=True)
