@@ -3,7 +3,7 @@
 Two controls replace the images, or their labels, by random ones.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, UInt8
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ranklens import data, seeds
+from ranklens.tensors import contract, log_product
 from ranklens.tensors.network import TensorNetwork
 
 CONTROLS = ("true", "random images", "random labels")
@@ -31,6 +32,7 @@ class PixelCompletion:
 
     images: UInt8[Tensor, "n pixels"]
     labels: Float[Tensor, "n"]
+    _indicators: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -54,8 +56,17 @@ class PixelCompletion:
             net: a network with one mode per pixel, whose size is the number of grey levels.
         """
         size = len(self) if torch.is_grad_enabled() else AT_ONCE
-        found = [net.entries(part, check=False) for part in self.images.split(size)]
+        found = [net.entries(part, check=False) for part in self._read_by(net).split(size)]
         return (torch.cat(found) - self.labels).square()
+
+    def _read_by(self, net: TensorNetwork) -> Tensor:
+        """Return the images as the network reads them fastest: as zeros and ones of its dtype, made once, if it can."""
+        if self.images.numel() > log_product.KEPT or not contract.reads_indicators(net.layout):
+            return self.images
+        key = (net.dtype, net.device)
+        if key not in self._indicators:
+            self._indicators[key] = self.images.to(dtype=net.dtype, device=net.device)
+        return self._indicators[key]
 
     def loss(self, net: TensorNetwork) -> Float[Tensor, ""]:
         """Return the mean over images of the squared difference of entry and label.

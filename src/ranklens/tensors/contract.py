@@ -240,6 +240,20 @@ def entries(layout: Layout, stacks: Sequence[Tensor], indices: Tensor) -> Tensor
     return _path(layout, "batch")(rows).expand(len(indices))
 
 
+def reads_indicators(layout: Layout) -> bool:
+    """Return whether entries are products of very many leaves of two levels each, in the order of the modes.
+
+    Such a product reads indices as zeros and ones of the network's dtype. A caller that reads the same indices often
+    converts them once, and passes them to `entries` in place of integers.
+    """
+    swept = sweep(layout)
+    if swept is None or len(swept.visits) != 1 or len(swept.labels) != 1 or set(layout.shape) != {2}:
+        return False
+    visit = swept.visits[0]
+    in_order = visit.modes == tuple((n,) for n in range(len(layout.shape)))
+    return in_order and not visit.below and len(visit.nodes) >= LOG_FACTORS
+
+
 def evaluate(layout: Layout, stacks: Sequence[Tensor], vectors: Sequence[Tensor]) -> Tensor:
     """Inner products with rank-one tensors, the n-th factors in vectors[n] (batch, d_n)."""
     batch = len(vectors[0])

@@ -10,6 +10,9 @@ from torch.nn import functional
 # Number of rows that are computed together. Their indicator matrices then stay in the cache of the CPU, and the
 # indicators of all rows are never in memory at one time.
 BLOCK = 1024
+# Largest number of indicators that are kept from the value of a product to its gradient: 128 MiB in float64. Making
+# them takes about as long as the matrix product that uses them.
+KEPT = 2**24
 # Number of columns that a matrix product in float32 computes together: one with 15 columns takes twice as long as one
 # with 16 (measured on a CPU).
 COLUMNS = 16
@@ -24,7 +27,8 @@ def log_product(table: Tensor, rows: Tensor) -> Tensor:
 
     Args:
         table: factors of any sign, of shape (nodes, levels, size). Zeros are allowed.
-        rows: the level that each row reads of each node, integers of shape (batch, nodes). They are not checked.
+        rows: the level that each row reads of each node, integers of shape (batch, nodes). They are not checked. Where
+            there are two levels, zeros and ones of the table's own dtype are read without a conversion.
 
     Returns:
         Products of shape (batch, size), of the dtype of the table; half precision is computed in float32. The gradient
@@ -37,6 +41,8 @@ def log_product(table: Tensor, rows: Tensor) -> Tensor:
     >>> log_product(table, torch.tensor([[0, 0], [1, 0], [0, 1]])).flatten().round(decimals=4).tolist()
     [6.0, -3.0, 0.0]
     """
+    if table.shape[1] == 2 and table.dtype.itemsize >= 4 and rows.numel() <= KEPT:
+        rows = rows.to(table.dtype)
     return _LogProduct.apply(table, rows)
 
 
@@ -78,7 +84,7 @@ def _collect(rows: Tensor, table: Tensor) -> Tensor:
     first = padded[:, 0].sum(dim=0)
     from_first = [(padded[:, level] - padded[:, 0]).T.contiguous().T for level in range(1, table.shape[1])]
     parts = []
-    for block in rows.split(BLOCK):
+    for block in _blocks(rows):
         part = first.expand(len(block), -1)
         for reads, difference in zip(_later_reads(block, table), from_first, strict=True):
             part = torch.addmm(part, reads, difference)
@@ -94,14 +100,20 @@ def _distribute(rows: Tensor, values: Tensor, table: Tensor) -> Tensor:
     read: if it is never read, its sum is set to exactly 0, in place of a rounding error.
     """
     counted = torch.cat([values, values.new_ones(len(values), 1)], dim=1)
+    blocks = _blocks(rows)
     sums = [counted.new_zeros(values.shape[1] + 1, table.shape[0])] * (table.shape[1] - 1)
-    for block, part in zip(rows.split(BLOCK), counted.split(BLOCK), strict=True):
+    for block, part in zip(blocks, counted.split([len(block) for block in blocks]), strict=True):
         sums = [
             torch.addmm(found, part.T, reads) for found, reads in zip(sums, _later_reads(block, table), strict=True)
         ]
     first = counted.sum(dim=0)[:, None] - reduce(torch.add, sums, counted.new_zeros(1, table.shape[0]))
     first = first.where(first[-1] != 0, 0.0)
     return torch.stack([first, *sums])[:, :-1].permute(2, 0, 1)
+
+
+def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
+    """Return the rows in blocks whose indicators are made at a time, or all at once where they are indicators."""
+    return (rows,) if rows.dtype.is_floating_point else rows.split(BLOCK)
 
 
 def _padding(table: Tensor) -> int:
