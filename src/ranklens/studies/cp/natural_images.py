@@ -326,7 +326,7 @@ def _at_least_rank(part: xr.Dataset, settings: Settings, family: str) -> list[Cl
     train = (part.train / part.variance).isel(rank=0, step=-1)
     test = (part.test / part.test_variance).isel(rank=0)
     of, bounds = f"{family}, rank {int(part['rank'][0])}", AT_LEAST_RANK[settings.images]
-    over = "over the variance of the labels"
+    over = "divided by the variance of the labels"
     noise, clipped = "random images and labels", f"test error, cut off at {LARGEST_ERROR:g} per image,"
     return [
         _largest(f"{of}, fits true data: training error {over}", train.sel(data="true"), bounds.train_true),
@@ -343,8 +343,8 @@ def _against_controls(part: xr.Dataset, family: str) -> list[Claim]:
     bounds = {"training": (train, 0.8 if family == CP else 0.6), "test": (test, 0.5)}
     return [
         _largest(
-            f"{family}, rank {sizes}: true data are easier than {control}: {which} error on true data over that on "
-            f"{control}",
+            f"{family}, rank {sizes}: true data are easier than {control}: {which} error on true data divided by "
+            f"{which} error on {control}",
             errors.sel(data="true", drop=True) / errors.sel(data=control, drop=True),
             bound,
         )
@@ -360,8 +360,8 @@ def _still_falling(part: xr.Dataset, family: str) -> list[Claim]:
     gains = late.mean(ENDS, skipna=False)
     return [
         finding(
-            f"{family}, rank {rank}: training on {' and on '.join(NOISE)} has come to rest: fall of the training error "
-            f"over the variance of the labels in the last quarter of the steps, mean of "
+            f"{family}, rank {rank}: training on {' and on '.join(NOISE)} has come to rest: decrease of the training "
+            "error in the last quarter of the steps, divided by the variance of the labels, mean of "
             f"{reduce.count(part.seed)}, larger of both",
             reduce.largest(gains.sel(rank=rank)),
             at_most=0.02,
@@ -373,7 +373,7 @@ def _still_falling(part: xr.Dataset, family: str) -> list[Claim]:
 def _width_two(part: xr.Dataset) -> Claim:
     """Return the claim on the hierarchical predictors of width 2."""
     errors = (part.train.isel(step=-1) / part.variance).sel(rank=2, data="true")
-    statement = f"{HIERARCHICAL}, width 2, fits true data: training error over the variance of the labels"
+    statement = f"{HIERARCHICAL}, width 2, fits true data: training error divided by the variance of the labels"
     return _largest(statement, errors, 0.4)
 
 

@@ -200,26 +200,27 @@ def claims(record: xr.Dataset) -> list[Claim]:
     of = f"alpha = {min(settings.alphas):g}"
     return [
         theorem(
-            "Components stay balanced: imbalance over the largest squared slice norm, largest along "
-            f"{reduce.count(record.drift.size, 'flow')}, relative tolerance {settings.rtol:g}",
+            "Components stay balanced: imbalance divided by the largest final squared norm of a component's vector, "
+            f"largest along {reduce.count(record.drift.size, 'flow')}, relative tolerance {settings.rtol:g}",
             reduce.largest(record.drift),
             at_most=1000 * settings.rtol,
         ),
         finding(
-            f"The second component over the first falls like alpha^{settings.order}: fitted exponent for alpha up to "
+            "The norm of the second largest final component divided by the norm of the largest is proportional to "
+            f"alpha^{settings.order}, where alpha is the scale of the initialization: fitted exponent for alpha up to "
             f"{SMALL:g}, from medians of {reduce.count(record.seed)}",
             slope(record),
             within=(settings.order - 0.3, settings.order + 0.3),
         ),
         finding(
-            f"The component that leads at the start leads at the end: share of {reduce.count(small.size, 'run')} "
-            f"with alpha up to {SMALL:g}",
+            "The leading component of the initialization has the largest final norm: share of "
+            f"{reduce.count(small.size, 'run')} with alpha up to {SMALL:g}",
             reduce.mean(small),
             at_least=1.0,
         ),
         finding(
-            "The trajectory is that of the leading component alone: distance to its flow over the norm of the target, "
-            f"largest at all compared times, {of}, {reduce.count(compared)}",
+            "The trajectory is close to the flow of the leading component alone: distance between the two divided by "
+            f"the norm of the target, largest at all compared times, {of}, {reduce.count(compared)}",
             reduce.largest(compared),
             at_most=1e-2,
         ),

@@ -200,7 +200,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
     found = [
         theorem(
             "Fitting the entries directly ends at the observed values and zeros elsewhere: distance from that tensor "
-            f"over the norm of the target, largest of {reduce.count(sum(x.size for x in off), 'run')}",
+            f"divided by the norm of the target, largest of {reduce.count(sum(x.size for x in off), 'run')}",
             reduce.largest([reduce.largest(x) for x in off]),
             at_most=1e-4,
         ),
@@ -228,38 +228,40 @@ def _recovery(at: xr.Dataset, settings: Settings, order: int) -> list[Claim]:
     of = f"Order {order}, {counts} observed entries"
     return [
         finding(
-            f"{of}: the factorization beats fitting entries directly: ratio of relative errors over all entries, "
-            f"medians of {reduce.count(at.seed)}, largest of all initializations and numbers of entries",
+            f"{of}: the factorization beats fitting entries directly: relative error of the factorization divided by "
+            f"that of fitting entries directly, both over all entries, medians of {reduce.count(at.seed)}, largest of "
+            "all initializations and numbers of entries",
             reduce.largest(medians),
             at_most=0.1,
         ),
         finding(
-            f"{of}: fitting entries directly misses the unobserved ones: squared relative error over the share of "
-            f"unobserved entries, mean of {reduce.count(direct.size, 'run')}",
+            f"{of}: fitting entries directly misses the unobserved ones: squared relative error divided by the share "
+            "of unobserved entries, which is about 1 if unobserved entries are predicted as 0, mean of "
+            f"{reduce.count(direct.size, 'run')}",
             reduce.mean(direct**2 / unobserved),
             within=(0.7, 1.3),
         ),
         finding(
-            f"{of}: the factorization ends at rank one: share of {reduce.count(rank.size, 'run')} whose CP "
-            f"rank within a relative error of {settings.rank_rtol:.0%} is 1",
+            f"{of}: the factorization ends at rank one: share of {reduce.count(rank.size, 'run')} that a tensor of "
+            f"rank 1 fits up to a relative error of {settings.rank_rtol:.0%}",
             reduce.share(rank, lambda found: found == 1),
             at_least=0.9,
         ),
         finding(
-            f"{of}: fitting entries directly ends at a high rank: lower bound of the CP rank within a relative error "
-            f"of {settings.rank_rtol:.0%}, least of {reduce.count(direct_rank.size, 'run')}",
+            f"{of}: fitting entries directly ends at a high rank: lower bound on the CP rank of every tensor within a "
+            f"relative error of {settings.rank_rtol:.0%}, least of {reduce.count(direct_rank.size, 'run')}",
             reduce.least(direct_rank),
             at_least=5,
         ),
         finding(
-            f"{of}: the smallest initialization uses one component: number of components above {COUNTS:.0%} of the "
-            f"largest, median of {reduce.count(smallest.size, 'run')}",
+            f"{of}: the smallest initialization uses one component: number of components whose norm is above "
+            f"{COUNTS:.0%} of the largest norm, median of {reduce.count(smallest.size, 'run')}",
             reduce.median(smallest),
             at_most=1,
         ),
         finding(
-            f"{of}: every initialization uses few components: number of components above {COUNTS:.0%} of the largest, "
-            f"largest of {reduce.count(components.size, 'run')}",
+            f"{of}: every initialization uses few components: number of components whose norm is above {COUNTS:.0%} "
+            f"of the largest norm, largest of {reduce.count(components.size, 'run')}",
             reduce.largest(components),
             at_most=6,
         ),

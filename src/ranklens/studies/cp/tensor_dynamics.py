@@ -110,7 +110,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
             at_least=0.6,
         ),
         finding(
-            f"The end tensor has rank {rank}: norm of component {rank + 1} over component {rank}, median of {seeds}",
+            f"The end tensor has rank {rank}: norm of component {rank + 1} divided by the norm of component {rank}, "
+            f"in descending order of the norms, median of {seeds}",
             reduce.median(gaps),
             at_most=1e-3,
         ),

@@ -222,20 +222,20 @@ def claims(record: xr.Dataset) -> list[Claim]:
     bound = f"Lower bound on the relative squared error of factorizations of width {int(beyond.width)}"
     return [
         theorem(
-            "Entropies are at most the logarithm of the rank that a patch can have: entropy minus bound, largest over "
-            f"all patches, orders and {many}",
+            "Entropies of patches are at most the logarithm of the largest rank that their matricizations can have: "
+            f"entropy minus this bound, largest over all patches, orders and {many}",
             reduce.largest(record.excess),
             at_most=1e-9,
         ),
         theorem(
-            f"Entropy from Gram matrices of images is the entropy of the data tensor of {ORACLE} pixels: largest "
-            f"distance over all orders and {many}",
+            "The entropy computed from Gram matrices of images is the entropy of the data tensor, which is formed "
+            f"for {ORACLE} pixels: largest absolute difference over all orders and {many}",
             reduce.largest(record.oracle),
             at_most=1e-7,
         ),
         *(
             finding(
-                f"{entropy}, {over} order over {under} order (largest of {many})",
+                f"{entropy}, {over} order of the pixels divided by {under} order (largest of {many})",
                 reduce.largest(_ratio(record.entropy.isel(patch=-1), over, under)),
                 at_most=most,
             )
@@ -247,7 +247,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
         ),
         *(
             finding(
-                f"{bound}, {order} order over permuted order (largest of {many})",
+                f"{bound}, {order} order of the pixels divided by permuted order (largest of {many})",
                 reduce.largest(_ratio(beyond, order, "permuted")),
                 at_most=0.9,
             )
@@ -255,7 +255,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
         ),
         *(
             finding(
-                f"{error}, {order} order over permuted order (median of {many})",
+                f"{error}, {order} order of the pixels divided by permuted order (median of {many})",
                 reduce.median(_ratio(train, order, "permuted")),
                 at_most=0.95,
             )

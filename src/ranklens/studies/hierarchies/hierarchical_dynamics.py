@@ -103,14 +103,15 @@ def claims(record: xr.Dataset) -> list[Claim]:
         laws.law_claim(record, "local component norms at the root"),
         laws.drift_claim(record, settings.rtol, "Differences between squared slice norms of local components"),
         finding(
-            f"The matricization of the end tensor at the root has rank {rank}: singular value {rank + 1} over singular "
-            f"value {rank}, largest of {seeds}",
+            f"The matricization of the end tensor at the root has rank {rank}: singular value {rank + 1} divided by "
+            f"singular value {rank}, largest of {seeds}",
             reduce.largest(gaps),
             at_most=1e-3,
         ),
         finding(
-            f"The singular values of that matricization are learned one at a time: share of {seeds} in which each of "
-            f"{rank} singular values passes 10% of its final size only after the one before passed 90%",
+            "The singular values of the end tensor's matricization at the root are learned one at a time: share of "
+            f"{seeds} in which each of {rank} singular values passes 10% of its final size only after the one before "
+            "passed 90%",
             reduce.share(waits, lambda w: w == rank - 1),
             at_least=0.5,
         ),

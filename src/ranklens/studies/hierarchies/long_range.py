@@ -195,14 +195,15 @@ def _theorems(record: xr.Dataset, settings: Settings) -> list[Claim]:
     """Return the two bounds on truncated networks."""
     return [
         theorem(
-            "Truncation moves the end tensor by at most the bound from the dropped component norms: ratio of both, "
-            f"largest of {record.moved_over_bound.size} truncations",
+            "Truncation changes the end tensor by at most a bound computed from the norms of the dropped components: "
+            f"change divided by this bound, largest of {record.moved_over_bound.size} truncations",
             reduce.largest(record.moved_over_bound),
             at_most=1.0,
         ),
         theorem(
-            f"With {settings.kept} components per bond, ranks are at most the smallest cut: first singular value "
-            f"beyond it over the largest singular value, largest of {record.beyond_cut.size} matricizations",
+            f"With {settings.kept} components per bond, the rank of a matricization is at most the smallest cut of "
+            "the network: first singular value beyond this bound divided by the largest singular value, largest of "
+            f"{record.beyond_cut.size} matricizations",
             reduce.largest(record.beyond_cut),
             at_most=ROUNDING,
         ),
@@ -215,10 +216,12 @@ def _far_over_near(record: xr.Dataset) -> list[Claim]:
     iterations = "Iterations to the final training loss"
     errors = "Mean squared error over unobserved entries at the end"
     both = f"(medians of {reduce.count(record.seed)})"
-    own = "far pair in a tree that makes it siblings over near pair"
+    own = "far pair of modes in another tree, where they are siblings, divided by near pair"
     return [
-        finding(f"{iterations}, far pair over near pair {both}", steps["far"] / steps["near"], at_least=4.0),
-        finding(f"{errors}, far pair over near pair {both}", tests["far"] / tests["near"], at_least=4.0),
+        finding(
+            f"{iterations}, far pair of modes divided by near pair {both}", steps["far"] / steps["near"], at_least=4.0
+        ),
+        finding(f"{errors}, far pair of modes divided by near pair {both}", tests["far"] / tests["near"], at_least=4.0),
         finding(f"{iterations}, {own} {both}", steps[CONTROL] / steps["near"], at_most=2.0),
         finding(f"{errors}, {own} {both}", tests[CONTROL] / tests["near"], at_most=2.0),
     ]
@@ -231,18 +234,21 @@ def _ranks(record: xr.Dataset, settings: Settings) -> list[Claim]:
     beyond, within = settings.rank + 1, settings.rank
     return [
         finding(
-            f"Effective rank across the root at the end, near pair (median of {seeds})", ranks["near"], at_most=1.05
+            "Effective rank of the final tensor's matricization at the root, target on the near pair of modes "
+            f"(median of {seeds})",
+            ranks["near"],
+            at_most=1.05,
         ),
         finding(
-            f"Effective rank across the root at the end, far pair, whose target has rank {settings.size - 1} (median "
-            f"of {seeds})",
+            "Effective rank of the final tensor's matricization at the root, target on the far pair of modes, which "
+            f"has rank {settings.size - 1} there (median of {seeds})",
             ranks["far"],
             at_least=0.75 * (settings.size - 1),
         ),
         finding(
-            f"Low rank does not need small components: component norm {beyond} over {within} at the root, divided by "
-            f"singular value {beyond} over {within}, which is {reduce.median(singular):.0e} in the median (least of "
-            f"{seeds})",
+            f"Low rank does not need small components: component norm {beyond} divided by component norm {within} at "
+            f"the root, relative to singular value {beyond} divided by singular value {within} there, whose median is "
+            f"{reduce.median(singular):.0e} (least of {seeds})",
             reduce.least(component / singular),
             at_least=10.0,
         ),

@@ -125,7 +125,7 @@ def drift_claim(record: xr.Dataset, rtol: float, quantities: str) -> Claim:
     """
     points = evaluated(record, "drift", DRIFT_PERIOD)
     statement = (
-        f"{quantities} are conserved: change since the start over the largest squared slice norm, largest of "
+        f"{quantities} are conserved: change since the start divided by the largest squared slice norm, largest of "
         f"{len(points)} points of all runs, relative tolerance {rtol:g}"
     )
     return theorem(statement, reduce.largest(points), at_most=100 * rtol)

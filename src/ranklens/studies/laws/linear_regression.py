@@ -192,14 +192,14 @@ def claims(record: xr.Dataset) -> list[Claim]:
         ),
         theorem(
             "Descent, momentum, mini-batches and flow find the solution nearest to their initialization: final "
-            f"distance to it over the least norm of all solutions, largest of "
+            "distance to this solution divided by the least norm of all solutions, largest of "
             f"{reduce.count(gradients.end.size, 'run')}",
             reduce.largest(gradients.end),
             at_most=FOUND,
         ),
         finding(
-            "Adam and sign descent from zero end elsewhere: final distance to the solution of least norm over its "
-            f"norm, least of {reduce.count(others.size, 'run')}",
+            "Adam and sign descent from zero do not end at the solution of least norm: final distance to it divided "
+            f"by its norm, least of {reduce.count(others.size, 'run')}",
             reduce.least(others),
             at_least=0.1,
         ),

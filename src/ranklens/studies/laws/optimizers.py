@@ -241,20 +241,22 @@ def _drifts(record: xr.Dataset) -> list[Claim]:
     follow, others = (part.shrink for part in _parts(record))
     return [
         theorem(
-            "Plain descent: the drift of what flow conserves is proportional to the learning rate: drift over the "
-            f"drift with half the rate, farthest from 2 of {reduce.count(record.seed)}",
+            "Plain descent: the change of the quantities that gradient flow conserves is proportional to the "
+            "learning rate: change divided by the change with half the learning rate, farthest from 2 of "
+            f"{reduce.count(record.seed)}",
             reduce.farthest(record.halving, 2),
             within=(1.9, 2.1),
         ),
         finding(
-            f"{', '.join(FOLLOW)}: the drift of what flow conserves falls with the learning rate: drift over the drift "
-            "with four times the rate, largest of the optimizers",
+            f"{', '.join(FOLLOW)}: the change of the quantities that gradient flow conserves falls with the learning "
+            "rate: change divided by the change with four times the learning rate, largest of the optimizers",
             reduce.largest(follow),
             at_most=0.5,
         ),
         finding(
-            f"{', '.join(str(name) for name in others.optimizer.values)}: the drift of what flow conserves does not "
-            "fall with the learning rate: drift over the drift with four times the rate, least of the optimizers",
+            f"{', '.join(str(name) for name in others.optimizer.values)}: the change of the quantities that "
+            "gradient flow conserves does not fall with the learning rate: change divided by the change with four "
+            "times the learning rate, least of the optimizers",
             reduce.least(others),
             at_least=0.5,
         ),
@@ -266,14 +268,14 @@ def _orders(record: xr.Dataset) -> list[Claim]:
     first, seeds = order(record), reduce.count(record.seed)
     return [
         finding(
-            f"{', '.join(FOLLOW)}: large singular values are learned first: steps until the smallest is learned over "
-            f"steps until the largest is, least of the optimizers and {seeds}",
+            f"{', '.join(FOLLOW)}: large singular values are learned first: number of steps until the smallest is "
+            f"learned, divided by the number until the largest is, least of the optimizers and {seeds}",
             reduce.least(first.sel(optimizer=list(FOLLOW))),
             at_least=1.2,
         ),
         finding(
-            "The spectral optimizer learns small singular values first: steps until the smallest is learned over steps "
-            f"until the largest is, largest of {seeds}",
+            "The spectral optimizer learns small singular values first: number of steps until the smallest is "
+            f"learned, divided by the number until the largest is, largest of {seeds}",
             reduce.largest(first.sel(optimizer="spectral")),
             at_most=0.8,
         ),
@@ -287,20 +289,20 @@ def _completions(record: xr.Dataset) -> list[Claim]:
     until = records.settings_of(record, Settings).until_loss
     return [
         finding(
-            f"Completion with {', '.join(FOLLOW)} finds the target's rank: first singular value beyond this rank over "
-            f"the last within it, median of the optimizers and {seeds}",
+            f"Completion with {', '.join(FOLLOW)} finds the target's rank r: singular value r + 1 divided by singular "
+            f"value r, median of the optimizers and {seeds}",
             reduce.median(follow.beyond),
             at_most=1e-2,
         ),
         finding(
-            "Completion with the spectral optimizer does not find the target's rank: first singular value beyond this "
-            f"rank over the last within it, median of {seeds}",
+            "Completion with the spectral optimizer does not find the target's rank r: singular value r + 1 divided "
+            f"by singular value r, median of {seeds}",
             reduce.median(spectral.beyond),
             at_least=0.1,
         ),
         finding(
-            "Completion with the spectral optimizer is worse than with plain descent: ratio of their relative errors "
-            f"over all entries, medians of {seeds}",
+            "Completion with the spectral optimizer is worse than with plain descent: relative error with the "
+            f"spectral optimizer divided by that with plain descent, both over all entries, medians of {seeds}",
             reduce.median(spectral.error) / reduce.median(plain.error),
             at_least=3.0,
         ),

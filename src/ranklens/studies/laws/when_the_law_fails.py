@@ -297,13 +297,15 @@ def _bounded(record: xr.Dataset) -> list[Claim]:
     outside = np.concatenate([points(record, family).outside.values for family in FAMILIES])
     return [
         theorem(
-            "Exact rates are within the bounds that follow from the relative imbalance: excess over the bound relative "
-            f"to it, largest of {len(outside)} components and times",
+            "The exact rates of component norms are within the bounds that follow from the relative imbalance: "
+            "amount by which a rate exceeds its bounds, divided by the larger bound (negative inside the bounds), "
+            f"largest of {len(outside)} components and times",
             reduce.largest(outside),
             at_most=ROUNDING,
         ),
         theorem(
-            "Imbalance never slows a component: exact rate over balanced law, least of all components and times",
+            "Imbalance never slows a component: exact rate divided by the rate of the balanced law, least of all "
+            "components and times",
             reduce.least([reduce.least(ratios(record, family)[1]) for family in FAMILIES]),
             at_least=1 - ROUNDING,
         ),
@@ -322,14 +324,15 @@ def _single(record: xr.Dataset) -> list[Claim]:
     late, early = time >= float(record.balanced_from), time < float(record.balanced_from)
     return [
         theorem(
-            f"Single component: the balanced law is accurate once the relative imbalance is below {SHARE:g}: distance "
-            "of exact rate over law from 1, largest of the later times of one flow",
+            "Single component: the law for balanced components is accurate once the relative imbalance is below "
+            f"{SHARE:g}: absolute difference between 1 and exact rate / law, largest of all times from then on, one "
+            "flow",
             reduce.largest(off[late]),
             at_most=(1 + SHARE) ** (order(record, "CP") - 1) - 1,
         ),
         finding(
-            f"Single component: the balanced law is not accurate while the relative imbalance is above {SHARE:g}: "
-            "distance of exact rate over law from 1, largest of the earlier times of one flow",
+            "Single component: the law for balanced components is not accurate while the relative imbalance is above "
+            f"{SHARE:g}: absolute difference between 1 and exact rate / law, largest of all times until then, one flow",
             reduce.largest(off[early]),
             at_least=0.2,
         ),
@@ -341,8 +344,8 @@ def _bent(record: xr.Dataset) -> list[Claim]:
     away = [reduce.largest(np.exp(np.abs(np.log(np.abs(ratios(record, f)[1]))))) for f in FAMILIES]
     return [
         finding(
-            "Some rates are far from the balanced law: rate over law or law over rate, whichever is larger, largest of "
-            "all components and times",
+            "Some rates are far from the balanced law: exact rate / law or law / exact rate, whichever is larger, "
+            "largest of all components and times",
             reduce.largest(away),
             at_least=1.5,
         )

@@ -239,10 +239,12 @@ def claims(record: xr.Dataset) -> list[Claim]:
             at_most=-1.0,
         ),
         finding(
-            f"{number}: with {deepest} linear layers over with {plain}", trained[deepest] / trained[plain], at_most=0.5
+            f"{number}: with {deepest} linear layers divided by with {plain}",
+            trained[deepest] / trained[plain],
+            at_most=0.5,
         ),
         finding(
-            f"{number}: with {deepest} linear layers, after training over before training",
+            f"{number}: with {deepest} linear layers, after training divided by before training",
             trained[deepest] / untrained[deepest],
             at_most=0.6,
         ),
@@ -252,7 +254,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
         found.append(finding(statement, trained[deepest], within=(4.0, 10.0)))
     found += [
         finding(
-            f"Mean squared error over test images (medians of {many}): with {n} linear layers over with {plain}",
+            f"Mean squared error over test images (medians of {many}): with {n} linear layers divided by with {plain}",
             error[n] / error[plain],
             at_most=1.2,
         )

@@ -206,15 +206,15 @@ def claims(record: xr.Dataset) -> list[Claim]:
     measures = {kind: reduce.median(measure(record, kind, settings.train)) for kind in (first, deepest)}
     return [
         theorem(
-            "Collapsing changes no output: absolute change over the largest output, largest over test images, kinds of "
-            f"layers and {many}",
+            "Collapsing changes no output: absolute change divided by the largest absolute output, largest over test "
+            f"images, kinds of layers and {many}",
             reduce.largest(record.collapsed),
             at_most=1e-5,
         ),
         *(
             finding(
-                f"Fewest parameters that lose at most {LOST:.0%} of the test accuracy of {first}: {first} over {kind} "
-                f"(median of {many})",
+                f"Fewest parameters that lose at most {LOST:.0%} of the test accuracy of {first}: number for {first} "
+                f"divided by number for {kind} (median of {many})",
                 reduce.median(_ratio(least(record, first), least(record, kind))),
                 at_least=3.0,
             )
@@ -227,7 +227,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
         ),
         finding(
             "Compression measure sqrt(parameters / training images), with the fewest parameters that lose at most "
-            f"{LOST:.0%} of test accuracy: {deepest} over {first} (medians of {many})",
+            f"{LOST:.0%} of test accuracy: {deepest} divided by {first} (medians of {many})",
             measures[deepest] / measures[first],
             at_most=1.0,
         ),

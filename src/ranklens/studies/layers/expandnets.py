@@ -192,14 +192,14 @@ def claims(record: xr.Dataset) -> list[Claim]:
     duration = {way: reduce.median(record.duration.sel(timed=way)) for way in ("layer by layer", "composed")}
     return [
         theorem(
-            "Composed kernels give the outputs of one convolution per kernel: largest difference over the largest "
-            f"output, largest of {many}",
+            "Composed kernels give the outputs of one convolution per kernel: largest difference divided by the "
+            f"largest output, largest of {many}",
             reduce.largest(record.difference),
             at_most=1e-5,
         ),
         theorem(
-            "Composed kernels have the gradients of one convolution per kernel: largest difference over the largest "
-            f"entry of a kernel's gradient, largest of all kernels and {many}",
+            "Composed kernels have the gradients of one convolution per kernel: largest difference divided by the "
+            f"largest entry of a kernel's gradient, largest of all kernels and {many}",
             reduce.largest(record.gradient),
             at_most=1e-4,
         ),
@@ -215,8 +215,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
             at_least=0.0,
         ),
         finding(
-            f"Seconds of a forward and a backward pass, one convolution per kernel over composed kernels (medians of "
-            f"{many})",
+            "Duration of a forward and a backward pass, with one convolution per kernel divided by with composed "
+            f"kernels (medians of {many})",
             duration["layer by layer"] / duration["composed"],
             at_least=2.0,
         ),

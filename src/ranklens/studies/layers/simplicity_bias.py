@@ -215,19 +215,20 @@ def claims(record: xr.Dataset) -> list[Claim]:
     medians = record.median("seed", skipna=False)
     deep, shallow = medians.sel(depth=settings.depths[-1]), medians.sel(depth=settings.depths[0])
     ratio = deep / shallow
-    over = f"{settings.depths[-1]} layers over {settings.depths[0]} (medians of {reduce.count(record.seed)}"
+    over = f"{settings.depths[-1]} layers divided by {settings.depths[0]} (medians of {reduce.count(record.seed)}"
     error = "Test error of linear networks, target of {} rank, " + over
     return [
         theorem(
-            f"Products of random {WIDTH} x {WIDTH} matrices have the known effective rank: distance of the mean of "
-            f"{PRODUCTS} products, largest of {len(KNOWN)} numbers of factors up to {max(KNOWN)}",
+            f"Products of random {WIDTH} x {WIDTH} matrices have the known effective rank: absolute difference "
+            f"between it and the mean of {PRODUCTS} products, largest of {len(KNOWN)} numbers of factors up to "
+            f"{max(KNOWN)}",
             reduce.largest(np.abs(record["product"] - known)),
             at_most=1.5,
         ),
         *(
             finding(
-                f"Effective rank of the outputs of {kind} networks before training, {over}; largest over targets and "
-                "optimizers)",
+                f"Effective rank of the Gram matrix of the outputs of {kind} networks before training, {over}; "
+                "largest over targets and optimizers)",
                 reduce.largest(ratio.before.sel(network=kind)),
                 at_most=0.8,
             )
@@ -235,8 +236,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
         ),
         *(
             finding(
-                f"Effective rank of the outputs after training on the target of {target} rank, {over}; largest over "
-                "networks and optimizers)",
+                f"Effective rank of the Gram matrix of the outputs after training on the target of {target} rank, "
+                f"{over}; largest over networks and optimizers)",
                 reduce.largest(ratio.after.sel(target=target)),
                 at_most=0.95,
             )

@@ -178,14 +178,14 @@ def claims(record: xr.Dataset) -> list[Claim]:
     over = _over_least(record, settings)
     found = [
         theorem(
-            "At depth 1 unobserved entries keep their initial values: norm of their change over the norm of the end "
-            f"matrix, largest of {reduce.count(record.missing.sel(depth=1.0).size, 'run')}",
+            "At depth 1 unobserved entries keep their initial values: norm of their change divided by the norm of "
+            f"the end matrix, largest of {reduce.count(record.missing.sel(depth=1.0).size, 'run')}",
             reduce.largest(record.missing.sel(depth=1.0)),
             at_most=1e-10,
         ),
         theorem(
-            "No flow ends below the least nuclear norm of all matrices with the same observed entries: nuclear norm "
-            f"over a certified lower bound of it, least of {reduce.count(over, 'run')}",
+            "No flow ends below the least nuclear norm of all matrices with the same observed entries: final nuclear "
+            f"norm divided by a certified lower bound on the least one, least of {reduce.count(over, 'run')}",
             reduce.least(over),
             at_least=1.0,
         ),
@@ -204,13 +204,14 @@ def _few(few: xr.Dataset, settings: Settings) -> list[Claim]:
     of, medians = f"From {int(few.observed)} entries", f"medians of {reduce.count(few.seed)}"
     return [
         finding(
-            f"{of}, depth 3 and more beat depth 2: relative error over all entries, largest of depths 3 and more over "
-            f"depth 2, {medians}",
+            f"{of}, depth 3 and more beat depth 2: relative error over all entries, largest of depths 3 and more "
+            f"divided by depth 2, {medians}",
             deep / error[2],
             at_most=0.5,
         ),
         finding(
-            f"{of}, depth 2 beats the {NUCLEAR}: relative error over all entries, depth 2 over {NUCLEAR}, {medians}",
+            f"{of}, depth 2 beats the {NUCLEAR}: relative error over all entries, depth 2 divided by {NUCLEAR}, "
+            f"{medians}",
             error[2] / reduce.median(few.least_error),
             at_most=1.0,
         ),

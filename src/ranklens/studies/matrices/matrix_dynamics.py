@@ -106,7 +106,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
             at_least=0.8,
         ),
         finding(
-            f"The end matrix has rank {rank}: singular value {rank + 1} over singular value {rank}, largest of {seeds}",
+            f"The end matrix has rank {rank}: singular value {rank + 1} divided by singular value {rank}, largest of "
+            f"{seeds}",
             reduce.largest(gaps),
             at_most=1e-3,
         ),

@@ -116,26 +116,27 @@ def _bounds(runs: list[tuple[int, xr.Dataset]]) -> list[Claim]:
             at_least=1,
         ),
         theorem(
-            f"|w11| is at least (1 - e)^2 / e, with e = sqrt(2 loss): |w11| over this bound, least {everywhere}",
+            f"|w11| is at least (1 - e)^2 / e, with e = sqrt(2 loss): |w11| divided by this bound, least {everywhere}",
             reduce.least([reduce.least(r.hole.values / b.w11.clamp_min(TINY).numpy()) for r, b in proved]),
             at_least=1.0,
         ),
         theorem(
-            "Every Schatten norm and quasi-norm, p from 1/4 to infinity, is at least (1 - e)^2 / e, with "
-            f"e = sqrt(2 loss): norm over this bound, least over p and {everywhere}",
+            "Every Schatten norm and quasi-norm, p from 1/4 to infinity, is at least (1 - e)^2 / e, with e = sqrt(2 "
+            f"loss): norm divided by this bound, least of all p, {everywhere}",
             reduce.least(
                 [reduce.least(schatten(r, p) / b.w11.clamp_min(TINY).numpy()) for r, b in proved for p in NORMS]
             ),
             at_least=1.0,
         ),
         theorem(
-            "The distance to the matrices of rank one, sigma_2, is at most sqrt(2 loss): distance over this bound, "
-            f"largest {everywhere}",
+            "The distance to the matrices of rank one, sigma_2, is at most sqrt(2 loss): distance divided by this "
+            f"bound, largest {everywhere}",
             reduce.largest([reduce.largest(r.singular.values[:, 1] / b.sigma2.numpy()) for r, b in proved]),
             at_most=1.0,
         ),
         theorem(
-            f"The effective rank is below its proved upper bound: effective rank over the bound, largest {everywhere}",
+            "The effective rank is below its proved upper bound, a function of the loss: effective rank divided by "
+            f"this bound, largest {everywhere}",
             reduce.largest([reduce.largest(r.effective_rank.values / b.effective_rank.numpy()) for r, b in proved]),
             at_most=1.0,
         ),
@@ -164,13 +165,13 @@ def _growths(deep: list[tuple[int, xr.Dataset]], record: xr.Dataset) -> list[Cla
         ),
         finding(
             "Depth L of 3 and more: |w11|^(2 + 2/L) grows in time at the rate 2 L + 2: measured mean rate after loss "
-            f"{LATE:g}, over this rate, farthest from 1 of {runs}",
+            f"{LATE:g}, divided by this rate, farthest from 1 of {runs}",
             reduce.farthest([_growth(depth, r) for depth, r in deep], 1),
             within=(0.98, 1.02),
         ),
         finding(
-            f"Depth 3 and more: the nuclear norm is far from minimal: its value at loss {until:g} over the least of "
-            f"all fitting matrices, which is {LEAST_NUCLEAR:g}, least of {runs}",
+            f"Depth 3 and more: the nuclear norm is far from minimal: its value at loss {until:g} divided by the "
+            f"least of all fitting matrices, which is {LEAST_NUCLEAR:g}, least of {runs}",
             reduce.least([float(r.singular[-1].sum(skipna=False)) / LEAST_NUCLEAR for _, r in deep]),
             at_least=0.99 / (2 * until) ** 0.5 / LEAST_NUCLEAR,
         ),

@@ -250,8 +250,9 @@ def _certificates(record: xr.Dataset) -> list[Claim]:
     """Return the claims on the certified least nuclear norms."""
     return [
         theorem(
-            "No flow ends below the least nuclear norm of all matrices with the same observed entries: nuclear norm "
-            f"over a certified lower bound of it, least of {reduce.count(record.norm.size, 'run')}",
+            "No flow ends below the least nuclear norm of all matrices with the same observed entries: final nuclear "
+            "norm divided by a certified lower bound on the least one, least of "
+            f"{reduce.count(record.norm.size, 'run')}",
             reduce.least(record.norm / (record.least_bound + record.slack)),
             at_least=1.0,
         ),
@@ -274,7 +275,7 @@ def _completion_claims(record: xr.Dataset) -> list[Claim]:
     return [
         finding(
             f"From {int(few.observed)} entries, depth 3 and more beat the least nuclear norm: relative error over all "
-            f"entries, largest of the depths over that of the least nuclear norm, medians of {seeds}",
+            f"entries, largest of the depths divided by the error at the least nuclear norm, medians of {seeds}",
             deep / reduce.median(few.least_error),
             at_most=0.5,
         ),
@@ -300,13 +301,14 @@ def _positive_claims(record: xr.Dataset) -> list[Claim]:
     return [
         finding(
             "Commuting operators: the smallest initialization ends near the least trace of all positive semidefinite "
-            f"fitting matrices: trace over the least, minus 1, largest of {of}",
+            f"fitting matrices: final trace divided by the least trace, minus 1, largest of {of}",
             reduce.largest(excess.isel(alpha=-1)),
             at_most=0.05,
         ),
         finding(
-            "Commuting operators: a smaller initialization ends nearer to the least trace: (trace over the least, "
-            f"minus 1) from the largest initialization, over that from the smallest one, least of {of}",
+            "Commuting operators: a smaller initialization ends nearer to the least trace: (final trace divided by "
+            "the least trace, minus 1) from the largest initialization, divided by the value from the smallest one, "
+            f"least of {of}",
             reduce.least(excess.isel(alpha=0) / excess.isel(alpha=-1)),
             at_least=3.0,
         ),
@@ -320,20 +322,21 @@ def _parts_claims(record: xr.Dataset) -> list[Claim]:
     seeds = reduce.count(record.parts_seed)
     return [
         finding(
-            "Two blocks: the smallest initialization ends near the least nuclear norm of all fitting matrices: nuclear "
-            f"norm over the least, minus 1, largest of {seeds}",
+            "Two blocks: the smallest initialization ends near the least nuclear norm of all fitting matrices: final "
+            f"nuclear norm divided by the least one, minus 1, largest of {seeds}",
             reduce.largest(excess),
             at_most=1e-3,
         ),
         finding(
-            "Two blocks: the flow ends at rank two although a matrix of rank one fits: second singular value over the "
-            f"first, least of {blocks.size} initializations",
+            "Two blocks: the flow ends at rank two although a matrix of rank one fits: second singular value divided "
+            f"by the first, least of {blocks.size} initializations",
             reduce.least(blocks),
             at_least=0.1,
         ),
         finding(
-            "Connected entries: a smaller initialization ends nearer to rank one: (second singular value over the "
-            f"first) from the smallest initialization, over that from the largest one, median of {seeds}",
+            "Connected entries: a smaller initialization ends nearer to rank one: (second singular value divided by "
+            "the first) from the smallest initialization, divided by the value from the largest one, median of "
+            f"{seeds}",
             reduce.median(connected.isel(scale=-1) / connected.isel(scale=0)),
             at_most=0.1,
         ),

@@ -216,7 +216,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
         *_invariants(record, settings),
         *_branch(record, settings),
         finding(
-            "With the observation eps, |w11| ends at 1 / |eps|: |w11| |eps| at the end, farthest from 1 of "
+            "With the observation w22 = eps, |w11| ends at 1 / |eps|: |w11| |eps| at the end, farthest from 1 of "
             f"{reduce.count(_runs(record, 'perturbed'), 'run')}",
             reduce.farthest([abs(float(r.hole[-1])) * float(r.eps) for r in _runs(record, "perturbed")], 1),
             within=(0.998, 1.002),
@@ -232,8 +232,8 @@ def _invariants(record: xr.Dataset, settings: Settings) -> list[Claim]:
     signed = [*perturbed[:1], *_runs(record, "larger"), *_runs(record, "recipe"), *logs]
     return [
         theorem(
-            "|w11| is at least (1 - e)^2 / (|eps| + e), with e = sqrt(2 loss): |w11| over this bound, least at all "
-            f"times of {reduce.count([*perturbed, *logs], 'run')}",
+            "|w11| is at least (1 - e)^2 / (|eps| + e), with e = sqrt(2 loss): |w11| divided by this bound, least at "
+            f"all times of {reduce.count([*perturbed, *logs], 'run')}",
             reduce.least([_over_bound(r) for r in [*perturbed, *logs]]),
             at_least=1 - settings.rtol,
         ),
@@ -255,7 +255,8 @@ def _branch(record: xr.Dataset, settings: Settings) -> list[Claim]:
     of = f"{len(wrong)} of {len(random)} random initial matrices"
     return [
         theorem(
-            f"Where w11 becomes negative, the loss stays above eps^2 / 2: final loss over eps^2 / 2, least of {of}",
+            "Where w11 becomes negative, the loss stays above eps^2 / 2: final loss divided by eps^2 / 2, least of "
+            f"{of}",
             reduce.least([float(r.loss[-1]) for r in wrong]) / (settings.branch_eps**2 / 2),
             within=(1.0, 1.5),
         ),
@@ -273,8 +274,8 @@ def _growths(diverging: list[xr.Dataset], larger: list[xr.Dataset], settings: Se
     sizes = ", ".join(f"{size} x {size}" for size in settings.sizes)
     return [
         finding(
-            "Larger matrices whose unobserved entry has a zero cofactor: |w11| grows like 1 / sqrt(loss): its growth "
-            "while the loss falls by a factor of 100, which is 10 by this law, farthest from 10 of "
+            "Larger matrices whose unobserved entry has a zero cofactor: |w11| grows like 1 / sqrt(loss): factor by "
+            "which it grows while the loss falls by a factor of 100, which is 10 by this law, farthest from 10 of "
             f"{reduce.count(diverging, 'run')}",
             reduce.farthest([_growth(r) for r in diverging], 10),
             within=(9.0, 12.0),
@@ -286,8 +287,8 @@ def _growths(diverging: list[xr.Dataset], larger: list[xr.Dataset], settings: Se
             at_most=1.3,
         ),
         finding(
-            "Larger matrices: from a negative determinant |w11| stays small: |w11| at the end over |w11| at the end "
-            f"from a positive determinant, largest of {sizes}",
+            "Larger matrices: from a negative determinant |w11| stays small: final |w11| divided by final |w11| from "
+            f"a positive determinant, largest of {sizes}",
             reduce.largest([_ratio(larger, size) for size in settings.sizes]),
             at_most=0.5,
         ),
@@ -299,7 +300,8 @@ def _depth_two_claims(record: xr.Dataset, settings: Settings) -> list[Claim]:
     [logs], [entries], [negative] = (_runs(record, f"depth 2, {x}") for x in ("logarithms", "entries", "negative"))
     return [
         finding(
-            "Depth 2: ln sigma_2 follows its law ln sigma_2(0) - w11^2 / 2: final ln sigma_2 over this law, one run",
+            "Depth 2: ln sigma_2 follows its law ln sigma_2(0) - w11^2 / 2: final ln sigma_2 divided by the value of "
+            "this law, one run",
             float(logs.smallest[-1]) / (math.log(settings.std) - float(logs.hole[-1]) ** 2 / 2),
             within=(0.97, 1.03),
         ),
@@ -309,8 +311,9 @@ def _depth_two_claims(record: xr.Dataset, settings: Settings) -> list[Claim]:
             at_most=0.25,
         ),
         finding(
-            "Depth 2: if the entries are followed in float64, rounding decides the sign of the determinant and |w11| "
-            "stops early: |w11| at the end over |w11| if logarithms of singular values are followed, one run each",
+            "Depth 2: a float64 flow of the matrix entries loses the sign of the determinant to rounding, and |w11| "
+            "stops early: final |w11| of this flow divided by final |w11| of the flow of the logarithms of the "
+            "singular values, one run each",
             abs(float(entries.hole[-1]) / float(logs.hole[-1])),
             at_most=0.5,
         ),
