@@ -217,7 +217,7 @@ def table(rows: list[Row], rates: Mapping[str, float]) -> str:
         f"This core: {rates['float32'] / 1e9:.0f} GFLOP/s in float32, {rates['float64'] / 1e9:.0f} in float64, "
         f"{rates['copy'] / 1e9:.1f} GB/s copied (bytes read and written).",
         "",
-        "| computation | ranklens | plain code | ratio | limit | ranklens / limit | papers' formulation | the plain code |",
+        "| computation | ranklens | plain code | ratio | limit | ranklens / limit | papers' formulation | that code |",
         "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in rows:

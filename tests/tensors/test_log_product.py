@@ -3,6 +3,8 @@ import oracles
 import pytest
 import torch
 
+import ranklens as rl
+from ranklens.tensors import contract
 from ranklens.tensors.log_product import log_product
 
 # Relative. A product of 40 factors is the exponential of a sum of 40 logarithms, each of size up to 4, so rounding
@@ -86,3 +88,22 @@ def test_half_precision_rounds_the_product_once_and_not_every_factor():
     np.testing.assert_allclose(found.detach().double(), expected, rtol=HALF)
     (slope,) = torch.autograd.grad(found.sum(), table)
     np.testing.assert_allclose(slope.double(), gradient, rtol=HALF, atol=HALF * np.abs(gradient).max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_zeros_and_ones_of_the_dtype_are_the_integers(dtype):
+    """Of a network of very high order, in values and in gradients, bit by bit."""
+    net = rl.init.normal_(rl.cp((2,) * 64, 3, dtype=dtype), 0.1, mean=1.0)
+    rows = torch.randint(2, (50, 64), generator=torch.Generator().manual_seed(0))
+    assert contract.reads_indicators(net.layout)
+    whole, kept = net.entries(rows), net.entries(rows.to(dtype), check=False)
+    assert torch.equal(whole, kept)
+    found = [torch.autograd.grad(value.square().sum(), net.stacks)[0] for value in (whole, kept)]
+    assert torch.equal(*found)
+
+
+def test_networks_that_read_no_indicators():
+    assert not contract.reads_indicators(rl.cp((3,) * 64, 3).layout)
+    assert not contract.reads_indicators(rl.cp((2,) * 8, 3).layout)
+    assert not contract.reads_indicators(rl.hierarchical((2,) * 64, 3).layout)
+    assert not contract.reads_indicators(rl.tensor_ring((2, 2, 2), 2).layout)

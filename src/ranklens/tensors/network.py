@@ -202,7 +202,10 @@ class TensorNetwork(nn.Module):
         return self.tensor()
 
     def entries(
-        self, indices: Integer[Tensor, "batch order"] | ArrayLike, *, check: bool = True
+        self,
+        indices: Integer[Tensor, "batch order"] | Float[Tensor, "batch order"] | ArrayLike,
+        *,
+        check: bool = True,
     ) -> Float[Tensor, " batch"]:
         """Return entries of the end tensor.
 
@@ -215,7 +218,8 @@ class TensorNetwork(nn.Module):
                 are not integers raise a TypeError, and rows of the wrong length and indices outside their mode raise a
                 ValueError.
             check: False skips the pass over the indices, for indices that were checked before. Wrong indices then raise
-                an IndexError or give undefined results.
+                an IndexError or give undefined results. Where `contract.reads_indicators(net.layout)` is true, zeros
+                and ones of the network's dtype may then stand for the integers 0 and 1, which saves a conversion.
 
         Returns:
             One number per row, of the network's dtype.
