@@ -1,9 +1,9 @@
-"""How a network is evaluated: planned once from labels and sizes, by cost, then executed in a dull loop.
+"""Evaluation of a network: planned once from labels and sizes, by cost, and then executed.
 
-Three plans exist. `tensor` contracts the nodes pairwise. For batches of entries, or of rank-one tensors, a network
-whose nodes and bonds form a tree is *swept* from its leaves to a central bond, one kernel call per stack of equal
-nodes; any other network is contracted pairwise with the batch as one more index. Where the whole end tensor costs
-less than the batch, it is formed and read off.
+The whole end tensor is computed by contracting nodes pairwise. A batch of entries, or of inner products with rank-one
+tensors, is computed in one of three ways. If the whole end tensor costs less than the batch, it is formed and read.
+Else, if the nodes and bonds form a tree, the tree is *swept* from its leaves to a central bond, with one kernel call
+per stack of equal nodes. Any other network is contracted pairwise, with the batch as one more index.
 """
 
 import math
@@ -19,14 +19,20 @@ from ranklens.tensors.layout import Label, Layout
 from ranklens.tensors.log_product import log_product
 from ranklens.tensors.paths import Path, find_path
 
-BATCH = object()  # the label of the batch axis: equal to no label of a user
-
-LOG_FACTORS = 32  # from this many leaves at one bond on, their product is taken in the log domain
-LOG_LEVELS = 16  # and only for modes this small, since the log domain reads every level of a mode
-WHOLE = 2**26  # an end tensor of more entries is never formed in place of a batch
-LOOKUP = 6  # multiply-adds of a matrix product that take as long as to look a number up and multiply it by another
-PATTERNS = 4  # a subtree is tabulated where the batch has this many times more rows than there are readings of it
-PLANNED_BATCH = 256  # paths depend so little on the batch that one is planned for all
+# Label of the batch axis. A new object equals no label of a user.
+BATCH = object()
+# Smallest number of leaves at one bond whose product is computed from sums of logarithms.
+LOG_FACTORS = 32
+# Largest size of a mode for such a product, because it reads every index of a mode.
+LOG_LEVELS = 16
+# Largest number of entries of an end tensor that is formed in order to read a batch of entries from it.
+WHOLE = 2**26
+# Cost of looking up one number and multiplying it by another, in multiply-adds of a matrix product (measured).
+LOOKUP = 6
+# A subtree is tabulated if the batch has at least this many times more rows than its modes have index combinations.
+PATTERNS = 4
+# Batch size for which paths are planned. One plan serves all batches, because paths hardly depend on the batch size.
+PLANNED_BATCH = 256
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -34,7 +40,12 @@ PLANNED_BATCH = 256  # paths depend so little on the batch that one is planned f
 
 
 def sweep(layout: Layout) -> "Bond | None":
-    """The order in which a network without cycles is swept; None where there is a cycle, or nothing to sweep."""
+    """Return the plan by which a network that is a tree of nodes and bonds is swept, from its leaves to a central bond.
+
+    Returns:
+        The central bond, with the visits below it; None if the network has a cycle, separate parts, or no bonds. The
+        plan is kept in `layout.plans`.
+    """
     if "sweep" not in layout.plans:
         layout.plans["sweep"] = _plan_sweep(layout)
     found: Bond | None = layout.plans["sweep"]
@@ -42,7 +53,11 @@ def sweep(layout: Layout) -> "Bond | None":
 
 
 def stacks_of(layout: Layout) -> tuple[tuple[int, ...], ...]:
-    """Nodes that are stored together: of equal shape and role in the sweep."""
+    """Return which nodes are stored together in one Parameter: nodes of equal shape and equal role in the sweep.
+
+    Returns:
+        One tuple of node positions per stack. A stack of a single node has no stacking axis.
+    """
     if "stacks" not in layout.plans:
         swept = sweep(layout)
         alone = tuple((k,) for k in range(len(layout.nodes)))
@@ -52,7 +67,12 @@ def stacks_of(layout: Layout) -> tuple[tuple[int, ...], ...]:
 
 
 def unstack(layout: Layout, stacks: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The nodes as views of the stacks."""
+    """Return all nodes, in the order of the equation, as views of the tensors in which they are stored.
+
+    Args:
+        layout: labels and sizes of the network.
+        stacks: one tensor per element of `stacks_of(layout)`. A stack of several nodes has a leading axis over them.
+    """
     nodes: list[Any] = [None] * len(layout.nodes)
     for positions, stack in zip(stacks_of(layout), stacks, strict=True):
         for k, node in zip(positions, (stack,) if len(positions) == 1 else stack.unbind(0), strict=True):
@@ -61,13 +81,17 @@ def unstack(layout: Layout, stacks: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def work(layout: Layout) -> int:
-    """Multiply-adds of the end tensor, by the best path found; at least one per entry where it is never formed."""
+    """Return the cost of the whole end tensor, in multiply-adds, by the cheapest path found.
+
+    An end tensor of more than `WHOLE` entries is not planned; its number of entries, a lower bound, is returned
+    instead.
+    """
     entries = math.prod(layout.shape)
     return entries if entries > WHOLE else _path(layout, "tensor").work
 
 
 def path_of_end_tensor(layout: Layout) -> Path:
-    """The pairwise contraction of the whole end tensor that costs least."""
+    """Return the cheapest pairwise contraction of the whole end tensor that was found."""
     return _path(layout, "tensor")
 
 
@@ -76,7 +100,13 @@ def path_of_end_tensor(layout: Layout) -> Path:
 
 
 def _path(layout: Layout, kind: str) -> Path:
-    """The cached path of a kind: 'tensor', 'batch' (modes replaced by the batch) or 'vectors' (tensor and vectors)."""
+    """Return a path, planned at the first call and kept.
+
+    Args:
+        layout: labels and sizes of the network.
+        kind: "tensor" for the whole end tensor; "batch" for nodes whose modes were replaced by the batch axis;
+            "vectors" for the end tensor times one vector per mode and row of the batch.
+    """
     if kind not in layout.plans:
         sizes = {**layout.sizes, BATCH: PLANNED_BATCH}
         inputs: Sequence[Sequence[Label]] = layout.nodes
@@ -104,24 +134,39 @@ def _behind_batch(labels: Sequence[Label], modes: set[Label]) -> tuple[Label, ..
 
 @dataclass(frozen=True)
 class Visit:
-    """A stack of alike nodes, visited after the bonds below: each gets messages and sends one to its bond above."""
+    """A stack of equal nodes in a sweep.
+
+    Each node receives one message from every bond below it, and sends one to its bond above.
+
+    Attributes:
+        nodes: positions of the nodes.
+        up: axis of each node that meets the bond above.
+        below: pairs (axis, the bonds at this axis, one per node).
+        modes: for every node, its modes and those of all nodes below it. Their sizes are in the same order for all
+            nodes.
+    """
 
     nodes: tuple[int, ...]
     up: int
-    below: tuple[tuple[int, "Bond"], ...]  # (axis, bonds met there), one bond per node
-    modes: tuple[tuple[int, ...], ...]  # of every node and of all below it, sizes in the same order for each
+    below: tuple[tuple[int, "Bond"], ...]
+    modes: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
 class Bond:
-    """Alike bonds, one after the other; the i-th is fed by the i-th block of nodes of every visit."""
+    """A group of equal bonds in a sweep. The nodes of every visit below are ordered by the bond that they send to.
+
+    Attributes:
+        labels: labels of the bonds.
+        visits: stacks of nodes that send messages to these bonds, in blocks of equal length: block i sends to bond i.
+    """
 
     labels: tuple[Label, ...]
     visits: tuple[Visit, ...]
 
     @property
     def modes(self) -> list[tuple[int, ...]]:
-        """The modes below every bond."""
+        """Return for every bond the modes of all nodes below it."""
         found: list[list[int]] = [[] for _ in self.labels]
         for visit in self.visits:
             each = len(visit.nodes) // len(self.labels)
@@ -140,7 +185,7 @@ def _plan_sweep(layout: Layout) -> Bond | None:
 
 
 def _is_connected(layout: Layout) -> bool:
-    """Whether bonds lead from any node to every other."""
+    """Return whether every node can be reached from every other along bonds."""
     bonds, seen, queue = set(layout.bonds), {0}, [0]
     for k in queue:
         for label in bonds.intersection(layout.nodes[k]):
@@ -152,7 +197,7 @@ def _is_connected(layout: Layout) -> bool:
 
 
 def _centre(layout: Layout) -> Label:
-    """The bond in the middle of the longest way through the tree, so that the sweep has the fewest levels."""
+    """Return the bond in the middle of the longest path through the tree, from which a sweep has the fewest levels."""
 
     def farthest(start: Label) -> list[Label]:
         came: dict[Label, Label | None] = {start: None}
@@ -175,7 +220,7 @@ def _centre(layout: Layout) -> Label:
 
 
 def _plan_bonds(layout: Layout, labels: tuple[Label, ...], seen: set[int], known: dict[Any, int]) -> Bond:
-    """Plan alike bonds: nodes below them that are alike make one visit."""
+    """Return the plan for a group of equal bonds. Nodes below them that have equal subtrees make up one visit."""
     kinds: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for label in labels:
         for k, axis in layout.incidence[label]:
@@ -194,7 +239,7 @@ def _plan_visit(layout: Layout, meets: list[tuple[int, int]], seen: set[int], kn
 
 
 def _kind(layout: Layout, node: int, up: int, known: dict[Any, int]) -> int:
-    """The number of what must agree for two nodes to be visited together: everything below them."""
+    """Return the identifier of the subtree below (node, axis). Nodes of equal identifiers share one kernel call."""
     if (node, up) not in known:
         below = tuple(
             tuple(sorted(_kind(layout, k, axis, known) for k, axis in layout.incidence[label] if k != node))
@@ -219,17 +264,32 @@ def _visits(bond: Bond) -> Iterator[Visit]:
 
 
 def tensor(layout: Layout, nodes: Sequence[Tensor]) -> Tensor:
-    """The end tensor."""
+    """Return the end tensor of the nodes, which are given in the order of the equation."""
     return _path(layout, "tensor")(nodes)
 
 
 def reads_whole(layout: Layout, batch: int) -> bool:
-    """Whether a batch of entries is read off the whole end tensor, because that takes fewer operations."""
+    """Return whether it takes fewer operations to form the whole end tensor than to compute a batch of its entries.
+
+    Args:
+        layout: labels and sizes of the network.
+        batch: number of entries.
+
+    Returns:
+        True if it takes fewer operations and the end tensor has at most `WHOLE` entries.
+    """
     return math.prod(layout.shape) <= WHOLE and work(layout) <= batch * _work_per_row(layout, entries=True)
 
 
 def entries(layout: Layout, stacks: Sequence[Tensor], indices: Tensor) -> Tensor:
-    """Entries at checked int64 indices (batch, order)."""
+    """Return entries of the end tensor, of shape (batch,).
+
+    Args:
+        layout: labels and sizes of the network.
+        stacks: the nodes as they are stored, see `unstack`.
+        indices: mode indices of shape (batch, number of modes), int64; or zeros and ones of the dtype of the nodes, if
+            `reads_indicators` is true. They are not checked.
+    """
     if len(indices) == 0:
         return stacks[0].new_zeros(0)
     if reads_whole(layout, len(indices)):
@@ -241,10 +301,11 @@ def entries(layout: Layout, stacks: Sequence[Tensor], indices: Tensor) -> Tensor
 
 
 def reads_indicators(layout: Layout) -> bool:
-    """Return whether entries are products of very many leaves of two levels each, in the order of the modes.
+    """Return whether `entries` computes with indices as zeros and ones of the network's dtype.
 
-    Such a product reads indices as zeros and ones of the network's dtype. A caller that reads the same indices often
-    converts them once, and passes them to `entries` in place of integers.
+    This is so for a product of at least `LOG_FACTORS` leaves, one per mode in the order of the modes, whose modes all
+    have size 2. `entries` converts integers at every call. A caller that uses the same indices often converts them
+    once, and passes zeros and ones of that dtype instead.
     """
     swept = sweep(layout)
     if swept is None or len(swept.visits) != 1 or len(swept.labels) != 1 or set(layout.shape) != {2}:
@@ -255,7 +316,13 @@ def reads_indicators(layout: Layout) -> bool:
 
 
 def evaluate(layout: Layout, stacks: Sequence[Tensor], vectors: Sequence[Tensor]) -> Tensor:
-    """Inner products with rank-one tensors, the n-th factors in vectors[n] (batch, d_n)."""
+    """Return inner products of the end tensor with rank-one tensors, of shape (batch,).
+
+    Args:
+        layout: labels and sizes of the network.
+        stacks: the nodes as they are stored, see `unstack`.
+        vectors: one tensor (batch, d_n) for each mode n. Row b of all of them gives the factors of rank-one tensor b.
+    """
     batch = len(vectors[0])
     if batch == 0:
         return stacks[0].new_zeros(0)
@@ -269,13 +336,17 @@ def evaluate(layout: Layout, stacks: Sequence[Tensor], vectors: Sequence[Tensor]
 
 
 def flatten(indices: Tensor, shape: Sequence[int]) -> Tensor:
-    """Row-major positions of mode indices (batch, order) in the flattened end tensor."""
+    """Return the positions (batch,) of mode indices (batch, modes) in the end tensor flattened in row-major order."""
     strides = [math.prod(shape[n + 1 :]) for n in range(len(shape))]
     return (indices * torch.tensor(strides, dtype=torch.long, device=indices.device)).sum(dim=1)
 
 
 def _work_per_row(layout: Layout, *, entries: bool) -> float:
-    """Multiply-adds per row of a batch: a node costs its entries, or where modes are only looked up what is read."""
+    """Return the multiply-adds per row of a batch that is not read from the whole end tensor.
+
+    A node costs the number of its entries. If `entries` is true, a node whose modes are looked up costs only the
+    entries that one row reads, times `LOOKUP`.
+    """
     looked_up = [
         math.prod(layout.shape[n] for n in modes) / LOOKUP if entries and modes else 1 for modes in layout.modes
     ]
@@ -286,13 +357,16 @@ def _work_per_row(layout: Layout, *, entries: bool) -> float:
 
 
 class _Rows:
-    """Reads entries: leaves look their rows up."""
+    """The leaves of a sweep that computes entries: every row of the batch looks up its slices of the leaves."""
 
     def __init__(self, layout: Layout, indices: Tensor) -> None:
         self.layout, self.indices = layout, indices
 
     def lookup(self, modes: Sequence[tuple[int, ...]]) -> Tensor:
-        """The levels at groups of alike modes (batch, groups), in row-major order of a group's modes."""
+        """Return the position that each row of the batch reads in groups of modes, of shape (batch, groups).
+
+        A group is a tuple of modes; the position is row-major in their indices. All groups have modes of equal sizes.
+        """
         if modes == tuple((n,) for n in range(len(self.layout.shape))):  # every mode for itself, in their order
             return self.indices
         columns = torch.tensor(modes, device=self.indices.device).T
@@ -302,18 +376,21 @@ class _Rows:
         return found
 
     def leaf(self, visit: Visit, table: Tensor) -> Tensor:
-        """(nodes, levels, ...) -> (batch, nodes, ...)."""
+        """Return what each row reads of a stack of leaves: from (nodes, positions, ...) to (batch, nodes, ...)."""
         return self.read(table, tuple(self.layout.modes[k] for k in visit.nodes))
 
     def read(self, table: Tensor, modes: Sequence[tuple[int, ...]]) -> Tensor:
-        """(groups, levels, ...) -> (batch, groups, ...): what every row reads at groups of alike modes."""
+        """Return what each row reads at groups of modes: from (groups, positions, ...) to (batch, groups, ...)."""
         groups, levels, *rest = table.shape
         rows = self.lookup(modes) + levels * torch.arange(groups, device=table.device)
         flat = table.reshape(groups * levels, -1).index_select(0, rows.flatten())
         return flat.reshape(len(rows), groups, *rest)
 
     def patterns(self, visit: Visit) -> "_Rows | None":
-        """All that can be read below a node, one row each, where that is much less than the batch."""
+        """Return all combinations of indices of the modes below a node, as rows; None if there are too many.
+
+        There are too many if the batch has fewer than `PATTERNS` times as many rows.
+        """
         sizes = [self.layout.shape[n] for n in visit.modes[0]]
         if not visit.below or not sizes or PATTERNS * math.prod(sizes) > len(self.indices):
             return None
@@ -325,7 +402,12 @@ class _Rows:
         return _Rows(self.layout, rows)
 
     def product(self, visit: Visit, table: Tensor, blocks: int) -> Tensor | None:
-        """Product of very many leaves per bond, (batch, blocks, size), where the log domain is the way to it."""
+        """Return the product of the leaves at each bond, of shape (batch, blocks, size), by sums of logarithms.
+
+        Returns:
+            None if there are fewer than `LOG_FACTORS` leaves per bond, a mode is larger than `LOG_LEVELS`, or a leaf has
+            several bonds.
+        """
         nodes, levels, *rest = table.shape
         if nodes // blocks < LOG_FACTORS or levels > LOG_LEVELS or len(rest) != 1:
             return None
@@ -335,13 +417,13 @@ class _Rows:
 
 
 class _Vectors:
-    """Evaluates on rank-one tensors: leaves are weighed by the vectors."""
+    """The leaves of a sweep that computes inner products: every leaf is contracted with the vectors of its modes."""
 
     def __init__(self, layout: Layout, vectors: Sequence[Tensor]) -> None:
         self.layout, self.vectors = layout, vectors
 
     def leaf(self, visit: Visit, table: Tensor) -> Tensor:
-        """(nodes, levels, ...) -> (batch, nodes, ...)."""
+        """Return leaves contracted with the vectors: from (nodes, positions, ...) to (batch, nodes, ...)."""
         modes = [self.layout.modes[k] for k in visit.nodes]
         weights = torch.stack([self.vectors[row[0]] for row in modes], dim=1)
         for position in range(1, len(modes[0])):
@@ -352,11 +434,11 @@ class _Vectors:
         )
 
     def product(self, visit: Visit, table: Tensor, blocks: int) -> Tensor | None:
-        """Never: the messages are wanted one by one."""
+        """Return None: products of leaves that are contracted with vectors are not taken by sums of logarithms."""
         return None
 
     def patterns(self, visit: Visit) -> None:
-        """Never: vectors differ from row to row."""
+        """Return None: vectors differ from row to row, so a subtree is not tabulated."""
 
 
 def _sweep(layout: Layout, stacks: Sequence[Tensor], leaves: _Rows | _Vectors) -> Tensor:
@@ -367,7 +449,10 @@ def _sweep(layout: Layout, stacks: Sequence[Tensor], leaves: _Rows | _Vectors) -
 
 
 def _bond(layout: Layout, stacks: Sequence[Tensor], leaves: _Rows | _Vectors, bond: Bond) -> Tensor:
-    """Message (batch, bonds, size): the product of what the nodes below send. A batch of 1 stands for any batch."""
+    """Return the product of the messages of all nodes below the bonds, of shape (batch, bonds, size).
+
+    The batch axis has size 1 if the message does not depend on the row.
+    """
     message = None
     for visit in bond.visits:
         sent = _visit(layout, stacks, leaves, visit, len(bond.labels))
@@ -377,7 +462,7 @@ def _bond(layout: Layout, stacks: Sequence[Tensor], leaves: _Rows | _Vectors, bo
 
 
 def _visit(layout: Layout, stacks: Sequence[Tensor], leaves: Any, visit: Visit, blocks: int) -> Tensor:
-    """What a stack sends: its nodes contracted with their modes and messages, multiplied within each of the blocks."""
+    """Return the messages of a stack: nodes contracted with modes and messages, and multiplied within each block."""
     stack = stacks[stacks_of(layout).index(visit.nodes)]
     stack = stack.unsqueeze(0) if len(visit.nodes) == 1 else stack
     modes = [axis for axis, label in enumerate(layout.nodes[visit.nodes[0]]) if label in layout.mode_labels]
@@ -399,7 +484,10 @@ def _visit(layout: Layout, stacks: Sequence[Tensor], leaves: Any, visit: Visit, 
 
 
 def _apply(message: Tensor, arriving: Tensor, axis: int) -> Tensor:
-    """Sum an axis of (batch, nodes, ...) against a message (batch, nodes, size); either batch may be 1."""
+    """Return a message (batch, nodes, ...) with one axis summed against an arriving message (batch, nodes, size).
+
+    Either batch axis may have size 1.
+    """
     moved = message.movedim(axis, 2)
     if moved.shape[0] == 1:
         flat = torch.einsum("znr,nrs->zns", arriving, moved[0].flatten(2) if moved.ndim > 3 else _column(moved[0]))
@@ -413,7 +501,10 @@ def _column(vectors: Tensor) -> Tensor:
 
 
 def _multiply(factors: Tensor) -> Tensor:
-    """Product over axis 2; few factors are multiplied one by one, which has the right gradient at zeros for nothing."""
+    """Return the product over axis 2.
+
+    Up to 8 factors are multiplied one by one, because the gradient of that is correct at zeros at no extra cost.
+    """
     if factors.shape[2] > 8:
         return factors.prod(dim=2)
     result, *others = factors.unbind(2)
