@@ -320,3 +320,31 @@ def test_records_are_labelled_datasets():
     assert isinstance(run, xr.Dataset)
     assert set(run.variables) == {"time", "loss", "state", "atol"}
     assert "torch" in run.attrs["versions"]
+
+
+def test_a_flow_whose_solver_has_memory_of_its_own_is_the_same(monkeypatch):
+    """On an accelerator the solver's arrays are copies of the flat vectors; here the CPU takes that path."""
+    from ranklens.dynamics import flow
+
+    class Copying(flow._Field):
+        def __init__(self, net, task, flat, evaluations, *, shared):
+            super().__init__(net, task, flat, evaluations, shared=False)
+
+    target = rl.targets.cp((4, 4, 4), rank=2)
+    task = rl.Completion.sample(target, observed=40)
+    runs, ends = [], []
+    for copying in (False, True):
+        if copying:
+            monkeypatch.setattr(flow, "_Field", Copying)
+        net = rl.cp((4, 4, 4), rank=5, std=1e-2)
+        runs.append(rl.gradient_flow(net, task, until_loss=1e-3, track={"norms": lambda net: net.component_norms("r")}))
+        ends.append(net.tensor().detach())
+    for name in ("loss", "time", "norms", "state"):
+        assert np.array_equal(runs[0][name], runs[1][name])
+    assert torch.equal(*ends)
+
+
+def test_other_devices_are_refused_by_name():
+    net = rl.cp((2, 2), rank=1).to("meta")
+    with pytest.raises(TypeError, match="float64 on meta; a flow needs float64 on the CPU or on CUDA"):
+        rl.gradient_flow(net, rl.Completion.counterexample())
