@@ -75,22 +75,9 @@ def test_the_legend_of_a_comparison_says_how_the_records_differ():
     assert names(rl.plot([record(), record()])) == ["record 0", "record 1"]
 
 
-@pytest.mark.parametrize(
-    ("stopped", "until_loss", "early"),
-    [
-        ("loss", 1e-3, False),
-        ("time", 1e-3, False),
-        ("evaluations", 1e-3, True),
-        ("nan", 0.0, True),
-        ("interrupted", 0.0, True),
-        ("steps", 1e-3, True),
-        ("steps", 0.0, False),
-        ("stationary", 1e-3, True),
-        ("stationary", 0.0, False),
-    ],
-)
-def test_a_run_that_stopped_before_its_goal_is_marked(stopped, until_loss, early):
-    run = record().assign_attrs(stopped=stopped, until_loss=until_loss)
+@pytest.mark.parametrize(("stopped", "early"), [("loss", False), ("steps", False), ("steps", True), ("nan", True)])
+def test_a_run_that_stopped_before_its_goal_is_marked(stopped, early):
+    run = record().assign_attrs(stopped=stopped, early=int(early))
     title = rl.plot(run).get_suptitle()
     assert (title == f"The run stopped before its goal: {stopped}") if early else title == ""
     assert [f"(stopped: {stopped})" in name for name in names(rl.plot([record(), run]))] == [False, early]

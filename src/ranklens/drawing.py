@@ -61,12 +61,8 @@ AXIS_NAMES = {
 }
 # Number of lines in a panel that get a colour and a name each. Further lines are grey and share one name.
 FEW = 7
-# Values of the attribute `stopped` of a run that ended before its goal, whatever its goal was.
-FAILURES = ("evaluations", "singular", "nan", "interrupted")
-# Values of `stopped` of a run that ended before its goal if that was a loss above zero, which it has not reached.
-SHORTFALLS = ("steps", "stationary")
 # Attributes that say how a run went. They differ between any two runs, so they do not name a run.
-OUTCOMES = ("stopped", "message", "evaluations", "steps", "seconds", "versions")
+OUTCOMES = ("stopped", "message", "early", "evaluations", "steps", "seconds", "versions")
 # Characters of a record's name in a legend, at most; longer ones would cover the lines.
 LONGEST_NAME = 60
 
@@ -129,7 +125,7 @@ def plot(run: xr.Dataset | Sequence[xr.Dataset]) -> Figure:
     One record gets a panel for the loss and one for every tracked quantity: a line for a number, several lines for a
     vector, and a line for the norm of anything larger. Several records get a panel for every quantity that all of them
     have, with one line per record: the quantity if it is a number, else its norm. The legend names the attributes and
-    scalar coordinates in which the records differ. A run whose attribute `stopped` says that it ended before its goal
+    scalar coordinates in which the records differ. A run that stopped before its goal, as its attribute `early` says,
     is marked: in the title of the figure, or in the legend of a comparison.
 
     Time is drawn on a logarithmic scale where it spans many decades, as the times of a stiff flow do.
@@ -281,8 +277,7 @@ def _settings(run: xr.Dataset) -> Mapping[str, str]:
 
 def _is_early(run: xr.Dataset) -> bool:
     """Return whether the record's attributes say that the run stopped before its goal."""
-    stopped, until_loss = run.attrs.get("stopped"), run.attrs.get("until_loss", 0.0)
-    return stopped in FAILURES or (stopped in SHORTFALLS and until_loss > 0)
+    return bool(run.attrs.get("early", 0))
 
 
 def svg(made: Figure) -> str:

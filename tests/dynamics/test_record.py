@@ -18,11 +18,13 @@ from ranklens.dynamics.record import (
     StoppedEarly,
     check_count,
     ignoring_early_stops,
+    is_early,
     numpy,
     warn_if_early,
 )
 
-COMMON = {"stopped", "message", "evaluations", "steps", "seconds", "solver", "until_loss", "network", "loss_function"}
+COMMON = {"stopped", "message", "evaluations", "steps", "seconds", "solver", "until_loss", "early", "network"}
+COMMON |= {"loss_function", "versions"}
 
 
 def two_by_two(std=0.5):
@@ -39,7 +41,7 @@ def test_all_runs_have_the_same_attributes():
     descent = rl.gradient_descent(net, task, torch.optim.SGD(net.parameters(), lr=0.1), steps=3)
     end = rl.end_matrix_flow(torch.eye(2, dtype=torch.float64), task, depth=2, until_time=1.0)
     for run in (flow, descent, end):
-        assert set(run.attrs) >= COMMON | {"versions"}
+        assert set(run.attrs) >= COMMON
         assert run.attrs["loss_function"] == "half_sse"
         assert run.attrs["until_loss"] == 5e-5
 
@@ -82,6 +84,49 @@ def test_descent_warns_of_steps_only_if_a_loss_was_wanted():
     rl.gradient_descent(net, task, optimizer, steps=3, until_loss=0.0)
     with pytest.warns(StoppedEarly, match="stopped by 'steps'.*take more steps"):
         rl.gradient_descent(net, task, optimizer, steps=3, until_loss=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("stopped", "goal", "early"),
+    [
+        ("loss", 1e-3, False),
+        ("time", 1e-3, False),
+        ("evaluations", 1e-3, True),
+        ("evaluations", 0.0, True),
+        ("nan", 0.0, True),
+        ("interrupted", 0.0, True),
+        ("steps", 1e-3, True),
+        ("steps", 0.0, False),
+        ("stationary", 1e-3, True),
+        ("stationary", 0.0, False),
+    ],
+)
+def test_a_run_is_early_if_it_missed_its_goal(stopped, goal, early):
+    assert is_early(stopped, goal) is early
+
+
+@pytest.mark.parametrize("until_loss", [None, 0.0, 1e-6, 0.3])
+@pytest.mark.parametrize("lr", [1e-3, 1e3], ids=["slow", "divergent"])
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_descent_is_marked_as_early_if_and_only_if_it_warned(until_loss, lr, members):
+    net, task = two_by_two()
+    net = net if members == 1 else rl.stack([net, two_by_two()[0]])
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", StoppedEarly)
+        run = rl.gradient_descent(net, task, optimizer, steps=20, every=1, until_loss=until_loss)
+    warned = any(issubclass(found.category, StoppedEarly) for found in caught)
+    assert run.attrs["early"] == warned
+    assert rl.plot(run if members == 1 else run.isel(member=0)).get_suptitle().startswith("The run stopped") == warned
+
+
+@pytest.mark.parametrize("how", [{"until_time": 1.0}, {"until_evaluations": 3}, {"until_loss": 0.0}])
+def test_a_flow_is_marked_as_early_if_and_only_if_it_warned(how):
+    net, task = two_by_two()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", StoppedEarly)
+        run = rl.gradient_flow(net, task, until_time=how.pop("until_time", 100.0), **how)
+    assert run.attrs["early"] == any(issubclass(found.category, StoppedEarly) for found in caught)
 
 
 def test_costs_add_up_over_resumed_flows():

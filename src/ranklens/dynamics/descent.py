@@ -19,6 +19,7 @@ from ranklens.dynamics.record import (
     Recorder,
     Track,
     check_count,
+    is_early,
     numpy,
     run_attributes,
     warn_if_early,
@@ -76,9 +77,10 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
         A Dataset with coordinate `step`, variables `loss` and the tracked ones along it, the final parameters `state`
         and the state of the optimizer. Its attributes are "stopped", "message" (details of "stopped"), "evaluations"
         (of a gradient), "steps", "seconds", "solver" (the optimizer), "batch_size" (0 for all), "seed", "until_loss",
-        "network", "loss_function" and "versions". "stopped" is "loss", "steps", or "nan": the descent diverged, and
-        network and record end at the last recorded row before that. The record of an ensemble has a dimension
-        `member`; rows after the end of a member hold NaN, and `stopped` and `steps` are variables, one per member.
+        "early" (1 after a warning or an interrupt, else 0), "network", "loss_function" and "versions". "stopped" is
+        "loss", "steps", or "nan": the descent diverged, and network and record end at the last recorded row before
+        that. The record of an ensemble has a dimension `member`; rows after the end of a member hold NaN, and
+        `stopped` and `steps` are variables, one per member.
 
         Ctrl-C raises a KeyboardInterrupt whose attribute `record` holds the record up to the last row.
 
@@ -99,7 +101,7 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
     >>> run.attrs["stopped"], bool(rl.effective_rank(net.tensor().detach()) < 1.01)
     ('loss', True)
     """
-    goal = SMALL_LOSS if until_loss is None else until_loss
+    small, goal = (SMALL_LOSS, 0.0) if until_loss is None else (until_loss, until_loss)
     if isinstance(net, Ensemble):
         if batch_size is not None or resume is not None:
             raise ValueError(
@@ -113,10 +115,10 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
             task,
             optimizer,
             steps=steps,
+            small=small,
             goal=goal,
             every=every,
             track=track,
-            warns=until_loss is not None and until_loss > 0,
             progress=progress,
         )
     if isinstance(task, Sequence):
@@ -130,20 +132,20 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
             raise ValueError(f"steps is {steps}, and the record has {first} already; steps count from the first")
         _restore(net, optimizer, resume)
     batches = None if batch_size is None else _batches(_batched(task), batch_size, seed, first)
-    descent = _Descent(net, task, optimizer, recorder, first, steps, every, goal)
+    descent = _Descent(net, task, optimizer, recorder, first, steps, every, small)
     with threads(contract.work(net.layout)), reporter(progress) as report:
         stopped, message = descent.go(batches, report)
     last = descent.kept
     evaluations = before.evaluations + last.step - first
     outcome = Outcome(stopped, message, Cost(evaluations, last.step, before.seconds + clock.perf_counter() - started))
-    if stopped == "nan" or (until_loss is not None and until_loss > 0):
-        warn_if_early(outcome, last.loss, goal)
+    warn_if_early(outcome, last.loss, goal)
     attrs = run_attributes(
         outcome,
         task,
         network=repr(net),
         solver=f"{type(optimizer).__name__} {_numbers(optimizer)}",
-        until_loss=goal,
+        until_loss=small,
+        early=is_early(stopped, goal),
         batch_size=0 if batch_size is None else batch_size,
         seed=seed,
     )

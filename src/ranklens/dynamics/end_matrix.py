@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ranklens.dynamics.record import Cost, Outcome, Quantity, Recorder, run_attributes, warn_if_early
+from ranklens.dynamics.record import Cost, Outcome, Quantity, Recorder, is_early, run_attributes, warn_if_early
 from ranklens.dynamics.solver import (
     KRYLOV,
     SOLVER,
@@ -141,6 +141,7 @@ def end_matrix_flow(  # noqa: PLR0913  (what ends a run, what it records, how ex
         network=f"the end matrix of depth {depth:g}",
         solver=f"{SOLVER}({KRYLOV})",
         until_loss=until_loss,
+        early=is_early(outcome.stopped, until_loss),
         rtol=rtol,
         depth=float(depth),
     )

@@ -12,7 +12,17 @@ from torch import Tensor
 
 from ranklens.dynamics.gradient import LossGradient
 from ranklens.dynamics.optim import GroupRMSprop, SignDescent, Spectral
-from ranklens.dynamics.record import Cost, Interrupted, Outcome, StoppedEarly, Track, array_of, run_attributes, versions
+from ranklens.dynamics.record import (
+    Cost,
+    Interrupted,
+    Outcome,
+    StoppedEarly,
+    Track,
+    array_of,
+    is_early,
+    run_attributes,
+    versions,
+)
 from ranklens.problems.completion import Completion
 from ranklens.problems.losses import half_sse, mse
 from ranklens.problems.problem import Problem, check_problem
@@ -45,10 +55,10 @@ def descend_together(
     optimizer: torch.optim.Optimizer,
     *,
     steps: int,
+    small: float,
     goal: float,
     every: int,
     track: Track | None,
-    warns: bool,
     progress: bool | Report | None,
 ) -> xr.Dataset:
     """Take optimizer steps on all members of an ensemble, and stop each member by itself.
@@ -61,10 +71,10 @@ def descend_together(
         tasks: one problem for all members, or one per member.
         optimizer: an optimizer over `ensemble.parameters()` that treats members separately.
         steps: take at most this many steps.
-        goal: a member stops when its recorded loss is this small.
+        small: a member stops when its recorded loss is this small.
+        goal: the loss that every member is to reach; 0 if there is none, so that taking all steps is the goal.
         every: record at the multiples of this many steps.
         track: {name: function of one network}, evaluated for every member in every recorded row.
-        warns: whether to warn of members that end without having reached `goal`.
         progress: as in `gradient_descent`.
 
     Returns:
@@ -79,7 +89,7 @@ def descend_together(
     problems = _problems(tasks, len(ensemble))
     _check_optimizer(optimizer, ensemble)
     started = clock.perf_counter()
-    descent = _Together(ensemble, problems, optimizer, track or {}, goal)
+    descent = _Together(ensemble, problems, optimizer, track or {}, small)
     work = len(ensemble) * contract.work(ensemble.layout)
     with torch.no_grad(), threads(work), reporter(progress) as report:
         interrupted = descent.go(steps, every, report)
@@ -92,15 +102,22 @@ def descend_together(
     settings = {"batch_size": 0, "members": len(ensemble)}
     solver, network = type(optimizer).__name__, repr(ensemble)
     record = descent.record()
-    record.attrs = run_attributes(outcome, problems[0], network=network, solver=solver, until_loss=goal, **settings) | {
-        "versions": versions()
-    }
+    missed = [k for k, reason in enumerate(descent.stopped) if is_early(reason, goal)]
+    attrs = run_attributes(
+        outcome,
+        problems[0],
+        network=network,
+        solver=solver,
+        until_loss=small,
+        early=bool(missed),
+        **settings,
+    )
+    record.attrs = {**attrs, "versions": versions()}
     if interrupted:
         raise Interrupted(record)
-    missed = [k for k, reason in enumerate(descent.stopped) if reason != "loss"]
-    if missed and (warns or "nan" in descent.stopped):
+    if missed:
         warnings.warn(
-            f"{len(missed)} of {len(ensemble)} members ended without reaching until_loss {goal:.3g} "
+            f"{len(missed)} of {len(ensemble)} members stopped before their goal "
             f"({outcome.message}): members {', '.join(map(str, missed[:10]))}{', ...' if len(missed) > 10 else ''}",
             StoppedEarly,
             stacklevel=4,

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ranklens.dynamics.gradient import LossGradient
-from ranklens.dynamics.record import Cost, Outcome, Recorder, Track, run_attributes, warn_if_early
+from ranklens.dynamics.record import Cost, Outcome, Recorder, Track, is_early, run_attributes, warn_if_early
 from ranklens.dynamics.solver import KRYLOV, SOLVER, Floats, Run, default_errors, flow_bounds, local_error
 from ranklens.problems.problem import Problem, check_smooth
 from ranklens.progress import Report, reporter
@@ -66,7 +66,7 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
         A Dataset with coordinate `time`, variables `loss` and the tracked ones along it, the final parameters `state`,
         and `atol`, the absolute errors that a resumed run needs. Its attributes are "stopped", "message" (details of
         "stopped"), "evaluations" (of the gradient), "steps" (of the solver), "seconds", "solver", "rtol",
-        "until_loss", "network", "loss_function" and "versions". "stopped" is "loss", "time", "evaluations",
+        "until_loss", "early", "network", "loss_function" and "versions". "stopped" is "loss", "time", "evaluations",
         "stationary" (the gradient vanishes, the next change is beyond time 1e25, or the loss does not fall any more)
         or "nan" (the flow diverged).
 
@@ -107,8 +107,15 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
     seconds = before.seconds + clock.perf_counter() - started
     outcome = Outcome(run.stopped, run.message, Cost(field.evaluations, before.steps + run.steps, seconds))
     warn_if_early(outcome, run.point.loss, until_loss)
-    solver = f"{SOLVER}({KRYLOV})"
-    attrs = run_attributes(outcome, task, network=repr(net), solver=solver, until_loss=until_loss, rtol=rtol)
+    attrs = run_attributes(
+        outcome,
+        task,
+        network=repr(net),
+        solver=f"{SOLVER}({KRYLOV})",
+        until_loss=until_loss,
+        early=is_early(outcome.stopped, until_loss),
+        rtol=rtol,
+    )
     return recorder.result(outcome, state, attrs)
 
 

@@ -38,9 +38,9 @@ class StoppedEarly(UserWarning):
     """Warn that a flow or a descent stopped before it reached its goal.
 
     The goal is `until_loss`, and for a flow also a given `until_time` or the last of `times`. The attribute `stopped`
-    of the record holds the reason: "evaluations", "steps", "stationary", "singular" or "nan". Two endings are goals
-    and do not warn: a flow with `until_loss=0` that comes to rest, and a descent that takes all its steps although
-    no `until_loss` was passed.
+    of the record holds the reason: "evaluations", "steps", "stationary", "singular" or "nan". The attribute `early` is
+    1 if the run warned or was interrupted, else 0. Two endings are goals and do not warn: a flow with `until_loss=0`
+    that comes to rest, and a descent that takes all its steps although no `until_loss` was passed.
 
     >>> import warnings, ranklens as rl
     >>> from ranklens.dynamics.record import StoppedEarly
@@ -122,6 +122,7 @@ def run_attributes(
     network: str,
     solver: str,
     until_loss: float,
+    early: bool,
     **settings: str | float,
 ) -> Attributes:
     """Return the attributes that the record of every run has.
@@ -132,11 +133,12 @@ def run_attributes(
         network: a description of the network.
         solver: name of the solver or optimizer, with its settings.
         until_loss: the loss at which the run would have stopped.
+        early: whether the run stopped before its goal.
         settings: further attributes of this kind of run.
 
     Returns:
-        Attributes "stopped", "message", "evaluations", "steps", "seconds", "solver", "until_loss", "network",
-        "loss_function", and those of `settings`.
+        Attributes "stopped", "message", "evaluations", "steps", "seconds", "solver", "until_loss", "early" (0 or 1),
+        "network", "loss_function", and those of `settings`.
     """
     return {
         "stopped": outcome.stopped,
@@ -146,26 +148,38 @@ def run_attributes(
         "seconds": outcome.cost.seconds,
         "solver": solver,
         "until_loss": until_loss,
+        "early": int(early),
         "network": network,
         "loss_function": loss_name(task),
         **settings,
     }
 
 
-def warn_if_early(outcome: Outcome, loss: float, until_loss: float) -> None:
+def is_early(stopped: str, goal: float) -> bool:
+    """Return whether a run stopped before its goal.
+
+    Args:
+        stopped: the reason why it stopped.
+        goal: the loss that was to be reached. At 0 or less there is none, and a flow that comes to rest, or a descent
+            that takes all its steps, has reached its goal.
+    """
+    return stopped == "interrupted" or (stopped in REMEDIES and (goal > 0 or stopped not in ("stationary", "steps")))
+
+
+def warn_if_early(outcome: Outcome, loss: float, goal: float) -> None:
     """Warn if a run stopped before its goal; the warning points at the line that called the run's function.
 
     Args:
         outcome: how the run ended.
         loss: the loss at its end.
-        until_loss: the loss that was to be reached; at 0 or less, coming to rest is the goal.
+        goal: as for `is_early`.
     """
-    at_rest = outcome.stopped == "stationary" and until_loss <= 0
-    if outcome.stopped in REMEDIES and not at_rest:
+    if is_early(outcome.stopped, goal) and outcome.stopped in REMEDIES:
+        wanted = f", but until_loss is {goal:.3g}" if goal > 0 else ""
         details = f" ({outcome.message})" if outcome.message else ""
         warnings.warn(
-            f"the run stopped by {outcome.stopped!r} at a loss of {loss:.3g}, but until_loss is {until_loss:.3g}"
-            f"{details}; {REMEDIES[outcome.stopped]}",
+            f"the run stopped by {outcome.stopped!r} at a loss of {loss:.3g}{wanted}{details}; "
+            f"{REMEDIES[outcome.stopped]}",
             StoppedEarly,
             stacklevel=CALLER,
         )
