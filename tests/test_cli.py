@@ -78,7 +78,7 @@ def test_run_changes_settings(tmp_path):
     [
         (["run", "nothing"], "there is no study 'nothing'"),
         (["run", "analogy", "--preset", "huge"], "no preset 'huge'"),
-        (["run", "analogy", "--set", "deep=3"], "there is no setting 'deep=3'"),
+        (["run", "analogy", "--set", "deep=3"], "there is no setting 'deep'"),
         (["run", "matrix_dynamics", "--preset", "tiny", "--set", "depth=0"], "depth is 0; it must be at least 1"),
         (["run", "analogy", "--set", "seeds=[]"], "setting seeds is empty"),
         (["run", "matrix_dynamics", "--preset", "tiny", "--set", "rank=70"], "ranklens: "),

@@ -110,3 +110,39 @@ def test_gradients_are_written_to_the_given_place(tolerance):
     LossGradient(net, task, parts)()
     wanted = torch.cat([w.reshape(-1) for w in torch.autograd.grad(task.loss(net), net.stacks)])
     torch.testing.assert_close(flat, wanted, rtol=tolerance["rounding"], atol=0.0)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (4, 5), (2, 8), (2, 2, 4)], ids=str)
+def test_network_of_another_shape_than_the_problem_is_refused(shape):
+    """Flat positions of entries mean other entries in another shape, so such a network would fit without an error."""
+    task = rl.Completion.sample(torch.ones(4, 4, dtype=torch.float64), observed=9)
+    net = rl.deep_matrix(shape, depth=2) if len(shape) == 2 else rl.cp(shape, rank=2)
+    with pytest.raises(ValueError, match=r"the problem is about tensors of shape \(4, 4\), not "):
+        rl.gradient_flow(net, task)
+    with pytest.raises(ValueError, match=r"pass a network or a tensor of the problem's shape"):
+        rl.gradient_descent(net, task, torch.optim.SGD(net.parameters(), lr=0.1), steps=1)
+
+
+@pytest.mark.parametrize(
+    ("reduce", "error", "message"),
+    [
+        (
+            lambda square: float(square.detach().mean()),
+            TypeError,
+            "the loss of a Own is a float; return a torch tensor",
+        ),
+        (lambda square: square, ValueError, r"the loss of a Own has shape \(3, 4\); return a single number"),
+        (lambda square: square.detach().mean(), TypeError, "the loss of a Own has no gradient"),
+    ],
+    ids=["float", "no single number", "detached"],
+)
+def test_loss_that_cannot_be_differentiated_is_refused_with_a_remedy(reduce, error, message):
+    class Own:
+        def loss(self, net):
+            return reduce(net.tensor().square())
+
+    net = rl.deep_matrix((3, 4), depth=2, std=0.5)
+    with pytest.raises(error, match=message):
+        rl.gradient_flow(net, Own())
+    with pytest.raises(error, match=message):
+        rl.gradient_descent(net, Own(), torch.optim.SGD(net.parameters(), lr=0.1), steps=1)

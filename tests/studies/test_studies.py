@@ -170,9 +170,9 @@ def test_unknown_names_and_settings_are_named():
     with pytest.raises(ValueError, match="no preset 'huge'; choose one of laptop"):
         studies.preset("analogy", "huge")
     settings = studies.preset("analogy", "tiny")
-    with pytest.raises(ValueError, match="there is no setting 'deep=3'; write name=value with one of depth"):
+    with pytest.raises(ValueError, match="there is no setting 'deep'; write name=value with one of depth"):
         studies.override(settings, ["deep=3"])
-    with pytest.raises(ValueError, match="there is no setting 'depth'"):
+    with pytest.raises(ValueError, match="setting depth has no value; write depth=value, like depth=4"):
         studies.override(settings, ["depth"])
     with pytest.raises(ValueError, match="setting depth is 'three'; it must be like 4"):
         studies.override(settings, ["depth=three"])

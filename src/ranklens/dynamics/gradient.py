@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ranklens.problems.problem import BatchedProblem, Problem
+from ranklens.problems.problem import BatchedProblem, Observations, Problem
 from ranklens.problems.readout import Readout, readout, reads_end_tensor
 from ranklens.tensors import contract
 from ranklens.tensors.network import TensorNetwork
@@ -25,6 +25,9 @@ class LossGradient:
         task: the problem.
         parts: one tensor per trained stack of `net`, of its shape, where gradients are written; None allocates them.
 
+    Raises:
+        ValueError: for a network of another shape than that of the tensors that the problem observes.
+
     >>> import torch, ranklens as rl
     >>> net = rl.deep_matrix((4, 4), depth=3, std=0.5)
     >>> task = rl.Completion.sample(torch.ones(4, 4, dtype=torch.float64), observed=9)
@@ -36,6 +39,8 @@ class LossGradient:
     """
 
     def __init__(self, net: TensorNetwork, task: Problem, parts: Sequence[Tensor] | None = None) -> None:
+        if isinstance(task, Observations):
+            task.check_shape(net)
         self.net, self.task = net, task
         self.trained = [stack for stack in net.stacks if stack.requires_grad]
         self.parts = [torch.empty_like(stack.detach()) for stack in self.trained] if parts is None else list(parts)
@@ -68,7 +73,7 @@ class LossGradient:
         """
         if self.planned is None or self._readout is None or not self.is_planned(rows):
             with torch.enable_grad():
-                loss = self.problem(rows).loss(self.net)
+                loss = self.loss_with_graph(rows)
                 found = torch.autograd.grad(loss, self.trained, allow_unused=True, materialize_grads=True)
             for part, gradient in zip(self.parts, found, strict=True):
                 part.copy_(gradient)
@@ -78,13 +83,50 @@ class LossGradient:
         self.planned.backward()
         return loss
 
+    def loss_with_graph(self, rows: Tensor | None = None) -> Tensor:
+        """Return the loss as the problem computes it, a scalar that autograd can differentiate.
+
+        Args:
+            rows: positions of the observations that count, for a mini-batch; None takes all.
+
+        Raises:
+            TypeError: if the loss of the problem has no gradient.
+        """
+        loss = _checked(self.problem(rows).loss(self.net), self.task)
+        if not loss.requires_grad:
+            raise TypeError(
+                f"the loss of a {type(self.task).__name__} has no gradient; compute it from net.tensor() by operations "
+                f"of PyTorch, without detach(), item() or torch.no_grad()"
+            )
+        return loss
+
     def loss(self) -> Tensor:
         """Return the loss alone, a scalar without a graph."""
         if self.planned is None or self._readout is None:
             with torch.no_grad():
-                return self.task.loss(self.net)
+                return _checked(self.task.loss(self.net), self.task)
         self.planned.forward()
         return self._readout.loss()
+
+
+def _checked(loss: object, task: Problem) -> Tensor:
+    """Return the loss of a problem, which may be of the user's own class, if it is a tensor with a single number.
+
+    Raises:
+        TypeError: if it is no tensor.
+        ValueError: if it holds more than one number.
+    """
+    if not isinstance(loss, Tensor):
+        raise TypeError(
+            f"the loss of a {type(task).__name__} is a {type(loss).__name__}; return a torch tensor with a single "
+            f"number, computed from net.tensor() without float() or item()"
+        )
+    if loss.numel() != 1:
+        raise ValueError(
+            f"the loss of a {type(task).__name__} has shape {tuple(loss.shape)}; return a single number, such as the "
+            f"mean() of it"
+        )
+    return loss
 
 
 def _plan(net: TensorNetwork, parts: Sequence[Tensor]) -> Planned:

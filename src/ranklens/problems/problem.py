@@ -134,13 +134,24 @@ class Observations:
         Args:
             tensor: a network or a tensor, of the problem's shape.
         """
-        self._check_shape(tensor)
+        self.check_shape(tensor)
         return self._predict(tensor)
 
-    def _check_shape(self, tensor: TensorNetwork | Tensor) -> None:
+    def check_shape(self, tensor: TensorNetwork | Tensor) -> None:
+        """Refuse a network or a tensor of another shape than the problem's.
+
+        Args:
+            tensor: a network or a tensor.
+
+        Raises:
+            ValueError: if its shape is another.
+        """
         shape = tuple(tensor.shape)
         if shape != self.shape:
-            raise ValueError(f"the problem is about tensors of shape {self.shape}, not {shape}")
+            raise ValueError(
+                f"the problem is about tensors of shape {self.shape}, not {shape}; pass a network or a tensor of the "
+                f"problem's shape"
+            )
 
     def _predict(self, tensor: TensorNetwork | Tensor) -> Tensor:
         """Return the predictions for a network or tensor whose shape has been checked.
@@ -170,7 +181,7 @@ class Observations:
         """
         if self.target is None:
             raise ValueError("the recovery error needs the ground truth; pass target= when making the problem")
-        self._check_shape(tensor)
+        self.check_shape(tensor)
         found = (tensor.tensor() if isinstance(tensor, TensorNetwork) else tensor).detach()
         target = self._like("target", found)
         scale = target.abs().max()  # after division by it, squares neither underflow nor overflow

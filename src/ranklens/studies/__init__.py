@@ -141,8 +141,10 @@ def override(settings: S, changes: Sequence[str]) -> S:
     found = {}
     for change in changes:
         name, equals, text = change.partition("=")
-        if not equals or name not in fields:
-            raise ValueError(f"there is no setting {change!r}; write name=value with one of {', '.join(fields)}")
+        if name not in fields:
+            raise ValueError(f"there is no setting {name!r}; write name=value with one of {', '.join(fields)}")
+        if not equals:
+            raise ValueError(f"setting {name} has no value; write {name}=value, like {name}={json.dumps(fields[name])}")
         found[name] = _read(name, text, fields[name])
     return dataclasses.replace(settings, **found)
 
