@@ -1,7 +1,9 @@
 import json
 import os
+from pathlib import PurePosixPath
 
 import cases
+import numpy as np
 import pytest
 import torch
 import xarray as xr
@@ -88,3 +90,41 @@ def test_files_have_the_modes_that_the_process_gives(tmp_path):
     finally:
         os.umask(before)
     assert made.stat().st_mode & 0o777 == 0o600
+
+
+NOTES = [
+    True,
+    False,
+    None,
+    "",
+    "two words",
+    "json: a text that looks like a stored value",
+    3,
+    2**70,
+    0.5,
+    {"lr": 0.1, "layers": [1, 2], "best": None, "tuned": False},
+    ["a", 1, None],
+    [],
+]
+
+
+@pytest.mark.parametrize("note", NOTES, ids=repr)
+def test_notes_on_a_record_come_back(note, tmp_path):
+    run = xr.Dataset({"loss": ("step", [1.0, 0.5], {"note": note})}, attrs={"note": note})
+    again = rl.load(rl.save(run, tmp_path / "run.nc"))
+    for found in (again.attrs["note"], again.loss.attrs["note"]):
+        assert found == note
+        assert type(found) is type(note) or isinstance(found, np.number)
+    assert run.attrs["note"] is note  # the record itself is left as it was
+
+
+def test_notes_of_other_types_come_back_as_plain_ones(tmp_path):
+    notes = {"path": PurePosixPath("data/a"), "flag": np.True_, "flags": np.array([True, False]), "tuple": (1, "a")}
+    again = rl.load(rl.save(xr.Dataset(attrs=notes), tmp_path / "run.nc"))
+    assert again.attrs == {"path": "data/a", "flag": True, "flags": [True, False], "tuple": [1, "a"]}
+
+
+def test_a_note_that_no_file_can_hold_is_named(tmp_path):
+    with pytest.raises(TypeError, match=r"attribute .model. is a object that a file cannot hold.*make it a text"):
+        rl.save(xr.Dataset(attrs={"model": object()}), tmp_path / "run.nc")
+    assert not list(tmp_path.iterdir())

@@ -6,11 +6,12 @@ Nothing is pickled or unpickled, and an existing file is replaced as a whole or 
 import json
 import os
 import tempfile
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,6 +22,10 @@ from ranklens.tensors.network import TensorNetwork
 FORMAT = "ranklens network 1"
 # The first bytes of every HDF5 file, which is what NetCDF files are.
 HDF5 = b"\x89HDF\r\n\x1a\n"
+# How the value of an attribute starts that NetCDF cannot hold, and that is stored as JSON text instead.
+AS_JSON = "json:"
+# Kinds of numpy arrays that NetCDF holds: integers, also unsigned ones, and real and complex numbers.
+NUMBERS = "iufc"
 
 
 @contextmanager
@@ -60,6 +65,10 @@ def _umask() -> int:
 def save(thing: TensorNetwork | xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """Write a network as safetensors, or a record as NetCDF; folders of the path that do not exist are made.
 
+    Attributes of a record and of its variables may be texts, numbers and arrays of numbers, which NetCDF holds, and
+    True, False, None, and lists and dictionaries of all these except arrays, which are stored as JSON. From `load` they
+    come back as they were, except that a tuple is a list then, a path is a text, and so is every key of a dictionary.
+
     Args:
         thing: a network whose labels are strings, integers or tuples of these; or a record, as runs return it.
         path: the file to write. An existing file is replaced in one step, so a half-written file is never left.
@@ -68,7 +77,7 @@ def save(thing: TensorNetwork | xr.Dataset, path: str | os.PathLike[str]) -> Pat
         The path.
 
     Raises:
-        TypeError: for anything else.
+        TypeError: for anything else, and for a label or an attribute that a file cannot hold.
 
     >>> import tempfile, torch, ranklens as rl
     >>> net = rl.hierarchical((3, 3, 3, 3), width=2, std=1.0)
@@ -78,7 +87,7 @@ def save(thing: TensorNetwork | xr.Dataset, path: str | os.PathLike[str]) -> Pat
     """
     if isinstance(thing, xr.Dataset):
         with atomic(path) as name:
-            thing.to_netcdf(name, engine="h5netcdf")
+            _with_attributes(thing, _storable).to_netcdf(name, engine="h5netcdf")
     elif isinstance(thing, TensorNetwork):
         structure = {
             "format": FORMAT,
@@ -125,9 +134,50 @@ def _load_record(path: Path) -> xr.Dataset:
     """
     try:
         with xr.open_dataset(path, engine="h5netcdf") as record:
-            return record.load()
+            return _with_attributes(record.load(), _restored)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is no record written by rl.save, or damaged: {error}") from error
+
+
+def _with_attributes(record: xr.Dataset, change: Callable[[Hashable, object], object]) -> xr.Dataset:
+    """Return a record whose attributes, and those of its variables, are changed by a function of name and value."""
+    changed = record.copy()
+    for part in (changed, *changed.variables.values()):
+        part.attrs = {name: change(name, value) for name, value in part.attrs.items()}
+    return changed
+
+
+def _storable(name: Hashable, value: object) -> object:
+    """Return the value of an attribute as NetCDF holds it: as it is, or as JSON text after `AS_JSON`.
+
+    Text that itself begins with `AS_JSON` becomes JSON too, so that it comes back as it was.
+
+    Raises:
+        TypeError: for a value that is neither, such as an object of a class of the user's.
+    """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, np.bool_):
+        value = bool(value)
+    if isinstance(value, str) and not value.startswith(AS_JSON):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind not in NUMBERS:
+        value = value.tolist()
+    small = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    if small or isinstance(value, (float, complex, bytes, np.number, np.ndarray)):
+        return value
+    try:
+        return AS_JSON + json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"attribute {name!r} is a {type(value).__name__} that a file cannot hold ({error}); make it a text, a "
+            "number, True, None, or a list or dictionary of these"
+        ) from error
+
+
+def _restored(name: Hashable, value: object) -> object:
+    """Return the value of an attribute that `_storable` was given."""
+    return json.loads(value[len(AS_JSON) :]) if isinstance(value, str) and value.startswith(AS_JSON) else value
 
 
 def _load_network(path: Path) -> TensorNetwork:
