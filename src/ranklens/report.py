@@ -50,7 +50,7 @@ class Entry:
 
     @property
     def sound(self) -> bool:
-        """Whether every claim that is a theorem holds."""
+        """Return whether every claim that is a theorem holds."""
         return all(claim.holds for claim in self.claims if claim.kind == "theorem")
 
 

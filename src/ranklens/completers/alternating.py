@@ -36,11 +36,11 @@ class NormalEquations:
     moment: Float[Tensor, "rows size"]
 
     def solve(self, ridge: float) -> Float[Tensor, "rows size"]:
-        """Return the minimizer with a ridge, for every row; see `ridge_solve`."""
+        """Return for every row the x of least sum of squared residuals plus ridge |x|^2; see `ridge_solve`."""
         return ridge_solve(self.gram, self.moment, ridge)
 
     def change(self, x: Float[Tensor, "rows size"]) -> float:
-        """Return the sum of squared residuals at x less that at zero, over all rows."""
+        """Return the sum of squared residuals of all rows at x, minus the sum at zero."""
         return float((x[:, None, :] @ self.gram @ x[:, :, None]).sum() - 2 * (x * self.moment).sum())
 
 
@@ -86,7 +86,11 @@ class AlternatingLeastSquares:
         self._sums: tuple[sp.csr_matrix, sp.csr_matrix] | None = None
 
     def replace_values(self, observed: Observed) -> None:
-        """Fit other values at the same positions from now on."""
+        """Replace the values to fit.
+
+        Args:
+            observed: observations at the same positions, in the same order.
+        """
         self.observed, self._sums = observed, None
 
     @torch.no_grad()

@@ -29,14 +29,18 @@ class Biases:
     damping: float
 
     def at(self, indices: Int[Tensor, "m order"]) -> Float[Tensor, " m"]:
-        """Return the predictions at (m, N) positions: the mean plus the bias of every index."""
+        """Return the predictions at some positions: the mean plus one bias per mode.
+
+        Args:
+            indices: (m, N) mode indices.
+        """
         total = torch.full((len(indices),), self.mean, dtype=torch.float64, device=indices.device)
         for bias, own in zip(self.modes, indices.T, strict=True):
             total += bias[own]
         return total
 
     def times(self, factor: float) -> "Biases":
-        """Return the biases of values that are multiplied by a factor."""
+        """Return these biases and their mean multiplied by a factor, as if fitted to values in another unit."""
         return replace(self, mean=factor * self.mean, modes=tuple(factor * mode for mode in self.modes))
 
     def adapted(self, observed: Observed, sweeps: int = 1) -> "Biases":
@@ -61,7 +65,12 @@ class Biases:
 
 
 def no_biases(shape: Sequence[int], device: torch.device | str | None = None) -> Biases:
-    """Return biases that predict zero everywhere, and stay zero when they are adapted."""
+    """Return biases that predict zero everywhere, and stay zero when they are adapted.
+
+    Args:
+        shape: sizes of the modes.
+        device: device of the biases; None is the CPU.
+    """
     return Biases(0.0, tuple(torch.zeros(d, dtype=torch.float64, device=device) for d in shape), float("inf"))
 
 

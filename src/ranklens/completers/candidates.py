@@ -146,7 +146,13 @@ class Components:
     @classmethod
     @torch.no_grad()
     def of(cls, net: TensorNetwork, bond: Label, train: Observed) -> "Components":
-        """Return the normal equations of a bond's components; a bond of order 2 is diagonalized in place first."""
+        """Return the normal equations for the weights of a bond's components, fitted to observed entries.
+
+        Args:
+            net: the network. If the bond has order 2, `diagonalize_` first changes the network's two nodes in place.
+            bond: label of the bond.
+            train: the entries to fit.
+        """
         diagonalize_(net, bond)
         size, device = net.layout.sizes[bond], train.values.device
         gram = torch.zeros(size, size, dtype=torch.float64, device=device)
@@ -159,29 +165,44 @@ class Components:
         return cls(gram, moment, float(train.values.square().sum()))
 
     def keep(self, kept: Sequence[int]) -> "Components":
-        """Return the normal equations of some of the components, by position."""
+        """Return the normal equations for the weights of some of the components.
+
+        Args:
+            kept: positions of these components.
+        """
         rows = torch.tensor(kept, device=self.moment.device)
         return Components(self.gram[rows][:, rows], self.moment[rows], self.energy)
 
     def costs(self) -> Float[Tensor, " R"]:
-        """Return by how much leaving out each component raises the sum of squared residuals."""
+        """Return for each component by how much leaving it out raises the least sum of squared residuals."""
         inverse = torch.linalg.inv(self.gram)
         return (inverse @ self.moment).square() / inverse.diagonal()
 
     def cheapest(self, count: int) -> list[int]:
-        """Return the positions of the `count` components that are left when the cheapest leave one after the other."""
+        """Return the positions of the `count` components that remain after eliminating the cheapest one by one.
+
+        Costs are computed anew after every elimination.
+        """
         kept = list(range(len(self.moment)))
         while len(kept) > count:
             del kept[int(self.keep(kept).costs().argmin())]
         return kept
 
     def residual(self, kept: Sequence[int]) -> float:
-        """Return the sum of squared residuals of some of the components at their best weights."""
+        """Return the least sum of squared residuals, over observed entries, of a weighted sum of components.
+
+        Args:
+            kept: positions of these components.
+        """
         some = self.keep(kept)
         return self.energy - float(some.moment @ torch.linalg.solve(some.gram, some.moment))
 
     def weights(self, kept: Sequence[int]) -> Float[Tensor, " kept"]:
-        """Return the weights of some of the components that make the sum of squared residuals least."""
+        """Return the weights of some of the components for which the sum of squared residuals is least.
+
+        Args:
+            kept: positions of these components.
+        """
         some = self.keep(kept)
         return torch.linalg.solve(some.gram, some.moment)
 
@@ -212,7 +233,7 @@ def thinned(net: TensorNetwork, bond: Label, train: Observed) -> TensorNetwork:
 
 @torch.no_grad()
 def diagonalize_(net: TensorNetwork, bond: Label) -> None:
-    """Change the basis of a bond of order 2, in place, so that its components are orthogonal.
+    """Change the basis of a bond of order 2 in place, so that its components are orthogonal tensors.
 
     The components become the singular triples of the product of the two nodes, and the end tensor is unchanged. A bond
     of higher order has no such freedom and is left as it is.

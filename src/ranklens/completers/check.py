@@ -17,7 +17,7 @@ from ranklens.tensors.checks import check_indices
 
 @runtime_checkable
 class Completer(Protocol):
-    """The arguments that both completers have, as attributes."""
+    """The arguments of `MatrixCompleter` and `TensorCompleter` that `check` reads, as attributes of the same names."""
 
     scale: float | None
     width: int | None

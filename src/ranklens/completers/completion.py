@@ -38,7 +38,7 @@ Initialize = Callable[[Observed, torch.dtype], TensorNetwork]
 
 @dataclass(frozen=True)
 class Settings:
-    """The arguments of a completer that the pipeline needs; they have the same names and meanings as there."""
+    """The arguments of a completer that the pipeline needs; `MatrixCompleter` explains them."""
 
     biases: bool
     held_out: float
@@ -51,7 +51,12 @@ class Settings:
 
     @classmethod
     def of(cls, completer: Completer, seed: int) -> "Settings":
-        """Return the settings of a completer whose arguments were checked."""
+        """Return the settings of a completer.
+
+        Args:
+            completer: a completer whose arguments were checked.
+            seed: the seed from its `random_state`.
+        """
         names = [field.name for field in dataclasses.fields(cls) if field.name != "seed"]
         return cls(**{name: getattr(completer, name) for name in names}, seed=seed)
 
@@ -101,7 +106,7 @@ class Data:
         return observed.minus(self.biases.at(observed.indices))
 
     def times(self, factor: float) -> "Data":
-        """Return the data in another unit; all values are multiplied by the factor."""
+        """Return the data in another unit: all values and biases are multiplied by `factor`."""
         return Data(
             self.whole.times(factor),
             self.train.times(factor),
@@ -132,12 +137,12 @@ class Refined:
 
     @property
     def error(self) -> float:
-        """The held-out root mean square error."""
+        """Return the held-out root mean square error of the chosen fit."""
         return self.polish.errors[self.choice]
 
     @property
     def fit(self) -> Fit:
-        """The network and the biases, fitted to the training set."""
+        """Return the chosen fit: the network and the biases, fitted to the training set."""
         return self.polish.fits[self.choice]
 
 

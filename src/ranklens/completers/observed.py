@@ -28,11 +28,19 @@ class Observed:
         return len(self.values)
 
     def take(self, rows: Tensor) -> "Observed":
-        """Return some of the observations, by their positions in `values`."""
+        """Return some of the observations.
+
+        Args:
+            rows: positions in `values`, or a mask of shape (m,).
+        """
         return Observed(self.indices[rows], self.values[rows], self.shape)
 
     def minus(self, prediction: Float[Tensor, " m"]) -> "Observed":
-        """Return the observations with predictions of their values subtracted."""
+        """Return the observations with a prediction subtracted from every value.
+
+        Args:
+            prediction: one number per observation.
+        """
         return replace(self, values=self.values - prediction)
 
     def times(self, factor: float) -> "Observed":

@@ -80,7 +80,11 @@ class Polish:
     fits: dict[Choice, Fit] = field(default_factory=dict)
 
     def error(self, choice: Choice) -> float:
-        """Return the held-out root mean square error of a choice; it is fitted if it was not tried before."""
+        """Return the held-out root mean square error of the fit with a size and a ridge, made at the first call.
+
+        Args:
+            choice: the size and the ridge.
+        """
         if choice not in self.errors:
             net = self.candidates.networks[choice.size]
             made = fit(net.with_nodes(net.nodes), self.train, self.biases, ridge=choice.ridge * self.noise_level)
@@ -98,7 +102,11 @@ class Polish:
         return tolerated(self.held_out) * self._least()
 
     def best(self) -> Choice:
-        """Return the smallest size about as good as the best, with the best ridge that was tried for it."""
+        """Return the size and the ridge of the best fit that was tried.
+
+        The size is the smallest one that has a fit with an error equal to the least error so far, up to the ratio
+        `tolerated`. The ridge is the one of least error that was tried for this size.
+        """
         size = max(choice.size for choice, found in self.errors.items() if found <= self._enough())
         return min((choice for choice in self.errors if choice.size == size), key=lambda choice: self.errors[choice])
 
@@ -170,17 +178,20 @@ def fit(net: TensorNetwork, observed: Observed, biases: Biases, *, ridge: float)
 
 
 def residual(made: Fit, observed: Observed) -> Observed:
-    """Return the observations with the predictions of network and biases subtracted."""
+    """Return the observations with the predictions of a fit, network plus biases, subtracted from their values."""
     return observed.minus(predict(made.net, observed.indices) + made.biases.at(observed.indices))
 
 
 def error(made: Fit, observed: Observed) -> float:
-    """Return the root mean square error of network and biases."""
+    """Return the root mean square error of a fit, network plus biases, over observed entries."""
     return math.sqrt(residual(made, observed).mean_square())
 
 
 def tolerated(held_out: Observed) -> float:
-    """Return the ratio of two held-out root mean square errors up to which they count as equal."""
+    """Return the ratio, above 1, of two held-out root mean square errors up to which they count as equal.
+
+    The ratio is 1 + `SIMPLER` / sqrt(m) for m held-out entries.
+    """
     return 1 + SIMPLER / math.sqrt(len(held_out))
 
 
@@ -202,5 +213,5 @@ def noise_level(train: Observed, sigma: float, nodes: int) -> float:
 
 
 def widths(net: TensorNetwork) -> dict[str, int]:
-    """Return the size of every bond, by its label written as text."""
+    """Return the size of every bond, as {label of the bond as text: size}."""
     return {str(bond): net.layout.sizes[bond] for bond in net.bonds}

@@ -41,10 +41,14 @@ class SameClass:
         return len(self.labels)
 
     def canvases(self, rows: Tensor | slice | int) -> Float32[Tensor, "batch channels rows columns"]:
-        """Return some of the pairs on their canvases.
+        """Return some of the pairs, drawn on canvases that are 0 elsewhere.
 
         Args:
-            rows: numbers of the pairs.
+            rows: which pairs, in an index of the first axis of `pairs`: positions, a mask, a slice, or one position.
+
+        Returns:
+            A tensor of shape (number of pairs, channels, canvas height, canvas width). One position gives a batch of
+            one.
         """
         pairs = self.pairs[rows].reshape(-1, 2)
         found = self.images.new_zeros(len(pairs), self.images.shape[1], *self.canvas)

@@ -50,11 +50,18 @@ class LossGradient:
 
     @property
     def is_current(self) -> bool:
-        """Whether the parameters are still where they were when the gradient was planned."""
+        """Return whether the parameters are still stored where they were when the gradient was planned.
+
+        Always True for a gradient that is not planned. If False, make a new `LossGradient`.
+        """
         return self.planned is None or self._places == [stack.data_ptr() for stack in self.net.stacks]
 
     def is_planned(self, rows: Tensor | None = None) -> bool:
-        """Return whether the gradient needs no autograd, for all observations or for those of a mini-batch."""
+        """Return whether the gradient is computed without autograd.
+
+        Args:
+            rows: positions of the observations of a mini-batch; None stands for all observations.
+        """
         return self._readout is not None and (rows is None or reads_end_tensor(self.task, self.net.layout, len(rows)))
 
     def problem(self, rows: Tensor | None = None) -> Problem:

@@ -52,13 +52,13 @@ class Field(Protocol[Subject_co]):
 
     @property
     def subject(self) -> Subject_co:
-        """Return the present state as tracked functions take it: a network or a matrix."""
+        """Return the present state as an object, a network or a matrix, on which tracked quantities are evaluated."""
 
     def __call__(self, time: float, y: Floats, yp: Floats, /) -> None:
         """Go to the state `y`, and write its velocity into `yp`."""
 
     def velocity(self) -> Floats:
-        """Return the velocity at the present state, and count one evaluation."""
+        """Return the velocity, a flat array like `array`, at the present state, and count one evaluation."""
 
     def loss_at(self, y: Floats) -> float:
         """Go to the state `y`, and return its loss."""
@@ -87,8 +87,8 @@ class Point:
 
     Attributes:
         time: the time of the flow.
-        state: the flat state; an array of its own.
-        loss: the loss there.
+        state: the state as a flat array, which shares no memory with the field.
+        loss: the loss of this state.
     """
 
     time: float

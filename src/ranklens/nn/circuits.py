@@ -239,15 +239,16 @@ class LinearCircuit(nn.Module):
 
     @property
     def nodes(self) -> tuple[Tensor, ...]:
-        """The weights as nodes of the tensor network, in the order of its nodes. They are views of the weights."""
+        """Return the weights as nodes of the tensor network, in their order there. They are views of the weights."""
         weights = dict(zip(reversed(self._chain.nodes), self.parameters(), strict=True))
         return tuple(weights[k].T if k in self._chain.flipped else weights[k] for k in range(len(weights)))
 
     def network(self) -> TensorNetwork:
-        """Return the tensor network with the weights of this circuit, which is the exact inverse of `circuit`.
+        """Return the tensor network whose nodes are the weights of this circuit: the inverse of `circuit`.
 
         Returns:
-            A network of the original equation. Weights that do not require a gradient become frozen nodes.
+            A network with the equation of the network that the circuit was made from. Weights that do not require a
+            gradient become frozen nodes.
         """
         weights = zip(reversed(self._chain.nodes), self.parameters(), strict=True)
         frozen = [k for k, weight in weights if not weight.requires_grad]
@@ -408,14 +409,14 @@ class ProductLevel(nn.Module):
         return f"{len(self.windows)} windows, shared={self.shared}"
 
     def nodes(self) -> dict[int, Tensor]:
-        """Return the (in, out) weights of this level, by node of the tensor network."""
+        """Return the weights of this level as {position of the node in the network: matrix of shape (in, out)}."""
         found: dict[int, Tensor] = {}
         for members, weight in zip(self._members, self.weights, strict=True):
             found.update(zip(members, [weight] * len(members) if self.shared else weight.unbind(0), strict=True))
         return found
 
     def frozen(self) -> list[int]:
-        """Return the nodes of the tensor network whose weights in this level are not trained."""
+        """Return the positions of the tensor network's nodes whose weights in this level are not trained."""
         pairs = zip(self._members, self.weights, strict=True)
         return [k for members, weight in pairs if not weight.requires_grad for k in members]
 
@@ -513,7 +514,7 @@ class ArithmeticCircuit(nn.Module):
 
     @property
     def nodes(self) -> tuple[Tensor, ...]:
-        """The weights as nodes of the tensor network, in the order of its nodes. They are views of the weights.
+        """Return the weights as nodes of the tensor network, in their order there. They are views of the weights.
 
         A shared weight appears at every node of its level.
         """
@@ -523,11 +524,11 @@ class ArithmeticCircuit(nn.Module):
         return tuple(found[k].T if k in self._flipped else found[k] for k in range(len(found)))
 
     def network(self) -> TensorNetwork:
-        """Return the tensor network with the weights of this circuit, which is the exact inverse of `circuit`.
+        """Return the tensor network whose nodes are the weights of this circuit: the inverse of `circuit`.
 
         Returns:
-            A network of the original equation. Shared weights are copied to every node of their level. Weights that do
-            not require a gradient become frozen nodes.
+            A network with the equation of the network that the circuit was made from. Shared weights are copied to
+            every node of their level. Weights that do not require a gradient become frozen nodes.
         """
         frozen = [k for level in self.levels for k in level.frozen()]  # type: ignore[operator]
         output = [] if self.output is None or self.output.requires_grad else [self._output_node]

@@ -204,7 +204,7 @@ class Composed:
 
     @property
     def weight(self) -> Tensor:
-        """The weight, computed from the factors at most once per training step."""
+        """Return the weight of the layer, computed from the factors at most once per training step."""
         return self.composition()
 
 
@@ -292,7 +292,7 @@ class ComposedMultiheadAttention(nn.MultiheadAttention):
 
     @property
     def in_proj_weight(self) -> Tensor:  # type: ignore[override]
-        """The weights of the three projections, concatenated along the first axis."""
+        """Return the weights for query, key and value, concatenated to shape (3 `embed_dim`, `embed_dim`)."""
         return torch.cat([composition() for composition in self.compositions])
 
 

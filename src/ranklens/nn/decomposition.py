@@ -33,7 +33,7 @@ class DecomposedLayer:
 
     @property
     def dense(self) -> int:
-        """Number of entries of the weight."""
+        """Return the number of entries of the weight."""
         return len(self.U) * self.Vh.shape[1]
 
     def cost(self, rank: int) -> int:

@@ -63,17 +63,17 @@ class KernelChain(nn.Module):
 
     @property
     def stacks(self) -> tuple[nn.Parameter, ...]:
-        """The kernels k_1, ..., k_L."""
+        """Return the Parameters k_1, ..., k_L, each of shape (out, in, *sizes), in the order of application."""
         return tuple(self.kernels)
 
     @property
     def device(self) -> torch.device:
-        """The device of the kernels."""
+        """Return the device of the kernels."""
         return self.stacks[0].device
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape (out, in, *sizes) of the composed kernel."""
+        """Return the shape (out, in, *sizes) of the composed kernel."""
         sizes = [k.shape[2:] for k in self.stacks]
         return (
             self.stacks[-1].shape[0],

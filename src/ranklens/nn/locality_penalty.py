@@ -169,10 +169,11 @@ class PenaltyState(TypedDict):
 class LocalityPenalty:
     """A `locality_penalty` for training loops: weighted, computed on every k-th step, with its own random stream.
 
-    With k = `every`, the term on every k-th step, starting with the first, is `weight` * k * R, and 0 on the other
-    steps. The mean over steps is the mean of `weight` * R, at a k-th of the cost. Networks then learn somewhat later
-    than with the penalty on each step. The property `due` tells whether the coming step computes the penalty: only then
-    must x require a gradient. Under `torch.no_grad`, for instance in validation, the term is 0 and no step is counted.
+    Let R be the `locality_penalty` of a batch, and k = `every`. The term to add to the training loss is `weight` * k *
+    R on every k-th step, starting with the first, and 0 on the other steps. The mean over steps is the mean of `weight`
+    * R, at a k-th of the cost. Networks then learn somewhat later than with the penalty on each step. The property
+    `due` tells whether the coming step computes the penalty: only then must x require a gradient. Under
+    `torch.no_grad`, for instance in validation, the term is 0 and no step is counted.
 
     Args:
         patches: two regions, or a sampler of them, as in `locality_penalty`.

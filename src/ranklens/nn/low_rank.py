@@ -26,35 +26,35 @@ class LowRank(nn.Sequential):
 
     @property
     def weight(self) -> Tensor:
-        """The weight of the single layer: the product of both weights as matrices, in the shape of a weight."""
+        """Return the weight of the single layer, (out, in, *kernel sizes): both weights multiplied as matrices."""
         first, last = self._ends()
         product: Tensor = last.weight.flatten(1) @ first.weight.flatten(1)
         return product.reshape(len(last.weight), *first.weight.shape[1:])
 
     @property
     def bias(self) -> Tensor | None:
-        """The bias of the single layer, which is the bias of the second layer."""
+        """Return the bias of the single layer, which is the bias of the second layer; None without a bias."""
         bias: Tensor | None = self._ends()[1].bias
         return bias
 
     @property
     def in_features(self) -> int:
-        """Number of input features of a Linear layer."""
+        """Return the number of input features of a Linear layer; a Conv layer raises an AttributeError."""
         return int(self._ends()[0].in_features)
 
     @property
     def out_features(self) -> int:
-        """Number of output features of a Linear layer."""
+        """Return the number of output features of a Linear layer; a Conv layer raises an AttributeError."""
         return int(self._ends()[1].out_features)
 
     @property
     def in_channels(self) -> int:
-        """Number of input channels of a Conv layer."""
+        """Return the number of input channels of a Conv layer; a Linear layer raises an AttributeError."""
         return int(self._ends()[0].in_channels)
 
     @property
     def out_channels(self) -> int:
-        """Number of output channels of a Conv layer."""
+        """Return the number of output channels of a Conv layer; a Linear layer raises an AttributeError."""
         return int(self._ends()[1].out_channels)
 
 

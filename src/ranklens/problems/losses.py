@@ -48,7 +48,14 @@ class Loss:
         return each.mean() if self.reduction == "mean" else each.sum()
 
     def with_derivative(self, prediction: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the reduced loss and its derivative in every prediction.
+        """Return the loss, reduced as `reduction` says, and its derivative with respect to every prediction.
+
+        Args:
+            prediction: (m,) predictions.
+            value: (m,) observed values.
+
+        Returns:
+            The loss, a scalar, and its derivatives, of shape (m,).
 
         >>> import torch, ranklens as rl
         >>> loss, derivative = rl.losses.mse.with_derivative(torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0]))

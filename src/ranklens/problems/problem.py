@@ -16,7 +16,7 @@ from ranklens.tensors.network import TensorNetwork
 
 @runtime_checkable
 class Problem(Protocol):
-    """Anything with a loss of a network: the least that flow, descent and the theory need.
+    """An object with a method `loss(net)` that returns a scalar. Gradient flow, descent and the theory need no more.
 
     A class of your own is a problem when it has this one method; it need not inherit from anything.
 
@@ -34,7 +34,10 @@ class Problem(Protocol):
 
 @runtime_checkable
 class TensorProblem(Protocol):
-    """A problem whose loss also takes the end tensor itself, which laws of the end tensor and its flow need."""
+    """A problem whose method `loss` takes a network or, in its place, a plain tensor of the network's shape.
+
+    Flows of the end tensor, and laws that contain the gradient of the loss in the end tensor, need this.
+    """
 
     def loss(self, tensor: TensorNetwork | Tensor, /) -> Tensor:
         """Return the loss of a network or of a tensor of its shape: a scalar, differentiable in either."""
@@ -42,7 +45,7 @@ class TensorProblem(Protocol):
 
 @runtime_checkable
 class BatchedProblem(Protocol):
-    """A problem made of observations, which descent can take in mini-batches."""
+    """A problem made of observations, of which descent can use mini-batches."""
 
     def loss(self, tensor: TensorNetwork, /) -> Tensor:
         """Return the loss over all observations of this problem."""
@@ -51,7 +54,7 @@ class BatchedProblem(Protocol):
         """Return the number of observations."""
 
     def subset(self, rows: Tensor, /) -> "BatchedProblem":
-        """Return the problem made of some of the observations, by row."""
+        """Return the problem made of some of the observations; `rows` has their positions, from 0 to len - 1."""
 
 
 def loss_name(task: Problem) -> str:

@@ -20,16 +20,20 @@ GATHER = 8
 
 @runtime_checkable
 class Readout(Protocol):
-    """From the end tensor in the memory of a planned contraction to the loss, and back."""
+    """The loss of a problem as a function of the end tensor that a planned contraction has computed in its memory."""
 
     def loss(self) -> Tensor:
-        """Return the loss at the present end tensor: a scalar without a gradient."""
+        """Return the loss at the end tensor that the contraction computed last: a scalar without graph."""
 
     def loss_and_upstream(self) -> Tensor:
         """Return the loss, and write its derivative in the end tensor to the contraction's `upstream`."""
 
     def of(self, rows: Tensor) -> "Readout":
-        """Return the readout of some of the observations, for one evaluation: it clears `upstream`."""
+        """Return the readout of a mini-batch, to be used for one evaluation. It sets `upstream` to zero.
+
+        Args:
+            rows: positions of the observations.
+        """
 
 
 def reads_end_tensor(task: Problem, layout: Layout, observations: int | None = None) -> bool:

@@ -405,8 +405,8 @@ class _Rows:
         """Return the product of the leaves at each bond, of shape (batch, blocks, size), by sums of logarithms.
 
         Returns:
-            None if there are fewer than `LOG_FACTORS` leaves per bond, a mode is larger than `LOG_LEVELS`, or a leaf has
-            several bonds.
+            None if there are fewer than `LOG_FACTORS` leaves per bond, if a mode is larger than `LOG_LEVELS`, or if a
+            leaf has several bonds.
         """
         nodes, levels, *rest = table.shape
         if nodes // blocks < LOG_FACTORS or levels > LOG_LEVELS or len(rest) != 1:

@@ -52,12 +52,12 @@ class Ensemble(nn.Module):
 
     @property
     def stacks(self) -> tuple[nn.Parameter, ...]:
-        """The Parameters: those of one network with a leading axis of members."""
+        """Return the Parameters: those of one network, each with a leading axis over the members."""
         return tuple(self._parameters.values())  # type: ignore[arg-type]
 
     @property
     def members(self) -> tuple[TensorNetwork, ...]:
-        """The networks one by one, sharing memory with the ensemble: each changes when the ensemble is trained."""
+        """Return the networks one by one. They share memory with the ensemble, so training changes them."""
         for k, stack in enumerate(self.stacks):
             if self._members[0].stacks[k].device != stack.device or self._members[0].dtype != stack.dtype:
                 self._members = [member.to(stack) for member in self._members]
@@ -71,7 +71,7 @@ class Ensemble(nn.Module):
         return self.split([stack.detach() for stack in self.stacks])
 
     def split(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return one view per node of tensors that are shaped like `stacks`, such as gradients."""
+        """Return tensors shaped like `stacks`, such as gradients, as one view per node, members first."""
         found: dict[int, Tensor] = {}
         for positions, value in zip(contract.stacks_of(self.layout), values, strict=True):
             found.update(zip(positions, (value,) if len(positions) == 1 else value.unbind(1), strict=True))

@@ -19,7 +19,7 @@ LONGEST_REPR = 8  # nodes, and modes, that `print(net)` writes out; of more than
 
 
 class Nodes(tuple[Tensor, ...]):
-    """The nodes of a network: a tuple whose error explains how nodes are written to."""
+    """The nodes of a network, as a tuple. Item assignment raises a TypeError that says how to change a node."""
 
     __slots__ = ()
 

@@ -14,19 +14,25 @@ Label = Hashable
 
 
 def symbols() -> Iterator[str]:
-    """a, b, ..., z, A, ..., Z and on through Unicode: as many index symbols as a network needs."""
+    """Yield index symbols without end: a to z, A to Z, then further Unicode letters."""
     return (opt_einsum.get_symbol(k) for k in count())
 
 
 @dataclass(frozen=True)
 class Path:
-    """A pairwise contraction: (positions to take off the list, einsum of those), and its multiply-adds."""
+    """A pairwise contraction of several tensors, planned for fixed sizes.
+
+    Attributes:
+        steps: pairs (positions, einsum). A step removes the operands at these positions from the list, in this order,
+            and appends the result of the einsum.
+        work: number of multiply-adds.
+    """
 
     steps: tuple[tuple[tuple[int, ...], str], ...]
     work: int
 
     def __call__(self, operands: Sequence[Tensor]) -> Tensor:
-        """Contract the operands."""
+        """Return the contraction of the operands, which are given in the order of the plan."""
         work = list(operands)
         for positions, equation in self.steps:
             work.append(pair(equation, *[work.pop(k) for k in positions]))
@@ -62,7 +68,12 @@ def pair(equation: str, *operands: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Broadcast:
-    """A product of two operands without a sum: their labels, and those of the result."""
+    """A product of two operands in which nothing is summed.
+
+    Attributes:
+        sides: index letters of the two operands.
+        out: index letters of the result.
+    """
 
     sides: tuple[str, str]
     out: str
@@ -87,7 +98,7 @@ class _Product:
 
 @lru_cache(maxsize=65536)
 def _plan(equation: str) -> _Broadcast | _Product | None:
-    """Return how an equation is one product of two operands; None where it is not, and einsum computes it."""
+    """Return an equation as one product of two operands, or None if it is not one and einsum has to compute it."""
     left, out = equation.split("->")
     sides = left.split(",")
     if len(sides) != 2:
@@ -116,7 +127,16 @@ def _spread(labels: str, out: str, operand: Tensor) -> Tensor:
 
 
 def find_path(inputs: Sequence[Sequence[Label]], out: Sequence[Label], sizes: dict[Label, int]) -> Path:
-    """The cheapest pairwise path that opt_einsum finds, with every step rewritten in at most 52 letters."""
+    """Return the cheapest pairwise contraction that opt_einsum finds.
+
+    Args:
+        inputs: labels of every operand.
+        out: labels of the result.
+        sizes: size of every label.
+
+    Returns:
+        The path; each of its steps is an einsum of at most 52 letters.
+    """
     names = dict(zip(dict.fromkeys([x for labels in (*inputs, out) for x in labels]), symbols(), strict=False))
     text = ",".join("".join(names[x] for x in labels) for labels in inputs) + "->" + "".join(names[x] for x in out)
     shapes = [tuple(sizes[x] for x in labels) for labels in inputs]

@@ -82,17 +82,20 @@ class Planned:
         self.value = last.value.permute(self._order)
 
     def forward(self) -> None:
-        """Compute the result from the operands' present values."""
+        """Compute the result, `value`, from the present values of the operands."""
         for operation in self._forward:
             operation()
 
     def backward(self) -> None:
-        """Write the gradients of the operands, from `upstream` and what the latest `forward` left in memory."""
+        """Compute the gradients of the operands from `upstream` and the intermediate results of the latest `forward`.
+
+        They overwrite the `gradient` of each operand.
+        """
         for operation in reversed(self._backward):
             operation()
 
     def in_memory_order(self, tensor: Tensor) -> Tensor:
-        """Return a tensor of the result's shape as a contiguous vector in the order of `memory`."""
+        """Return the entries of a tensor that is shaped like `value`, as a contiguous vector ordered like `memory`."""
         inverse = sorted(range(len(self._order)), key=self._order.__getitem__)
         return tensor.permute(inverse).contiguous().view(-1)
 

@@ -75,9 +75,10 @@ def kept(net: TensorNetwork, bond: Hashable, width: int) -> Int[Tensor, " width"
 
 @torch.no_grad()
 def log_norms(net: TensorNetwork, bond: Hashable) -> Float[Tensor, " size"]:
-    """Return the logarithms of the component norms of a bond, in float64.
+    """Return the natural logarithms of the component norms of a bond, in float64.
 
-    The norms themselves may underflow or overflow at a bond of very many nodes. The logarithm of a zero norm is -inf.
+    A component norm is the product of the norms of the component's slices, and may underflow or overflow at a bond of
+    very many nodes. The logarithm of a zero norm is -inf.
 
     Args:
         net: the network.

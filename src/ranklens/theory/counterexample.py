@@ -13,11 +13,13 @@ from ranklens.tensors.measures import rank_cutoff
 
 @dataclass(frozen=True)
 class Bounds2x2:
-    """Bounds on a 2 x 2 matrix W with det W > 0, from its loss (half the sum of squares) in the counterexample.
+    """Bounds that hold for a 2 x 2 matrix W with det W > 0 and a given loss, from `bounds_2x2`.
+
+    The loss is half the sum of the squared errors of w12 = 1, w21 = 1 and w22 = 0. The entry w11 is not observed.
 
     Attributes:
         w11: lower bound on |w11|; times the norm of e1 e1^T, it bounds every unitarily invariant norm of W from below.
-        sigma2: upper bound on the smaller singular value, which is the distance of W to rank one.
+        sigma2: upper bound on the smaller singular value, which is the distance of W to the matrices of rank one.
         effective_rank: upper bound on the effective rank.
     """
 

@@ -75,7 +75,7 @@ def alignment(net: TensorNetwork, task: TensorProblem, bond: Hashable) -> Float[
 
     Args:
         net: the network.
-        task: a problem whose `loss` takes a network and a tensor.
+        task: a problem whose `loss` takes a network or, in its place, a tensor of the network's shape.
         bond: a label from `net.bonds`.
 
     Returns:
@@ -104,11 +104,11 @@ def alignment(net: TensorNetwork, task: TensorProblem, bond: Hashable) -> Float[
 
 @torch.enable_grad()
 def end_gradient(net: TensorNetwork, task: TensorProblem) -> Tensor:
-    """Return the gradient of the loss in the entries of the end tensor, as if they were free parameters.
+    """Return the gradient of the loss in the entries of the end tensor, as if these were free parameters.
 
     Args:
         net: the network.
-        task: a problem whose `loss` takes a network and a tensor.
+        task: a problem whose `loss` takes a network or, in its place, a tensor of the network's shape.
 
     Returns:
         A tensor of shape `net.shape`.

@@ -47,7 +47,7 @@ def sandwich(net: TensorNetwork, task: TensorProblem, bond: Hashable) -> Sandwic
 
     Args:
         net: the network, with no frozen node at the bond.
-        task: a problem whose `loss` takes a network and a tensor.
+        task: a problem whose `loss` takes a network or, in its place, a tensor of the network's shape.
         bond: a label from `net.bonds`.
 
     Returns:

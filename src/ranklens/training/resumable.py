@@ -124,7 +124,13 @@ class Curves:
 
 @runtime_checkable
 class Devices(Protocol):
-    """The part of the interface of lightning-fabric's `Fabric` that is used here."""
+    """The methods of lightning-fabric's `Fabric` that training calls, which `_OneCpu` has as well.
+
+    Attributes:
+        world_size: number of processes.
+        global_rank: number of this process, from 0.
+        device: device of this process.
+    """
 
     world_size: int
     global_rank: int
