@@ -6,7 +6,7 @@ Nothing is pickled or unpickled, and an existing file is replaced as a whole or 
 import json
 import os
 import tempfile
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -141,10 +141,15 @@ def _load_record(path: Path) -> xr.Dataset:
 
 def _with_attributes(record: xr.Dataset, change: Callable[[Hashable, object], object]) -> xr.Dataset:
     """Return a record whose attributes, and those of its variables, are changed by a function of name and value."""
-    changed = record.copy()
-    for part in (changed, *changed.variables.values()):
-        part.attrs = {name: change(name, value) for name, value in part.attrs.items()}
-    return changed
+
+    def changed(attrs: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        return {name: change(name, value) for name, value in attrs.items()}
+
+    made = record.copy()
+    made.attrs = changed(record.attrs)
+    for name, variable in made.variables.items():
+        variable.attrs = changed(record.variables[name].attrs)
+    return made
 
 
 def _storable(name: Hashable, value: object) -> object:

@@ -7,6 +7,7 @@ import http.server
 import io
 import struct
 import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
@@ -366,3 +367,9 @@ def test_the_command_fails_with_code_2(home, served):
         answer = CliRunner().invoke(app, ["data", "fetch", *arguments])
         assert answer.exit_code == 2
         assert message in answer.output
+
+
+def test_the_library_for_downloads_is_imported_when_it_is_used():
+    code = "import sys, ranklens.data; print('pooch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"

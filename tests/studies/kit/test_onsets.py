@@ -23,6 +23,11 @@ def test_the_gap_is_the_next_value_over_the_last():
     assert onsets.gap(np.array([[3.0, 0.3, 6.0]]), 2) == pytest.approx(0.1)
 
 
+def test_the_gap_after_a_value_of_zero_or_of_nan_is_nan():
+    found = onsets.gap(np.array([[2.0, 0.0, 0.0], [2.0, 1.0, np.nan], [2.0, 1.0, 0.0]]), 2)
+    assert found == pytest.approx([np.nan, np.nan, 0.0], nan_ok=True)
+
+
 def test_the_distance_of_a_straight_flow_is_its_length():
     """For the loss x^2 / 2 and dx / dt = -x from x = 1, the parameter travels 1 - exp(-t)."""
     time = np.linspace(0, 3, 3001)

@@ -60,18 +60,19 @@ def increments(time: NDArray[np.float64], values: NDArray[np.float64], count: in
 
 
 def gap(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Return the (count + 1)-th largest value divided by the count-th largest; NaN where one of the values is NaN.
+    """Return the (count + 1)-th largest value divided by the count-th largest.
 
     Args:
         values: (..., components) sizes.
         count: number of components that count as present.
 
     Returns:
-        An array of the leading dimensions.
+        An array of the leading dimensions; NaN where one of the values is NaN, or where the count-th largest is 0.
     """
     found = _sorted(values)
-    ratio = found[..., count] / found[..., count - 1]
-    return np.where(np.isnan(values).any(axis=-1), np.nan, ratio)
+    smaller, larger = found[..., count], found[..., count - 1]
+    ratio = np.full(larger.shape, np.nan)
+    return np.divide(smaller, larger, out=ratio, where=(larger != 0) & ~np.isnan(values).any(axis=-1))
 
 
 def distance(run: xr.Dataset) -> NDArray[np.float64]:
