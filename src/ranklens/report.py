@@ -80,7 +80,13 @@ def entry(record: xr.Dataset, preset: str) -> Entry:
 
 
 def keep(made: Entry, record: xr.Dataset, folder: Path) -> None:
-    """Write a study's record, as NetCDF, and its figure, as PNG, PDF and SVG, to a folder."""
+    """Write a study's record, as NetCDF, and its figure, as PNG, PDF and SVG, to a folder.
+
+    Args:
+        made: the entry of the report, which has the study's name and figure.
+        record: the record.
+        folder: the folder of the report.
+    """
     files.save(record, folder / f"{made.name}.nc")
     for kind in ("png", "pdf"):
         with files.atomic(folder / f"{made.name}.{kind}") as name:

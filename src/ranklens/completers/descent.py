@@ -109,7 +109,8 @@ class StoppingRule:
     def reason(self, now: Evaluation) -> str | None:
         """Return why the descent should stop after an evaluation, or None if it should go on.
 
-        Evaluations are given in the order of their steps.
+        Args:
+            now: the evaluation; successive calls get the evaluations in the order of their steps.
         """
         if self.first is None or self.improved is None:
             self.first = self.improved = now

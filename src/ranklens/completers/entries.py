@@ -93,11 +93,11 @@ def predict(net: TensorNetwork, indices: Int[Tensor, "m order"]) -> Float[Tensor
 
 @torch.no_grad()
 def spectra(net: TensorNetwork) -> list[Tensor]:
-    """Return the sizes of a network's components, each spectrum in decreasing order.
+    """Return the singular values of a deep matrix, or the component norms of every bond of another network.
 
     Returns:
-        The singular values of a deep matrix, as the only spectrum; for other networks the component norms of every
-        bond, one spectrum per bond.
+        One vector in decreasing order for a deep matrix; for other networks one such vector per bond, in the order of
+        `net.bonds`.
     """
     if is_chain(net):
         left, right = outer_factors(net)

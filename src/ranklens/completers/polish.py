@@ -46,7 +46,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Fit:
-    """A candidate after least squares.
+    """The result of fitting a candidate network and biases by least squares.
 
     Attributes:
         net: the fitted network.

@@ -65,7 +65,14 @@ class LossGradient:
         return self._readout is not None and (rows is None or reads_end_tensor(self.task, self.net.layout, len(rows)))
 
     def problem(self, rows: Tensor | None = None) -> Problem:
-        """Return the problem, or the part of it that is a mini-batch."""
+        """Return the problem, or the part of it that is a mini-batch.
+
+        Args:
+            rows: positions of the observations of the mini-batch; None stands for the whole problem.
+
+        Raises:
+            TypeError: for a mini-batch of a problem that has no method `subset`.
+        """
         if rows is None:
             return self.task
         if not isinstance(self.task, BatchedProblem):
@@ -108,7 +115,7 @@ class LossGradient:
         return loss
 
     def loss(self) -> Tensor:
-        """Return the loss alone, a scalar without a graph."""
+        """Return the loss over all observations, a scalar without a graph; no gradient is computed."""
         if self.planned is None or self._readout is None:
             with torch.no_grad():
                 return _checked(self.task.loss(self.net), self.task)

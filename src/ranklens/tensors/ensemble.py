@@ -71,7 +71,14 @@ class Ensemble(nn.Module):
         return self.split([stack.detach() for stack in self.stacks])
 
     def split(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return tensors shaped like `stacks`, such as gradients, as one view per node, members first."""
+        """Return the nodes of tensors that are stored like `stacks`, such as the gradients of the Parameters.
+
+        Args:
+            values: one tensor per Parameter in `stacks`, of its shape.
+
+        Returns:
+            One view per node, in the order of the equation, of shape (members, *shape of the node).
+        """
         found: dict[int, Tensor] = {}
         for positions, value in zip(contract.stacks_of(self.layout), values, strict=True):
             found.update(zip(positions, (value,) if len(positions) == 1 else value.unbind(1), strict=True))

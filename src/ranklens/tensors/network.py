@@ -404,9 +404,10 @@ class TensorNetwork(nn.Module):
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
-        """Yield this network, as every nn.Module does, and note for `freeze` that its Parameters are being listed.
+        """Yield (prefix, this network), as every nn.Module does, and record that its Parameters may be in an optimizer.
 
-        `parameters()` of this network and of every module that contains it comes through here.
+        `parameters()` of this network, and of every module that contains it, calls this method. `freeze` replaces
+        Parameters, so it refuses to do so once they may have been given to an optimizer.
 
         Yields:
             The prefix and this network.
@@ -465,7 +466,7 @@ def check_network(name: str, value: object) -> TensorNetwork:
 
 
 def slices(node: Tensor, axis: int) -> Float[Tensor, "size rest"]:
-    """Return the slices of a node along one of its axes, flattened: row r is the slice at value r."""
+    """Return the slices of a node along one axis, flattened: row r has the entries with index r on this axis."""
     return node.movedim(axis, 0).reshape(node.shape[axis], -1)
 
 

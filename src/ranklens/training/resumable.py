@@ -149,7 +149,7 @@ class Devices(Protocol):
         """Return the context in which forward passes are computed in the chosen precision."""
 
     def all_reduce(self, tensor: Tensor, /, *, reduce_op: str) -> Any:
-        """Return the sum of a tensor over all processes."""
+        """Return the sum of a tensor over all processes; `reduce_op` is "sum"."""
 
 
 class _OneCpu:
