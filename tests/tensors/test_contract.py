@@ -84,3 +84,15 @@ def test_leaves_of_several_modes_are_looked_up_row_major_in_a_sweep(equation, mo
     indices = torch.cartesian_prod(*[torch.arange(sizes[x]) for x in out])
     expected = torch.from_numpy(oracles.end_tensor(equation, [node.numpy() for node in nodes])).flatten()
     torch.testing.assert_close(net.entries(indices).detach(), expected, rtol=0, atol=tolerance["rounding"])
+
+
+def test_any_label_names_a_bond():
+    """Labels are any hashable objects, among them those that mean something in Python."""
+    chain = [["a", None], [None, False], [False, ""], ["", ()], [(), "b"]]
+    made = torch.Generator().manual_seed(0)
+    nodes = [torch.randn(3, 3, generator=made, dtype=torch.float64) for _ in chain]
+    net = rl.TensorNetwork((chain, ["a", "b"]), nodes)
+    W = torch.linalg.multi_dot(nodes)
+    indices = torch.cartesian_prod(torch.arange(3), torch.arange(3)).repeat(3, 1)
+    assert torch.allclose(net.entries(indices), W.reshape(-1).repeat(3))
+    assert torch.allclose(contract.entries(net.layout, net.stacks, indices[:1]), W[:1, 0])

@@ -112,9 +112,8 @@ def _path(layout: Layout, kind: str) -> Path:
         inputs: Sequence[Sequence[Label]] = layout.nodes
         out: tuple[Label, ...] = layout.out
         if kind == "batch":
-            modes = set(layout.out)
-            inputs = [_behind_batch(labels, modes) for labels in layout.nodes]
-            out = (BATCH,) if modes else ()
+            inputs = [batch_labels(layout, k) for k in range(len(layout.nodes))]
+            out = (BATCH,) if layout.out else ()
         elif kind == "vectors":
             inputs = [layout.out, *[(BATCH, label) for label in layout.out]]
             out = (BATCH,)
@@ -123,9 +122,29 @@ def _path(layout: Layout, kind: str) -> Path:
     return found
 
 
-def _behind_batch(labels: Sequence[Label], modes: set[Label]) -> tuple[Label, ...]:
-    rest = tuple(x for x in labels if x not in modes)
-    return rest if len(rest) == len(labels) else (BATCH, *rest)
+def look_up(layout: Layout, k: int, node: Tensor, indices: Tensor) -> Tensor:
+    """Return the slices of a node at the mode indices of every entry, or the whole node if it has no modes.
+
+    Args:
+        layout: labels and sizes of the network.
+        k: position of the node.
+        node: its values.
+        indices: (batch, order) mode indices.
+
+    Returns:
+        A tensor whose axes have the labels `batch_labels(layout, k)`.
+    """
+    axes = [axis for axis, label in enumerate(layout.nodes[k]) if label in layout.mode_labels]
+    if not axes:
+        return node
+    return node.movedim(axes, tuple(range(len(axes))))[tuple(indices[:, n] for n in layout.modes[k])]
+
+
+def batch_labels(layout: Layout, k: int) -> tuple[Label, ...]:
+    """Return the labels of a node after `look_up`: the batch axis in place of all its modes, then its bonds."""
+    labels = layout.nodes[k]
+    bonds = tuple(label for label in labels if label not in layout.mode_labels)
+    return bonds if len(bonds) == len(labels) else (BATCH, *bonds)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -200,18 +219,17 @@ def _centre(layout: Layout) -> Label:
     """Return the bond in the middle of the longest path through the tree, from which a sweep has the fewest levels."""
 
     def farthest(start: Label) -> list[Label]:
-        came: dict[Label, Label | None] = {start: None}
+        came: dict[Label, Label] = {}
         queue = [start]
         for bond in queue:
             for k, _ in layout.incidence[bond]:
                 for label in layout.nodes[k]:
-                    if label not in came and label not in out:
+                    if label != start and label not in came and label not in out:
                         came[label] = bond
                         queue.append(label)
-        way, at = [], queue[-1]
-        while at is not None:
-            way.append(at)
-            at = came[at]
+        way = [queue[-1]]
+        while way[-1] in came:
+            way.append(came[way[-1]])
         return way
 
     out = set(layout.out)
@@ -296,7 +314,7 @@ def entries(layout: Layout, stacks: Sequence[Tensor], indices: Tensor) -> Tensor
         return tensor(layout, unstack(layout, stacks)).reshape(-1)[flatten(indices, layout.shape)]
     if sweep(layout) is not None:
         return _sweep(layout, stacks, _Rows(layout, indices))
-    rows = [_gather(layout, k, node, indices) for k, node in enumerate(unstack(layout, stacks))]
+    rows = [look_up(layout, k, node, indices) for k, node in enumerate(unstack(layout, stacks))]
     return _path(layout, "batch")(rows).expand(len(indices))
 
 
@@ -511,14 +529,6 @@ def _multiply(factors: Tensor) -> Tensor:
     for other in others:
         result = result * other
     return result
-
-
-def _gather(layout: Layout, k: int, node: Tensor, indices: Tensor) -> Tensor:
-    axes = [axis for axis, label in enumerate(layout.nodes[k]) if label in layout.mode_labels]
-    if not axes:
-        return node
-    moved = node.movedim(axes, tuple(range(len(axes))))
-    return moved[tuple(indices[:, n] for n in layout.modes[k])]
 
 
 def _weigh(layout: Layout, k: int, node: Tensor, vectors: Sequence[Tensor]) -> Tensor:

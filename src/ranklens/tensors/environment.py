@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ranklens.tensors.contract import BATCH, PLANNED_BATCH
+from ranklens.tensors.contract import BATCH, PLANNED_BATCH, batch_labels, look_up
 from ranklens.tensors.layout import Label
 from ranklens.tensors.network import TensorNetwork
 from ranklens.tensors.paths import Path, find_path
@@ -76,28 +76,12 @@ def open_entries(
         One tensor per entry, whose axes are `bonds` in their order.
     """
     layout = net.layout
-    looked_up = [_look_up(net, k, indices) for k in nodes]
+    looked_up = [look_up(layout, k, net.nodes[k], indices) for k in nodes]
 
     def plan() -> Path:
-        labels = [_open_labels(net, k) for k in nodes]
+        labels = [batch_labels(layout, k) for k in nodes]
         batch = (BATCH,) if any(BATCH in x for x in labels) else ()
         return find_path(labels, (*batch, *bonds), {**layout.sizes, BATCH: PLANNED_BATCH})
 
     found = layout.plan(("open", tuple(nodes), tuple(bonds)), plan)(looked_up)
     return found.expand(len(indices), *[layout.sizes[bond] for bond in bonds])
-
-
-def _look_up(net: TensorNetwork, node: int, indices: Tensor) -> Tensor:
-    """Return the slice of a node at the mode indices of every entry, or the whole node if it has no modes."""
-    layout, value = net.layout, net.nodes[node]
-    axes = [axis for axis, label in enumerate(layout.nodes[node]) if label in layout.mode_labels]
-    if not axes:
-        return value
-    return value.movedim(axes, tuple(range(len(axes))))[tuple(indices[:, n] for n in layout.modes[node])]
-
-
-def _open_labels(net: TensorNetwork, node: int) -> tuple[Label, ...]:
-    """Return the labels of a node after `_look_up`: one batch axis in place of its modes, then its bonds."""
-    labels = net.layout.nodes[node]
-    bonds = tuple(label for label in labels if label not in net.layout.mode_labels)
-    return bonds if len(bonds) == len(labels) else (BATCH, *bonds)
