@@ -16,8 +16,8 @@ class _Placement(TypedDict):
 class LowRank(nn.Sequential):
     """Two layers, applied one after the other, that take the place of a single Linear or Conv layer.
 
-    The layer that is replaced may be read by its owner, as in PyTorch's transformer layers. So this module has the
-    attributes of the single layer: its weight, its bias, and its numbers of inputs and outputs.
+    Some modules, such as PyTorch's transformer layers, read the weight, the bias or the sizes of the layers that they
+    contain. Therefore this module has these attributes of the single layer.
     """
 
     def _ends(self) -> tuple[Any, Any]:
