@@ -26,14 +26,15 @@ def log_product(table: Tensor, rows: Tensor) -> Tensor:
     of the 0/1 indicators rows == level with a table, so hundreds of factors cost one matrix product per level.
 
     Args:
-        table: factors of any sign, of shape (nodes, levels, size). Zeros are allowed.
+        table: factors of any sign, of shape (nodes, levels, size), where a level is an index of the second axis. Zeros are
+            allowed.
         rows: the level that each row reads of each node, integers of shape (batch, nodes). They are not checked. Where
             there are two levels, zeros and ones of the table's own dtype are read without a conversion.
 
     Returns:
         Products of shape (batch, size), of the dtype of the table; half precision is computed in float32. The gradient
-        is right at zeros too: the gradient by the only zero factor of a product is the product of the others. Second
-        derivatives at zeros raise a RuntimeError.
+        is right at zeros too: the derivative of a product with respect to its only zero factor is the product of the
+        others. Second derivatives at zeros raise a RuntimeError.
 
     >>> import torch
     >>> from ranklens.tensors.log_product import log_product
