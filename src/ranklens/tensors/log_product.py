@@ -26,8 +26,8 @@ def log_product(table: Tensor, rows: Tensor) -> Tensor:
     of the 0/1 indicators rows == level with a table, so hundreds of factors cost one matrix product per level.
 
     Args:
-        table: factors of any sign, of shape (nodes, levels, size), where a level is an index of the second axis. Zeros are
-            allowed.
+        table: factors of any sign, zeros included, of shape (nodes, levels, size). A level is an index of the second
+            axis.
         rows: the level that each row reads of each node, integers of shape (batch, nodes). They are not checked. Where
             there are two levels, zeros and ones of the table's own dtype are read without a conversion.
 
