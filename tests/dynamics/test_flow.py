@@ -105,7 +105,8 @@ def test_stops_by_time_evaluations_and_at_once():
         run = rl.gradient_flow(identity_start(0.1), task, until_evaluations=100)
     assert run.attrs["stopped"] == "evaluations"
     assert 100 <= run.attrs["evaluations"] < 130
-    run = rl.gradient_flow(identity_start(0.1), task, until_loss=1e9)
+    with pytest.warns(UserWarning, match="nothing was trained"):
+        run = rl.gradient_flow(identity_start(0.1), task, until_loss=1e9)
     assert (run.attrs["stopped"], run.sizes["time"]) == ("loss", 1)
 
 
@@ -348,3 +349,15 @@ def test_other_devices_are_refused_by_name():
     net = rl.cp((2, 2), rank=1).to("meta")
     with pytest.raises(TypeError, match="float64 on meta; a flow needs float64 on the CPU or on CUDA"):
         rl.gradient_flow(net, rl.Completion.counterexample())
+
+
+def test_a_goal_that_the_initial_values_meet_already_warns():
+    """The entries of this target are so small that a network at zero fits them up to the default `until_loss`."""
+    task = rl.Completion.sample(torch.full((3, 3), 1e-3, dtype=torch.float64), observed=6)
+    with pytest.warns(UserWarning, match="nothing was trained; pass an until_loss below 1e-06"):
+        run = rl.gradient_flow(rl.deep_matrix((3, 3), depth=2), task)
+    assert run.sizes["time"] == 1
+    net = rl.deep_matrix((3, 3), depth=2)
+    run = rl.gradient_flow(net, task, until_loss=1e-4 * float(task.values.square().mean()))
+    assert run.sizes["time"] > 1
+    assert float(task.loss(net).detach()) < float(run.loss[0]) / 1000

@@ -85,7 +85,8 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
         Ctrl-C raises a KeyboardInterrupt whose attribute `record` holds the record up to the last row.
 
     Raises:
-        TypeError: for a task that is no problem, LBFGS (which needs a closure), or counts that are no integers.
+        TypeError: for a task that is no problem, something that is no optimizer, LBFGS (which needs a closure), or
+            counts that are no integers.
         ValueError: for counts below one, an optimizer of other parameters or of another kind than the record's, or
             fewer steps than the resumed record has.
 
@@ -224,7 +225,7 @@ class _Descent:
         """Write the gradient at the present parameters to their `grad`, and return the loss without a graph."""
         if not self.gradient.is_planned(rows):  # a problem may have parameters of its own, which autograd reaches
             self.optimizer.zero_grad()
-            loss = self.gradient.problem(rows).loss(self.net)
+            loss = self.gradient.loss_with_graph(rows)
             loss.backward()
             return loss.detach()
         loss = self.gradient(rows)
@@ -323,6 +324,11 @@ def _check(
     for name, value in {"steps": steps, "every": every, "batch_size": batch_size}.items():
         if value is not None:
             check_count(name, value)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"optimizer is {optimizer!r}; pass an optimizer of the network's parameters, such as "
+            f"torch.optim.SGD(net.parameters(), lr=0.1)"
+        )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise TypeError("LBFGS needs a closure; take an optimizer whose step evaluates the loss once")
     own = {id(stack) for stack in net.stacks if stack.requires_grad}

@@ -2,6 +2,7 @@
 
 import math
 import time as clock
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -19,6 +20,9 @@ from ranklens.progress import Report, reporter
 from ranklens.tensors import contract
 from ranklens.tensors.network import TensorNetwork
 from ranklens.threads import threads
+
+# Frames from a warning inside `gradient_flow` to the line that called it: the decorator adds one to the usual two.
+AT_CALLER = 3
 
 
 @torch.enable_grad()
@@ -47,10 +51,11 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
     the order of escapes, have a relative error of about rtol. Compare the times of two runs only at a small rtol.
 
     Args:
-        net: a network in float64 on the CPU; its frozen nodes keep their values.
+        net: a network in float64, on the CPU or on CUDA; its frozen nodes keep their values.
         task: a problem: an object with a differentiable `loss(net)`.
-        until_loss: stop when the loss is this small; the time of that is found inside a step. With 0 the flow goes on
-            until it is at rest.
+        until_loss: stop when the loss is this small; the time of that is found inside a step. The default suits a mean
+            squared error of values of order one; for other values, scale it with their mean square. With 0 the flow
+            goes on until it is at rest.
         until_time: stop at this time.
         until_evaluations: stop after this many evaluations of the gradient; a resumed run counts those before it.
         times: record only at the start, at these increasing times and at the end; the run stops at the last of them
@@ -73,12 +78,14 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
         Ctrl-C raises a KeyboardInterrupt whose attribute `record` holds the record so far.
 
     Raises:
-        TypeError: for a network that is not float64 on the CPU, or a task that is no problem.
+        TypeError: for a network that is not in float64 on the CPU or on CUDA, several networks from `rl.stack`, or a
+            task that is no problem.
         ValueError: for a loss whose gradient is discontinuous ("l1"), a network with all nodes frozen, or bounds that
             make no sense.
 
     Warns:
         StoppedEarly: if the run ends by "evaluations", "nan", or (unless `until_loss` is 0) "stationary".
+        UserWarning: if the loss is `until_loss` or less at the start already, so that nothing is trained.
 
     Source: the setting of Razin and Cohen (NeurIPS 2020) and of Razin, Maman, Cohen (ICML 2021, 2022): gradient flow.
 
@@ -107,6 +114,8 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
     seconds = before.seconds + clock.perf_counter() - started
     outcome = Outcome(run.stopped, run.message, Cost(field.evaluations, before.steps + run.steps, seconds))
     warn_if_early(outcome, run.point.loss, until_loss)
+    if resume is None and run.stopped == "loss" and not run.steps and until_loss > 0:
+        warnings.warn(f"{run.message}; pass an until_loss below {run.point.loss:.3g}", stacklevel=AT_CALLER)
     attrs = run_attributes(
         outcome,
         task,
@@ -221,6 +230,11 @@ def _restore(flat: Tensor, record: xr.Dataset) -> None:
 
 
 def _check_network(net: TensorNetwork) -> None:
+    if not isinstance(net, TensorNetwork):
+        raise TypeError(
+            f"net is a {type(net).__name__}; a flow takes one TensorNetwork: call it for each network in turn, or "
+            f"train those of rl.stack together with rl.gradient_descent"
+        )
     if net.dtype != torch.float64 or net.device.type not in ("cpu", "cuda"):
         raise TypeError(
             f"the network is {net.dtype} on {net.device}; a flow needs float64 on the CPU or on CUDA, because its laws "

@@ -199,12 +199,13 @@ class Recorder(Generic[Subject]):
         self, axis: str, track: Mapping[str, Callable[[Subject], Quantity]] | None, before: xr.Dataset | None = None
     ) -> None:
         self.axis = axis
-        self.track = dict(track or {})
+        track = {} if track is None else track
+        _check_track(track, axis)
+        self.track = dict(track)
         self.before = before
         self.at: list[float] = []
         self.losses: list[float] = []
         self.tracked: dict[str, list[NDArray[np.generic]]] = {name: [] for name in self.track}
-        _check_track(self.track, axis)
         if before is not None:
             missing = [name for name in (axis, "loss", "state", *self.track) if name not in before.variables]
             if missing:
@@ -337,6 +338,11 @@ def array_of(name: str, value: object) -> NDArray[np.generic]:
 
 
 def _check_track(track: Mapping[str, object], axis: str) -> None:
+    if not isinstance(track, Mapping):
+        raise TypeError(
+            f"track is a {type(track).__name__}; pass a dictionary {{name: function of the network}}, such as "
+            f'{{"s": lambda net: rl.singular_values(net.tensor())}}'
+        )
     for name, function in track.items():
         if name in (axis, "loss", "state", "atol"):
             raise ValueError(f"track names {name!r}, which every record has already; choose another name")
