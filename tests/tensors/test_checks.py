@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ranklens.tensors.checks import check_indices, check_nodes, check_vectors
+from ranklens.tensors.checks import check_finite, check_indices, check_nodes, check_vectors
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
@@ -57,3 +57,12 @@ def test_a_block_of_vectors_is_its_parts():
         assert [part.tolist() for part in parts] == [part.tolist() for part in block.unbind(1)]
     with pytest.raises(ValueError, match=r"vectors of mode 1 have shape \(3, 2\); expected \(2, 2\)"):
         check_vectors([torch.ones(2, 2), torch.ones(3, 2)], (2, 2))
+
+
+def test_the_first_entry_that_is_not_finite_is_named():
+    T = torch.ones(2, 2, 2)
+    assert check_finite(T) is T
+    T[1, 0, 1] = torch.inf
+    T[1, 1, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"entry \(1, 0, 1\) is inf"):
+        check_finite(T)

@@ -1,25 +1,21 @@
 """The input-gradient-change penalty: it counters locality by asking that two patches of an input interact."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TypedDict
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.compiler import set_stance
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ranklens import seeds
 from ranklens.nn.logits import logits
+from ranklens.nn.model_state import Model, active_dropout, state_kept, without_wrapper
 from ranklens.nn.regions import Pair, Sampler, masks
 
 # Norm of an input gradient within a patch, below which it is divided by this number instead of by its norm. It is far
 # below the gradients of a network at a usual initialization, and keeps derivatives of the penalty below its inverse.
 EPS = 1e-8
-
-# Any function of a batch of inputs. Its output holds one logit or several per sample, as in `nn.logits.logits`.
-Model = Callable[[Tensor], object]
 
 
 def locality_penalty(
@@ -111,10 +107,10 @@ def locality_penalty(
     inside, exchanged = (m.to(x.device) for m in masks(_drawn(patches, x.shape[1:], generator), x.shape[1:]))
     differentiable = torch.is_grad_enabled()
     samples = max(round(fraction * len(x)), 2)
-    if samples < len(x) or concatenated or not differentiable or any(_active_dropout(model)):
+    if samples < len(x) or concatenated or not differentiable or any(active_dropout(model)):
         output, x, y = None, x[:samples], None if y is None else y[:samples]
-    plain = _without_wrapper(model)
-    with torch.enable_grad(), _state_kept(plain), sdpa_kernel(SDPBackend.MATH), set_stance("force_eager"):
+    plain = without_wrapper(model)
+    with torch.enable_grad(), state_kept(plain), sdpa_kernel(SDPBackend.MATH), set_stance("force_eager"):
         there = torch.where(exchanged, x.detach().roll(-1, dims=0), x.detach()).requires_grad_()
         gradients: tuple[Tensor, ...]
         if concatenated:
@@ -318,37 +314,3 @@ def _direction(gradients: Tensor, eps: float) -> Tensor:
     rows = gradients.flatten(1)
     rows = rows if rows.dtype == torch.float64 else rows.float()
     return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(eps)
-
-
-def _without_wrapper(model: Model) -> Model:
-    """Return the module inside a distributed model, whose parameters carry the hooks that average gradients."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) else model
-
-
-def _active_dropout(model: Model) -> Iterator[nn.Module]:
-    """Return the dropout modules that would drop something, so that two forward passes differ by chance."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    return (m for m in modules if isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0)
-
-
-@contextmanager
-def _state_kept(model: Model) -> Iterator[None]:
-    """Run a model without updates of running statistics and without dropout, and restore its flags afterwards."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._NormBase) and m.training]
-    flags = [(m, m.track_running_stats, m.momentum) for m in norms]
-    dropout = list(_active_dropout(model))
-    for norm in norms:
-        if isinstance(norm, nn.modules.instancenorm._InstanceNorm):
-            norm.momentum = 0.0  # instance norm ignores the flag `track_running_stats`, but heeds its momentum
-        else:
-            norm.track_running_stats = False
-    for module in dropout:
-        module.training = False
-    try:
-        yield
-    finally:
-        for norm, track, momentum in flags:
-            norm.track_running_stats, norm.momentum = track, momentum
-        for module in dropout:
-            module.training = True

@@ -1,4 +1,4 @@
-"""Checks of what a tensor network is made of and evaluated on. Every error names the first offender."""
+"""Checks of the nodes, indices and vectors of a network, and of measured tensors. Errors name the first offender."""
 
 from collections.abc import Sequence
 
@@ -100,3 +100,15 @@ def check_vectors(vectors: TensorLike | Sequence[TensorLike], shape: Sequence[in
                 f"for a mode of size {size}"
             )
     return parts
+
+
+def check_finite(W: Tensor) -> Tensor:
+    """Return a tensor whose entries are finite.
+
+    Raises:
+        ValueError: if an entry is not finite.
+    """
+    if not bool(torch.isfinite(W).all()):
+        where = tuple(int(x) for x in (~torch.isfinite(W)).nonzero()[0])
+        raise ValueError(f"entry {where} is {float(W[where])}; rank and norms need finite entries")
+    return W

@@ -1,0 +1,117 @@
+"""The CP rank of a tensor, estimated by fits of alternating least squares."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from ranklens.seeds import stream
+from ranklens.tensors.checks import check_finite
+from ranklens.tensors.convert import ArrayLike, as_floating
+
+# Alternating least squares stops when a sweep lowers its error by less than this number times rtol, relative to the
+# error. At this pace, 10,000 sweeps would lower the error by less than the fraction rtol of itself.
+STALLED = 1e-4
+
+
+@dataclass(frozen=True)
+class CPRankEstimate:
+    """The result of `cp_rank_estimate`.
+
+    Attributes:
+        rank: the smallest rank at which a fit has a relative error of at most `rtol`. None if no rank up to the largest
+            one tried has such a fit.
+        error: relative error |T - fit| / |T| of the best fit at this rank, or at the largest rank tried if `rank` is
+            None.
+        errors: {rank tried: relative error of the best fit}.
+        rtol: the relative error up to which a fit was accepted.
+    """
+
+    rank: int | None
+    error: float
+    errors: Mapping[int, float]
+    rtol: float
+
+
+def cp_rank_estimate(
+    T: Shaped[Tensor, "..."] | ArrayLike,
+    rtol: float = 1e-3,
+    *,
+    largest: int | None = None,
+    starts: int = 4,
+    sweeps: int = 500,
+    seed: int = 0,
+) -> CPRankEstimate:
+    """Estimate the CP rank: the smallest number of components with which alternating least squares fits a tensor.
+
+    The estimate may differ from the rank. The best fit is searched from several random initializations and may not be
+    found, and a tensor may be the limit of tensors of lower rank. The tolerance is relative, so rescaling a tensor does
+    not change the estimate.
+
+    Args:
+        T: one floating-point tensor, of order two or more, with finite entries.
+        rtol: relative error |T - fit| / |T| up to which a fit is accepted, between 0 and 1.
+        largest: largest rank tried. None takes the product of all sizes but the largest, an upper bound of the rank.
+        starts: number of random initializations per rank.
+        sweeps: largest number of sweeps of alternating least squares per initialization.
+        seed: seed of the initializations.
+
+    Returns:
+        The estimate, with the error at every rank that was tried.
+
+    Raises:
+        ValueError: if `rtol` is outside (0, 1), the order is below two, or a count is below one.
+
+    >>> import ranklens as rl
+    >>> rl.cp_rank_estimate(rl.targets.cp((5, 6, 7), rank=3)).rank
+    3
+    """
+    T = as_floating("T", T)
+    if T.ndim < 2:
+        raise ValueError(f"the tensor has shape {tuple(T.shape)}; the rank of a tensor needs two or more modes")
+    if not 0 < rtol < 1:
+        raise ValueError(f"rtol is {rtol}; a relative error lies between 0 and 1")
+    for name, value in {"largest": largest, "starts": starts, "sweeps": sweeps}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    T = check_finite(T).detach().double()
+    if not bool(T.any()):
+        return CPRankEstimate(0, 0.0, {0: 0.0}, rtol)
+    T = T / T.abs().max()  # so that squares neither underflow nor overflow
+    norm = float(T.norm())
+    largest = math.prod(T.shape) // max(T.shape) if largest is None else largest
+    generator, errors = stream(seed, "starts of cp_rank_estimate"), {}
+    for rank in range(1, largest + 1):
+        errors[rank] = min(_als(T / norm, rank, rtol, sweeps, generator) for _ in range(starts))
+        if errors[rank] <= rtol:
+            return CPRankEstimate(rank, errors[rank], errors, rtol)
+    return CPRankEstimate(None, errors[largest], errors, rtol)
+
+
+def _als(T: Tensor, rank: int, rtol: float, sweeps: int, generator: torch.Generator) -> float:
+    """Return the relative error of one run of alternating least squares on a tensor of norm one."""
+    factors = [torch.randn(d, rank, generator=generator, dtype=T.dtype).to(T.device) for d in T.shape]
+    unfolded = [T.movedim(n, 0).flatten(1) for n in range(T.ndim)]
+    error = before = torch.finfo(T.dtype).max
+    for _ in range(sweeps):
+        for n in range(T.ndim):
+            others = _khatri_rao([f for k, f in enumerate(factors) if k != n])
+            factors[n] = torch.linalg.lstsq(others, unfolded[n].T, driver="gelsd").solution.T
+            if n < T.ndim - 1:  # only the last factor carries the norms of the components
+                factors[n] = factors[n] / factors[n].norm(dim=0).clamp_min(torch.finfo(T.dtype).tiny)
+        error = float((unfolded[-1] - factors[-1] @ others.T).norm())
+        if error <= rtol or before - error <= STALLED * rtol * before:
+            return error
+        before = error
+    return error
+
+
+def _khatri_rao(factors: Sequence[Tensor]) -> Tensor:
+    """Return the column-wise Kronecker product of factors (d_n, rank), of shape (product of all d_n, rank)."""
+    result = factors[0]
+    for factor in factors[1:]:
+        result = (result[:, None] * factor[None]).flatten(0, 1)
+    return result
