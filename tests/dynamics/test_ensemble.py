@@ -135,3 +135,91 @@ def test_what_is_refused():
         rl.gradient_descent(rl.cp((3, 4), rank=2), [task], sgd)
     with pytest.raises(ValueError, match="none of the ensemble's parameters"):
         rl.gradient_descent(ensemble, task, torch.optim.SGD(nets[0].parameters(), lr=0.1))
+
+
+def sgd(ensemble, lr=0.05):
+    return torch.optim.SGD(ensemble.parameters(), lr=lr)
+
+
+def test_members_may_have_problems_of_unlike_numbers_of_observations_and_losses():
+    """Batched or one by one, every member has its own problem: another number of entries, or another loss."""
+    nets = [FAMILIES["matrix"](seed) for seed in range(3)]
+    values = target((6, 5))
+    counts = [rl.Completion.sample(values, observed=observed) for observed in (8, 15, 30)]
+    losses = [rl.Completion.sample(values, observed=15, loss=loss) for loss in ("mse", "huber", "half_sse")]
+    for tasks in (counts, losses):
+        ensemble = rl.stack(nets)
+        run = rl.gradient_descent(ensemble, tasks, sgd(ensemble), steps=30, every=10)
+        for k, (net, task) in enumerate(zip(nets, tasks, strict=True)):
+            alone = net.with_nodes(net.nodes)
+            assert close(run.loss[:, k], rl.gradient_descent(alone, task, sgd(alone), steps=30, every=10).loss)
+
+
+@pytest.mark.parametrize("loss", ["mse", "half_sse", "huber"])
+def test_an_entry_counts_as_often_as_it_is_observed(loss):
+    """Repeated observations of one entry, with different values."""
+    nets = [FAMILIES["matrix"](seed) for seed in range(2)]
+    indices = [[0, 1], [0, 1], [2, 3], [5, 4], [0, 1], [4, 0]]
+    task = rl.Completion(indices, target((6,)), (6, 5), loss=loss, duplicates="keep")
+    ensemble = rl.stack(nets)
+    run = rl.gradient_descent(ensemble, task, sgd(ensemble), steps=30, every=10)
+    for k, net in enumerate(nets):
+        assert close(run.loss[:, k], rl.gradient_descent(net, task, sgd(net), steps=30, every=10).loss)
+
+
+def test_a_loss_that_is_reached_exactly_ends_a_member():
+    """`until_loss` is the largest loss at which a member stops, as it is for one network."""
+    nets = [FAMILIES["matrix"](seed) for seed in range(2)]
+    task = rl.Completion.sample(target((6, 5)), observed=20)
+    ensemble = rl.stack(nets)
+    start = rl.gradient_descent(ensemble, task, sgd(ensemble, 1e-9), steps=1).loss.values[0]
+    ensemble = rl.stack(nets)
+    run = rl.gradient_descent(ensemble, task, sgd(ensemble, 1e-9), steps=3, until_loss=float(start.max()))
+    assert run.stopped.values.tolist() == ["loss", "loss"]
+    assert run.steps.values.tolist() == [0, 0]
+
+
+def test_the_counts_of_a_record_are_those_of_its_members():
+    """A member that diverges has the steps of its last finite row; a gradient is counted for each member."""
+    nets = [FAMILIES["matrix"](seed) for seed in range(3)]
+    task = rl.Completion.sample(target((6, 5)), observed=20)
+    ensemble = rl.stack(nets, step_sizes=[1.0, 1e6, 1.0])
+    with pytest.warns(StoppedEarly, match="1 by 'nan'"):
+        run = rl.gradient_descent(ensemble, task, sgd(ensemble), steps=45, every=10)
+    assert run.step.values.tolist() == [0, 10, 20, 30, 40, 45], "the last step is recorded too"
+    finite = np.isfinite(run.loss.values).sum(axis=0)
+    assert run.steps.values.tolist() == [45, int(run.step[finite[1] - 1]), 45]
+    assert (run.attrs["steps"], run.attrs["evaluations"]) == (45, 3 * 45)
+
+
+def test_a_goal_that_was_passed_and_missed_warns():
+    nets = [FAMILIES["matrix"](seed) for seed in range(2)]
+    task = rl.Completion.sample(target((6, 5)), observed=20)
+    ensemble = rl.stack(nets)
+    with pytest.warns(StoppedEarly, match=r"2 of 2 members .* \(2 by 'steps'\)"):
+        rl.gradient_descent(ensemble, task, sgd(ensemble), steps=5, until_loss=1e-9)
+
+
+def test_an_interruption_goes_back_to_the_last_row():
+    """As for one network, the record and the parameters are those of the last recorded row."""
+    nets = [FAMILIES["matrix"](seed) for seed in range(2)]
+    task = rl.Completion.sample(target((6, 5)), observed=20)
+    ensemble = rl.stack(nets)
+
+    class Interrupting(torch.optim.SGD):
+        taken = 0
+
+        def step(self, closure=None):
+            self.taken += 1
+            if self.taken == 8:
+                raise KeyboardInterrupt
+            super().step(closure)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        rl.gradient_descent(ensemble, task, Interrupting(ensemble.parameters(), lr=0.05), steps=50, every=5)
+    record = caught.value.record
+    assert record.stopped.values.tolist() == ["interrupted", "interrupted"]
+    assert record.step.values.tolist() == [0, 5]
+    for k, member in enumerate(ensemble.members):
+        assert float(task.loss(member).detach()) == pytest.approx(float(record.loss[-1, k]), rel=SAME)
+    assert close(record.state, torch.cat([stack.detach().flatten(1) for stack in ensemble.stacks], dim=1))

@@ -57,3 +57,19 @@ def test_the_order_of_a_chain_is_the_cheap_one():
 def test_there_is_no_end_of_symbols():
     found = [symbol for symbol, _ in zip(symbols(), range(2000), strict=False)]
     assert len(set(found)) == 2000
+
+
+def test_a_product_that_also_sums_an_index_of_one_operand_is_its_einsum(tolerance):
+    left, right = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(3, 4)
+    for equation in ("ab,bc->a", "ab,bc->c", "ab,bc->"):
+        wanted = torch.einsum(equation, left, right)
+        torch.testing.assert_close(pair(equation, left, right), wanted, rtol=tolerance["float32"], atol=0.0)
+
+
+def test_a_path_of_more_labels_than_there_are_letters_may_sum_labels_of_single_operands(tolerance):
+    """An einsum takes 52 letters; here are 80 labels, and every operand has one that no other has."""
+    tables = [torch.tensor([[1.0, 2.0], [3.0, float(k % 3)]], dtype=torch.float64) for k in range(79)]
+    labels = [("batch", f"own {k}") for k in range(79)]
+    path = find_path(labels, ("batch",), dict.fromkeys([label for pair in labels for label in pair], 2))
+    wanted = torch.stack([table.sum(dim=1) for table in tables]).prod(dim=0)
+    torch.testing.assert_close(path(tables), wanted, rtol=tolerance["rounding"], atol=0.0)

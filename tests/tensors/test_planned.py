@@ -84,3 +84,24 @@ def test_no_memory_is_allocated_by_a_run():
 def test_what_is_frozen_costs_no_product():
     free, some = rl.cp((4, 4, 4), rank=3), rl.cp((4, 4, 4), rank=3).freeze(0, 1)
     assert len(plan(some)[0]._backward) < len(plan(free)[0]._backward)
+
+
+def test_operands_may_be_views_of_any_strides(tolerance):
+    """The result is contiguous and has memory of its own, also where a contraction is no more than a transposition."""
+    A = torch.arange(12, dtype=torch.float64).view(3, 4)
+    for given, wanted in ((A.T, A), (A[:, ::2].T, A[:, ::2])):
+        gradient = torch.empty_like(given)
+        path = find_path(["ab"], "ba", dict(zip("ab", given.shape, strict=True)))
+        planned = Planned([Operand(("a", "b"), given, gradient)], ("b", "a"), path)
+        planned.forward()
+        assert torch.equal(planned.value, wanted)
+        assert planned.memory.is_contiguous()
+        assert planned.memory.data_ptr() != A.data_ptr()
+        planned.upstream.copy_(planned.in_memory_order(wanted + 1))
+        planned.backward()
+        assert torch.equal(gradient, given + 1)
+
+
+@pytest.mark.parametrize("frozen", [(), (0,), (0, 1), (0, 1, 2)])
+def test_a_plan_knows_whether_anything_is_trained(frozen):
+    assert plan(rl.cp((4, 4, 4), rank=3).freeze(*frozen))[0].trained == (len(frozen) < 3)
