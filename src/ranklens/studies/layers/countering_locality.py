@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +12,13 @@ import xarray as xr
 from joblib import Parallel, delayed
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 from ranklens import drawing, seeds
 from ranklens import nn as layers
 from ranklens.nn.regions import Pair, Sampler
 from ranklens.progress import reporter
-from ranklens.studies.kit import records
+from ranklens.studies.kit import known_penalties, records
 from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.studies.kit.reduce import largest, median
 from ranklens.training import long_range, networks, resumable
@@ -38,8 +37,6 @@ SOURCE = (
 
 # Ranks of the bilinear forms whose penalty is compared with its exact mean.
 FORMS = (1, 2, 4, 8)
-# Number of inputs on each of the two sides of a bilinear form.
-INPUTS = 8
 # Number of test images on which dependence between the two patches is measured.
 PROFILED = 500
 # Names of the numbers that every training run contributes to the record.
@@ -179,8 +176,11 @@ def run(settings: Settings) -> xr.Dataset:
         {
             **{name: (tuple(dims), values) for name, values in measured.items()},
             **{name: ((*dims, "epoch"), values) for name, values in along.items()},
-            "bilinear": ("form", np.array([bilinear_penalty(rank, settings.samples) for rank in FORMS])),
-            "exact": ("function", np.array([penalty_of_product(), penalty_of_sum()])),
+            "bilinear": (
+                "form",
+                np.array([known_penalties.bilinear_penalty(rank, settings.samples) for rank in FORMS]),
+            ),
+            "exact": ("function", np.array([known_penalties.penalty_of_product(), known_penalties.penalty_of_sum()])),
         },
         coords={
             **{name: list(values) for name, values in dims.items()},
@@ -299,62 +299,6 @@ def dependence_of_patches(settings: Settings, model: nn.Module, test: Examples, 
     return {**values, "random_share": float(random.share)}
 
 
-@torch.no_grad()
-def bilinear_penalty(rank: int, samples: int) -> float:
-    """Return the penalty of x^T W V^T y between x and y, measured on Gaussian samples.
-
-    Args:
-        rank: number of columns of W and V, which are orthonormal.
-        samples: number of samples (x, y).
-    """
-    W, V, x, y = seeds.normals([(INPUTS, rank)] * 2 + [(samples, INPUTS)] * 2, 0, f"bilinear forms of rank {rank}")
-    W, V = torch.linalg.qr(W).Q, torch.linalg.qr(V).Q
-
-    def form(z: Tensor) -> Tensor:
-        return ((z[:, :INPUTS] @ W) * (z[:, INPUTS:] @ V)).sum(dim=1)
-
-    return _penalty(form, torch.cat([x, y], dim=1))
-
-
-def expected_penalty(rank: float) -> float:
-    """Return the mean of the penalty of a bilinear form: E |cos| of two directions drawn evenly in `rank` dimensions.
-
-    The gradient in x is W V^T y, and V^T y is Gaussian in `rank` dimensions, so that the mean is
-    Gamma(rank / 2) / (sqrt(pi) Gamma((rank + 1) / 2)).
-    """
-    return math.gamma(rank / 2) / (math.sqrt(math.pi) * math.gamma((rank + 1) / 2))
-
-
-@torch.no_grad()
-def penalty_of_product() -> float:
-    """Return the penalty of g(x) h(y) between x and y, which is 1 for any g and h."""
-    return _penalty(lambda z: _of_x(z) * _of_y(z), _samples())
-
-
-@torch.no_grad()
-def penalty_of_sum() -> float:
-    """Return the penalty of g(x) + h(y) between x and y, which is 1 for any g and h."""
-    return _penalty(lambda z: _of_x(z) + _of_y(z), _samples())
-
-
-def _of_x(z: Tensor) -> Tensor:
-    return z[:, :INPUTS].sin().sum(dim=1)
-
-
-def _of_y(z: Tensor) -> Tensor:
-    return z[:, INPUTS:].exp().sum(dim=1)
-
-
-def _samples() -> Tensor:
-    return seeds.normals([(50, 2 * INPUTS)], 0, "products and sums")[0]
-
-
-def _penalty(function: Callable[[Tensor], Tensor], z: Tensor) -> float:
-    """Return the penalty of a function of (samples, 2 * INPUTS) between the first and the last inputs."""
-    left = torch.arange(2 * INPUTS) < INPUTS
-    return float(layers.locality_penalty(function, z, patches=(left, ~left)))
-
-
 def claims(record: xr.Dataset) -> list[Claim]:
     """Return theorems on the penalty of known functions, and findings on accuracy and dependence with the penalty.
 
@@ -368,7 +312,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
         theorem(
             "Penalty of bilinear forms of rank r = 1, 2, 4, 8: largest distance over the ranks from "
             "Gamma(r / 2) / (sqrt(pi) Gamma((r + 1) / 2)), its mean over Gaussian inputs",
-            largest(np.abs(record.bilinear - [expected_penalty(int(rank)) for rank in record.form])),
+            largest(np.abs(record.bilinear - [known_penalties.expected_penalty(int(rank)) for rank in record.form])),
             at_most=0.02,
         ),
         theorem(
@@ -491,7 +435,9 @@ def _draw_image(axes: Axes, settings: Settings) -> None:
 def _draw_check(axes: Axes, record: xr.Dataset) -> None:
     """Draw the measured penalty of bilinear forms and its mean by the formula, against the rank."""
     ranks = np.linspace(1, max(FORMS), 100)
-    axes.plot(ranks, [expected_penalty(r) for r in ranks], label="mean, by the formula", **drawing.THEORY)
+    axes.plot(
+        ranks, [known_penalties.expected_penalty(r) for r in ranks], label="mean, by the formula", **drawing.THEORY
+    )
     axes.plot(record.form, record.bilinear, "o", color=drawing.COLOURS[0], label="measured")
     axes.set_ylim(0, 1.05)
     axes.legend(fontsize=8)
