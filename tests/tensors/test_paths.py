@@ -70,6 +70,6 @@ def test_a_path_of_more_labels_than_there_are_letters_may_sum_labels_of_single_o
     """An einsum takes 52 letters; here are 80 labels, and every operand has one that no other has."""
     tables = [torch.tensor([[1.0, 2.0], [3.0, float(k % 3)]], dtype=torch.float64) for k in range(79)]
     labels = [("batch", f"own {k}") for k in range(79)]
-    path = find_path(labels, ("batch",), dict.fromkeys([label for pair in labels for label in pair], 2))
+    path = find_path(labels, ("batch",), dict.fromkeys([label for both in labels for label in both], 2))
     wanted = torch.stack([table.sum(dim=1) for table in tables]).prod(dim=0)
     torch.testing.assert_close(path(tables), wanted, rtol=tolerance["rounding"], atol=0.0)
