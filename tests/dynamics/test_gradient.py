@@ -146,3 +146,16 @@ def test_loss_that_cannot_be_differentiated_is_refused_with_a_remedy(reduce, err
         rl.gradient_flow(net, Own())
     with pytest.raises(error, match=message):
         rl.gradient_descent(net, Own(), torch.optim.SGD(net.parameters(), lr=0.1), steps=1)
+
+
+def test_a_node_that_a_problem_does_not_read_has_a_gradient_of_zero():
+    class SizeOfTheFirst:
+        def loss(self, net):
+            return net.nodes[0].square().sum() / 2
+
+    net = rl.deep_matrix((3, 4), depth=2, std=0.5)
+    gradient = LossGradient(net, SizeOfTheFirst())
+    gradient.parts[1].fill_(7.0)
+    gradient()
+    assert torch.equal(gradient.parts[0], net.nodes[0].detach())
+    assert not gradient.parts[1].any()
