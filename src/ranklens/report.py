@@ -148,7 +148,10 @@ def _accessible(svg: str, made: Entry) -> str:
 
 
 def clear(folder: Path, names: Sequence[str]) -> None:
-    """Remove the page of an earlier report and its files of the named studies; leave every other file."""
+    """Remove the page of an earlier report and its files of the named studies; leave every other file.
+
+    A folder that is empty afterwards is removed too.
+    """
     for name in names:
         for kind in ("nc", "png", "pdf", "svg"):
             (folder / f"{name}.{kind}").unlink(missing_ok=True)

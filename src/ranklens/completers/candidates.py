@@ -134,7 +134,8 @@ class Components:
     components that is next to nothing.
 
     Attributes:
-        gram: G, the inner products of the components' entries at the observed positions.
+        gram: G, the inner products of the components' entries at the observed positions. `of` adds `LIFT` times the
+            mean of its diagonal to the diagonal.
         moment: inner products of the components' entries with the observed values.
         energy: sum of the squared values.
     """
@@ -190,6 +191,8 @@ class Components:
 
     def residual(self, kept: Sequence[int]) -> float:
         """Return the least sum of squared residuals, over observed entries, of a weighted sum of components.
+
+        The minimum is taken over the weights. It is exact up to the small term that `gram` has on its diagonal.
 
         Args:
             kept: positions of these components.

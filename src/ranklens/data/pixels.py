@@ -79,7 +79,7 @@ class PixelCompletion:
 
 @dataclass(frozen=True)
 class PixelData:
-    """Training and test images of a predictor, as two completion problems.
+    """Training and test images, as two problems: a network is fitted to the first and tested on the second.
 
     Attributes:
         train: problem of the training images.
@@ -134,7 +134,7 @@ def draw(selection: Selection, control: str, seed: int) -> tuple[data.Labelled, 
 
 
 def against(parts: tuple[data.Labelled, data.Labelled], label: int, value: float, dtype: torch.dtype) -> PixelData:
-    """Return the problem of telling one class from all others.
+    """Return the problems of telling one class from all others, on training and on test images.
 
     Args:
         parts: training and test images with their classes, as from `draw`.

@@ -34,7 +34,9 @@ class Shapes:
 def shapes(count: int, side: int = 32, *, seed: int = 0) -> Shapes:
     """Return images of one disc or square each, of random colour, size and place, on black.
 
-    Every shape lies within the image. The seven factors of an image are uniform and independent.
+    Every shape lies within the image. Each image is made from seven factors: three for the colour, one for the size,
+    two for the place, one for disc or square. They are independent and uniform between 0 and 1, and are scaled to the
+    allowed colours, sizes and places.
 
     Args:
         count: number of images.

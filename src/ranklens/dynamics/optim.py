@@ -179,10 +179,10 @@ class SharedAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step with the present gradients.
+        """Take one step with the gradients in `p.grad`; parameters whose gradient is None do not move.
 
         Args:
-            closure: not supported; must be None.
+            closure: never called. Compute the gradients before the step, and leave out this argument.
         """
         moved = [(p, p.grad, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not moved:
@@ -227,10 +227,10 @@ class SignDescent(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step with the present gradients.
+        """Take one step with the gradients in `p.grad`; parameters whose gradient is None do not move.
 
         Args:
-            closure: not supported; must be None.
+            closure: never called. Compute the gradients before the step, and leave out this argument.
         """
         for group in self.param_groups:
             for p in group["params"]:
@@ -272,10 +272,10 @@ class Spectral(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step with the present gradients.
+        """Take one step with the gradients in `p.grad`; parameters whose gradient is None do not move.
 
         Args:
-            closure: not supported; must be None.
+            closure: never called. Compute the gradients before the step, and leave out this argument.
         """
         for group in self.param_groups:
             for p in group["params"]:

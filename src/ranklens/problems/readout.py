@@ -26,7 +26,10 @@ class Readout(Protocol):
         """Return the loss at the end tensor that the contraction computed last: a scalar without graph."""
 
     def loss_and_upstream(self) -> Tensor:
-        """Return the loss, and write its derivative in the end tensor to the contraction's `upstream`."""
+        """Return the loss at the end tensor that the contraction computed last, a scalar without graph.
+
+        The derivative of the loss in every entry of the end tensor is written to the contraction's `upstream`.
+        """
 
     def of(self, rows: Tensor) -> "Readout":
         """Return the readout of a mini-batch, to be used for one evaluation. It sets `upstream` to zero.

@@ -40,12 +40,14 @@ class Path:
 
 
 def pair(equation: str, *operands: Tensor) -> Tensor:
-    """Return an einsum of one or two operands by one matrix product, or by a broadcast product where nothing is summed.
+    """Return the einsum of one or two operands, as `torch.einsum` does, but faster for most pairs.
 
-    `torch.einsum` would parse the equation at every call, and make a matrix product of a broadcast.
+    Two operands are combined by one matrix product, or by a broadcast product where nothing is summed. `torch.einsum`
+    would parse the equation at every call, and make a matrix product of a broadcast. It is called only for one operand,
+    and for two operands where an index of one operand alone is summed.
 
     Args:
-        equation: an einsum in which an index of one operand alone is not summed.
+        equation: an einsum of as many operands, with ``->``, in which no operand has an index twice.
         operands: one or two tensors.
     """
     plan = _plan(equation)

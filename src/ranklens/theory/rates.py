@@ -215,14 +215,18 @@ def conserved(net: TensorNetwork, bond: Hashable) -> Tensor:
 
     A bond of order 2 conserves the difference of its two Gram matrices: the network depends only on the product of the
     two nodes over the bond, so both Gram matrices change by the same matrix. A bond of order K > 2 conserves the K - 1
-    differences between the squared slice norms of its first node and of every other.
+    differences between the squared slice norms of its first node and of every other. No difference with a frozen node
+    is conserved, so frozen nodes are left out.
 
     Args:
-        net: the network; its frozen nodes are left out, because no difference with them is conserved.
+        net: the network.
         bond: a label from `net.bonds`.
 
     Returns:
-        (R, R) for a bond of order 2 and size R, (K - 1, R) for a bond of higher order K.
+        At a bond of order 2 and size R whose nodes are both trained: (R, R), the Gram matrix of the slices of the
+        first node minus that of the second. At every other bond: (trained nodes - 1, R), one row per trained node but
+        the first: the squared slice norms of the first trained node minus those of this node. There are no rows if
+        fewer than two of the nodes are trained.
 
     Raises:
         ValueError: for a label that is no bond.

@@ -310,8 +310,9 @@ def _bounded(record: xr.Dataset) -> list[Claim]:
             at_least=1 - ROUNDING,
         ),
         theorem(
-            "2 x 2 example: singular values change at sqrt(lambda^2 + 4 sigma^2) times their alignment: relative error "
-            f"of this law, largest along {reduce.count(record.lambda_error, 'flow')}",
+            "2 x 2 example from factors with W2^T W2 - W1 W1^T = lambda I: a singular value sigma changes at the rate "
+            "sqrt(lambda^2 + 4 sigma^2) <-gradient, u v^T>, where u and v are its singular vectors: relative error of "
+            f"this law, largest along {reduce.count(record.lambda_error, 'flow')}",
             reduce.largest(record.lambda_error),
             at_most=1e-5,
         ),
@@ -357,14 +358,16 @@ def _stopping(record: xr.Dataset) -> list[Claim]:
     imbalances, ends = record.imbalance_lambda.values, saturated(record)
     return [
         finding(
-            f"2 x 2 example with lambda = {float(imbalances.max()):g}: |w11| stops early, while it grows without bound "
-            "from balanced factors: |w11| at the end, one flow",
+            f"2 x 2 example from factors with W2^T W2 - W1 W1^T = lambda I, lambda = {float(imbalances.max()):g}: the "
+            "unobserved entry w11 stops early, while |w11| grows without bound from balanced factors: |w11| at the "
+            "end, one flow",
             float(ends[np.argmax(imbalances)]),
             at_most=0.1,
         ),
         finding(
-            "2 x 2 example: the smaller lambda, the later |w11| stops: increase of the final |w11| from one lambda to "
-            f"the next smaller one, least of {len(ends) - 1}",
+            "2 x 2 example from factors with W2^T W2 - W1 W1^T = lambda I: the smaller lambda, the larger the |w11| at "
+            "which the flow stops: increase of the final |w11| from one lambda to the next smaller one, least of "
+            f"{len(ends) - 1} pairs",
             reduce.least(np.diff(ends[np.argsort(-imbalances)])),
             at_least=0.05,
         ),

@@ -179,7 +179,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
     found = [
         theorem(
             "At depth 1 unobserved entries keep their initial values: norm of their change divided by the norm of "
-            f"the end matrix, largest of {reduce.count(record.missing.sel(depth=1.0).size, 'run')}",
+            f"the final end matrix, largest of {reduce.count(record.missing.sel(depth=1.0).size, 'run')}",
             reduce.largest(record.missing.sel(depth=1.0)),
             at_most=1e-10,
         ),
