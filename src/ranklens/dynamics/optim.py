@@ -232,10 +232,7 @@ class SignDescent(torch.optim.Optimizer):
         Args:
             closure: never called. Compute the gradients before the step, and leave out this argument.
         """
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    p.sub_(group["lr"] * p.grad.sign())
+        _step_along(self, torch.sign)
 
 
 class Spectral(torch.optim.Optimizer):
@@ -277,12 +274,22 @@ class Spectral(torch.optim.Optimizer):
         Args:
             closure: never called. Compute the gradients before the step, and leave out this argument.
         """
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    U, s, Vh = torch.linalg.svd(p.grad, full_matrices=False)
-                    counts = s > rank_cutoff(s.dtype, p.shape) * s[..., :1]
-                    p.sub_(group["lr"] * ((U * counts[..., None, :]) @ Vh))
+        _step_along(self, _orthogonalized)
+
+
+def _step_along(optimizer: torch.optim.Optimizer, direction: Callable[[Tensor], Tensor]) -> None:
+    """Subtract lr times the direction of the gradient from every parameter that has a gradient."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is not None:
+                p.sub_(group["lr"] * direction(p.grad))
+
+
+def _orthogonalized(G: Tensor) -> Tensor:
+    """Return U V^T for G = U S V^T, without the singular vectors of singular values that count as zero."""
+    U, s, Vh = torch.linalg.svd(G, full_matrices=False)
+    counts = s > rank_cutoff(s.dtype, G.shape) * s[..., :1]
+    return (U * counts[..., None, :]) @ Vh
 
 
 def _check_lr(lr: float) -> None:

@@ -33,3 +33,17 @@ def test_the_distance_of_a_straight_flow_is_its_length():
     time = np.linspace(0, 3, 3001)
     run = xr.Dataset({"loss": ("time", np.exp(-2 * time) / 2)}, coords={"time": time})
     assert onsets.distance(run)[-1] == pytest.approx(1 - np.exp(-3), rel=1e-4)
+
+
+def test_the_figure_of_learning_names_the_learned_components():
+    time = np.linspace(0, 1, 5)
+    sizes = np.stack([time, time / 2, 0 * time], axis=1)[None]
+    record = xr.Dataset(
+        {"size": (("seed", "row", "size_0"), sizes), "error": (("seed", "row"), 1 - time[None])},
+        coords={"seed": [7], "time": (("seed", "row"), time[None])},
+    )
+    curves, errors = onsets.draw_learning(record, "size", "component norm", 2, 0.3).axes
+    names = [text.get_text() for text in curves.get_legend().get_texts()]
+    assert names == ["component norm 1", "component norm 2", "all others: not learned"]
+    assert curves.get_ylabel() == "component norm"
+    assert errors.get_title() == "Recovery from 30% of the entries"

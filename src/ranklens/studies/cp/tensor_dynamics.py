@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from ranklens import drawing, problems
+from ranklens import problems
 from ranklens.dynamics import flow
 from ranklens.problems import targets
 from ranklens.studies.kit import laws, onsets, records, reduce
@@ -122,13 +122,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
 def draw(record: xr.Dataset) -> Figure:
     """Return the figure: the component norms of the first seed against time, and the error of every seed."""
     settings = records.settings_of(record, Settings)
-    made, (values, errors) = drawing.figure(2)
-    first = records.runs(record)[0]
-    names = [f"component {k + 1}" for k in range(settings.rank)]
-    drawing.lines(values, first.time.values, first.component.values, names, rest="all others: not learned")
-    drawing.label(values, f"One at a time (seed {int(first.seed)})", "time of the gradient flow", "component norm")
-    onsets.draw_errors(errors, record, settings.observed / settings.size**settings.order)
-    return made
+    share = settings.observed / settings.size**settings.order
+    return onsets.draw_learning(record, "component", "component norm", settings.rank, share)
 
 
 def alt(record: xr.Dataset) -> str:

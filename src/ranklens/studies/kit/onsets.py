@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ranklens import drawing
@@ -108,6 +109,25 @@ def draw_errors(axes: Axes, record: xr.Dataset, share: float, *, along: Along = 
         "relative error |W - target| / |target|",
     )
     axes.legend(fontsize=8)
+
+
+def draw_learning(record: xr.Dataset, variable: str, noun: str, rank: int, share: float) -> Figure:
+    """Return a figure of components that are learned one at a time, and of the error of every seed.
+
+    Args:
+        record: a gathered record of flows with the variables named here and `error`.
+        variable: name of the variable that holds the sizes of the components. They are drawn for the first seed.
+        noun: what one of the components is called, such as "singular value".
+        rank: number of components with a colour and a name.
+        share: share of the entries that are observed.
+    """
+    made, (values, errors) = drawing.figure(2)
+    first = runs(record)[0]
+    names = [f"{noun} {k + 1}" for k in range(rank)]
+    drawing.lines(values, first.time.values, first[variable].values, names, rest="all others: not learned")
+    drawing.label(values, f"One at a time (seed {int(first.seed)})", "time of the gradient flow", noun)
+    draw_errors(errors, record, share)
+    return made
 
 
 def _sorted(values: NDArray[np.float64]) -> NDArray[np.float64]:

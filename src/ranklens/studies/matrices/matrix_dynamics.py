@@ -7,7 +7,7 @@ import torch
 import xarray as xr
 from matplotlib.figure import Figure
 
-from ranklens import drawing, problems, theory
+from ranklens import problems, theory
 from ranklens.dynamics import flow
 from ranklens.problems import targets
 from ranklens.studies.kit import laws, onsets, records, reduce
@@ -118,13 +118,9 @@ def claims(record: xr.Dataset) -> list[Claim]:
 def draw(record: xr.Dataset) -> Figure:
     """Return the figure: the singular values of the first seed against time, and the error of every seed."""
     settings = records.settings_of(record, Settings)
-    made, (values, errors) = drawing.figure(2)
-    first = records.runs(record)[0]
-    names = [f"singular value {k + 1}" for k in range(settings.rank)]
-    drawing.lines(values, first.time.values, first.singular.values, names, rest="all others: not learned")
-    drawing.label(values, f"One at a time (seed {int(first.seed)})", "time of the gradient flow", "singular value")
-    onsets.draw_errors(errors, record, settings.observed / settings.size**2)
-    return made
+    return onsets.draw_learning(
+        record, "singular", "singular value", settings.rank, settings.observed / settings.size**2
+    )
 
 
 def alt(record: xr.Dataset) -> str:
