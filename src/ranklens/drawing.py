@@ -216,7 +216,10 @@ def _axis(run: xr.Dataset) -> str:
     for name in AXIS_NAMES:
         if name in run.coords:
             return name
-    raise ValueError(f"the Dataset has coordinates {list(run.coords)}; a record has one of {', '.join(AXIS_NAMES)}")
+    raise ValueError(
+        f"the Dataset has coordinates {list(run.coords)}; a record has one of {', '.join(AXIS_NAMES)} (a profile of "
+        f"rl.nn.rank_profile is drawn by ranklens.nn.rank_table.picture)"
+    )
 
 
 def _quantities(run: xr.Dataset) -> list[str]:

@@ -68,6 +68,14 @@ def test_damaged_files(tmp_path, name, content):
         rl.nn.load_weights(tmp_path / name)
 
 
+def test_an_archive_of_torchscript_is_refused_with_a_remedy(tmp_path, recwarn):
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "script.pt")
+    recwarn.clear()
+    with pytest.raises(ValueError, match=r"script\.pt is a TorchScript archive.* save model\.state_dict\(\) instead"):
+        rl.nn.load_weights(tmp_path / "script.pt")
+    assert not recwarn
+
+
 def test_files_that_are_no_checkpoint(tmp_path):
     torch.save({"x": 3}, tmp_path / "numbers.pt")
     with pytest.raises(ValueError, match="holds no state dict"):

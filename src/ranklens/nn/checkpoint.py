@@ -5,6 +5,7 @@ No code in a file is run: files of `torch.save` are read with `weights_only=True
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,8 +72,14 @@ def _one(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch warns of a TorchScript archive before it refuses it
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        if "TorchScript" in str(error):
+            raise ValueError(
+                f"{file} is a TorchScript archive, and loading it could run code; save model.state_dict() instead"
+            ) from error
         raise ValueError(f"{file} cannot be read: {error}") from error
     except Exception as error:  # torch raises pickle.UnpicklingError for objects that are not allowed
         raise ValueError(

@@ -213,8 +213,8 @@ def _largest_energy(layers: list[DecomposedLayer], budget: float, total: int) ->
 
     if size(0.0) > budget * total:
         raise ValueError(
-            f"budget is {budget}; even rank 1 everywhere takes {size(0.0) / total:.3f} of the parameters, so give at "
-            f"least that"
+            f"budget is {budget}; even rank 1 everywhere takes {size(0.0) / total:.3f} of the parameters, because "
+            f"only Linear and ungrouped Conv layers are cut; give at least that"
         )
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):

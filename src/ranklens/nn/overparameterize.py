@@ -23,6 +23,8 @@ _Compose = Callable[[str, Tensor, Hashable], Composition]
 EXPANDED_KINDS = ("expanded", "stacked")
 KINDS = ("matrix", "cp", "hierarchical", "tensor_train", "tucker", *EXPANDED_KINDS)
 KEEP = "keep"
+# Number of names of layers in the message that nothing was factored: about two lines of text.
+NAMES_SHOWN = 8
 # Factor by which inner channels outnumber outer ones in expanded layers, as published (Guo, Alvarez, Salzmann 2020).
 EXPANSION_RATE = 4
 
@@ -113,7 +115,7 @@ def overparameterize(
     for (name, layer), weight in zip(chosen, weights, strict=True):
         _factor(name, layer, weight, compose)
     if not known:
-        raise ValueError(f"nothing was factored: no layer that `where` ({where!r}) takes is one of {_supported()}")
+        raise ValueError(_nothing_factored(model, where))
     return model
 
 
@@ -227,6 +229,21 @@ def _takes(where: Where, name: str, layer: nn.Module) -> bool:
 def _supported() -> str:
     """Return the names of the layer types that can be factored, for a message."""
     return ", ".join(dict.fromkeys([layer.__name__ for layer in PLAIN.values()] + ["MultiheadAttention"]))
+
+
+def _nothing_factored(model: nn.Module, where: Where) -> str:
+    """Return the message for a model in which no layer was factored: which layers `where` could have named."""
+    names = [name for name, _ in _chosen(model, None)]
+    if not names:
+        return (
+            f"nothing was factored: the model has no plain layer of a type that can be factored, which are "
+            f"{_supported()}; call rl.nn.collapse first if its layers are factored already"
+        )
+    shown = ", ".join(map(repr, names[:NAMES_SHOWN])) + (", ..." if len(names) > NAMES_SHOWN else "")
+    return (
+        f"nothing was factored: `where` is {where!r}, which takes none of the {len(names)} layers that can be "
+        f"factored; their names are {shown}, and a pattern such as 'name.*' takes all layers inside a module"
+    )
 
 
 def _check_embedding(name: str, layer: nn.Module) -> None:

@@ -52,6 +52,7 @@ def rank_profile(model: nn.Module | Mapping[str, Tensor], *, energy: float = ENE
     Raises:
         ValueError: if the energy is not in (0, 1], there is no weight matrix, or a weight has entries that are not
             finite.
+        TypeError: if the model is neither a module nor a mapping.
 
     Source: Roy and Vetterli (EUSIPCO 2007) for the effective rank.
 
@@ -63,6 +64,11 @@ def rank_profile(model: nn.Module | Mapping[str, Tensor], *, energy: float = ENE
     """
     if not 0 < energy <= 1:
         raise ValueError(f"energy is {energy}; it is a share of the squared norm, above 0 and at most 1")
+    if not isinstance(model, nn.Module | Mapping):
+        raise TypeError(
+            f"model is of type {type(model).__name__}; give a module, or a mapping of names to tensors, such as a "
+            f"state dict, {{'weight': tensor}} or rl.nn.load_weights(path)"
+        )
     weights = dict(weight_matrices(model) if isinstance(model, nn.Module) else _matrices(model))
     if not weights:
         raise ValueError("there is no weight with two axes or more; pass a model or its state dict")
