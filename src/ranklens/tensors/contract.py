@@ -195,6 +195,7 @@ class Bond:
 
 
 def _plan_sweep(layout: Layout) -> Bond | None:
+    """Return the plan of a sweep; None if there is no bond, or if nodes and bonds do not make up a tree."""
     edges = sum(len(layout.incidence[x]) for x in layout.bonds)
     if not layout.bonds or edges != len(layout.nodes) + len(layout.bonds) - 1:
         return None
@@ -249,6 +250,7 @@ def _plan_bonds(layout: Layout, labels: tuple[Label, ...], seen: set[int], known
 
 
 def _plan_visit(layout: Layout, meets: list[tuple[int, int]], seen: set[int], known: dict[Any, int]) -> Visit:
+    """Return the plan for a stack of nodes with equal subtrees, given as pairs (node, axis of the bond above)."""
     nodes, up = tuple(k for k, _ in meets), meets[0][1]
     down = [axis for axis, label in enumerate(layout.nodes[nodes[0]]) if axis != up and label not in layout.mode_labels]
     below = [(axis, _plan_bonds(layout, tuple(layout.nodes[k][axis] for k in nodes), seen, known)) for axis in down]
@@ -271,6 +273,7 @@ def _kind(layout: Layout, node: int, up: int, known: dict[Any, int]) -> int:
 
 
 def _visits(bond: Bond) -> Iterator[Visit]:
+    """Yield all visits below a group of bonds."""
     for visit in bond.visits:
         yield visit
         for _, below in visit.below:
@@ -460,6 +463,7 @@ class _Vectors:
 
 
 def _sweep(layout: Layout, stacks: Sequence[Tensor], leaves: _Rows | _Vectors) -> Tensor:
+    """Return one number per row of the batch, by a sweep from the leaves to the central bond, which is summed."""
     root = sweep(layout)
     assert root is not None
     batch = len(leaves.indices) if isinstance(leaves, _Rows) else len(leaves.vectors[0])
@@ -515,6 +519,7 @@ def _apply(message: Tensor, arriving: Tensor, axis: int) -> Tensor:
 
 
 def _column(vectors: Tensor) -> Tensor:
+    """Return vectors (..., size) as matrices of one column, (..., size, 1)."""
     return vectors.unsqueeze(-1)
 
 
@@ -532,6 +537,7 @@ def _multiply(factors: Tensor) -> Tensor:
 
 
 def _weigh(layout: Layout, k: int, node: Tensor, vectors: Sequence[Tensor]) -> Tensor:
+    """Return a node contracted with one vector per row for each of its modes, or the whole node if it has no modes."""
     axes = [axis for axis, label in enumerate(layout.nodes[k]) if label in layout.mode_labels]
     if not axes:
         return node

@@ -124,6 +124,7 @@ def _plan(equation: str) -> _Broadcast | _Product | None:
 
 
 def _spread(labels: str, out: str, operand: Tensor) -> Tensor:
+    """Return a view of an operand whose axes are those of the result; axes that it lacks have size 1."""
     operand = operand.permute([labels.index(x) for x in out if x in labels])
     return operand[tuple(slice(None) if x in labels else None for x in out)]
 
@@ -148,5 +149,6 @@ def find_path(inputs: Sequence[Sequence[Label]], out: Sequence[Label], sizes: di
 
 
 def _compact(equation: str) -> str:
+    """Return an equation with its index symbols replaced by the first letters, in the order of their appearance."""
     letters = dict(zip(dict.fromkeys(x for x in equation if x not in ",->"), symbols(), strict=False))
     return "".join(letters.get(x, x) for x in equation)

@@ -46,4 +46,4 @@ def test_the_figure_of_learning_names_the_learned_components():
     names = [text.get_text() for text in curves.get_legend().get_texts()]
     assert names == ["component norm 1", "component norm 2", "all others: not learned"]
     assert curves.get_ylabel() == "component norm"
-    assert errors.get_title() == "Recovery from 30% of the entries"
+    assert errors.get_title(loc="left") == "Recovery from 30% of the entries"

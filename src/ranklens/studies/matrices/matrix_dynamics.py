@@ -118,9 +118,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
 def draw(record: xr.Dataset) -> Figure:
     """Return the figure: the singular values of the first seed against time, and the error of every seed."""
     settings = records.settings_of(record, Settings)
-    return onsets.draw_learning(
-        record, "singular", "singular value", settings.rank, settings.observed / settings.size**2
-    )
+    share = settings.observed / settings.size**2
+    return onsets.draw_learning(record, "singular", "singular value", settings.rank, share)
 
 
 def alt(record: xr.Dataset) -> str:
