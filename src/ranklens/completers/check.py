@@ -32,10 +32,11 @@ class Completer(Protocol):
 
 
 def seed_of(random_state: object) -> int:
-    """Return `random_state` as a Python int. It may be an integer of any type, such as numpy's.
+    """Return the seed `random_state` as a Python int. It may be an integer of any type, such as numpy's.
 
     Raises:
-        TypeError: if it is not an integer; None is refused as well, because a fit without a seed could not be repeated.
+        TypeError: if it is not an integer. True, False and None are refused too: a fit without a seed could not be
+            repeated.
     """
     if isinstance(random_state, bool) or not isinstance(random_state, Integral):
         raise TypeError(

@@ -84,10 +84,10 @@ def fetch(name: str, *, home: str | None = None) -> Path:
 
 
 def state(name: str) -> str:
-    """Return one line that says whether a data set is in the data folder, and where.
+    """Return one line that says in which folder a data set is, or that it is not there, or which file is damaged.
 
     Args:
-        name: name of the data set, as in `fetch`.
+        name: name of the data set, as in `fetch`. For an unknown name, the line says so.
     """
     try:
         return f"whole, in {[_read(name, file)[0].parent for file in source(name).files].pop()}"

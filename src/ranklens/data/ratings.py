@@ -35,7 +35,7 @@ class Ratings:
 
     @property
     def indices(self) -> Int64[Tensor, "n 2"]:
-        """Return user and item of each rating, as `rl.Completion` takes them."""
+        """Return the pair (user, item) of each rating: the indices of the entries, as `rl.Completion` takes them."""
         return torch.stack([self.users, self.items], dim=1)
 
 

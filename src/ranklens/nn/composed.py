@@ -196,6 +196,9 @@ def check_values(name: str, weight: Tensor) -> None:
 class Composed:
     """Base of the layers whose weight is computed from factors.
 
+    `rl.nn.overparameterize` makes such a layer from a plain one by changing the class of the layer. All attributes of
+    the plain layer but its weight remain.
+
     Attributes:
         composition: the factors of the weight.
     """
@@ -251,27 +254,27 @@ def by_chain(rows: int, chain: list[Tensor]) -> bool:
 
 
 class ComposedConv1d(Composed, nn.Conv1d):  # type: ignore[override]
-    """A Conv1d layer whose weight is computed from factors."""
+    """A Conv1d layer whose weight is computed from factors, made by `rl.nn.overparameterize`."""
 
 
 class ComposedConv2d(Composed, nn.Conv2d):  # type: ignore[override]
-    """A Conv2d layer whose weight is computed from factors."""
+    """A Conv2d layer whose weight is computed from factors, made by `rl.nn.overparameterize`."""
 
 
 class ComposedConv3d(Composed, nn.Conv3d):  # type: ignore[override]
-    """A Conv3d layer whose weight is computed from factors."""
+    """A Conv3d layer whose weight is computed from factors, made by `rl.nn.overparameterize`."""
 
 
 class ComposedConvTranspose1d(Composed, nn.ConvTranspose1d):  # type: ignore[override]
-    """A ConvTranspose1d layer whose weight is computed from factors."""
+    """A ConvTranspose1d layer whose weight is computed from factors, made by `rl.nn.overparameterize`."""
 
 
 class ComposedConvTranspose2d(Composed, nn.ConvTranspose2d):  # type: ignore[override]
-    """A ConvTranspose2d layer whose weight is computed from factors."""
+    """A ConvTranspose2d layer whose weight is computed from factors, made by `rl.nn.overparameterize`."""
 
 
 class ComposedConvTranspose3d(Composed, nn.ConvTranspose3d):  # type: ignore[override]
-    """A ConvTranspose3d layer whose weight is computed from factors."""
+    """A ConvTranspose3d layer whose weight is computed from factors, made by `rl.nn.overparameterize`."""
 
 
 class ComposedEmbedding(Composed, nn.Embedding):  # type: ignore[override]

@@ -123,9 +123,10 @@ class RankMonitor:
             self.spent += time.perf_counter() - begun
 
     def finish(self) -> None:
-        """Measure all remaining parts of the profile that is due, regardless of the time.
+        """Measure now all remaining parts of the profile that is due, whatever share of the time that takes.
 
-        Activations of modules that have not run since the profile became due are left out.
+        The activations of a module that has not run since the profile became due are not measured: their entries in
+        this profile are NaN.
         """
         self._finishing = True
         for _ in self._due or ():

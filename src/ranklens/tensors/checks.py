@@ -9,15 +9,17 @@ from ranklens.tensors.convert import TensorLike, as_floating, as_tensor
 
 
 def check_nodes(nodes: Sequence[TensorLike]) -> list[Tensor]:
-    """Return nodes as floating-point tensors of one dtype and device.
+    """Return nodes as floating-point tensors, after checking that they have one dtype and device.
+
+    A floating-point tensor is returned itself, not copied. Integers in lists and numpy arrays become float64.
 
     Args:
         nodes: one tensor, numpy array or nested list of numbers per node.
 
     Raises:
-        ValueError: if there is no node, or if one tensor that requires a gradient is given as two nodes: the nodes are
-            copied, so they would be trained apart.
-        TypeError: if a node is not floating-point, or the nodes differ in dtype or device.
+        ValueError: if there is no node, or if one tensor that requires a gradient is given as two nodes: a network
+            copies its nodes, so the two copies would be trained apart.
+        TypeError: if a node is a tensor of integers or holds booleans, or the nodes differ in dtype or device.
     """
     if len(nodes) == 0:
         raise ValueError("nodes is empty; a network needs at least one node")

@@ -54,13 +54,15 @@ def cp_rank_estimate(
     Args:
         T: one floating-point tensor, of order two or more, with finite entries.
         rtol: relative error |T - fit| / |T| up to which a fit is accepted, between 0 and 1.
-        largest: largest rank tried. None takes the product of all sizes but the largest, an upper bound of the rank.
+        largest: largest rank tried; ranks are tried from 1 upwards. None takes the product of all sizes but the
+            largest, an upper bound of the rank.
         starts: number of random initializations per rank.
         sweeps: largest number of sweeps of alternating least squares per initialization.
         seed: seed of the initializations.
 
     Returns:
-        The estimate, with the error at every rank that was tried.
+        The estimate, with the error at every rank that was tried. Its `rank` is 0 for a tensor of zeros, and None if no
+        rank up to the largest one tried has a fit within `rtol`.
 
     Raises:
         ValueError: if `rtol` is outside (0, 1), the order is below two, or a count is below one.

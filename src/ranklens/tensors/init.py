@@ -241,7 +241,7 @@ def _balance_pair(first: Tensor, second: Tensor) -> None:
 
 
 def is_chain(net: TensorNetwork) -> bool:
-    """Return whether a network is a matrix product W_L ... W_1 whose factors are its nodes in this order."""
+    """Return whether a network is a matrix product W_L ... W_1 whose factors are its nodes in this order: W_L first."""
     labels, out = net.layout.nodes, net.layout.out
     chain = all(len(node) == 2 for node in labels) and all(
         left[1] == right[0] for left, right in itertools.pairwise(labels)

@@ -53,7 +53,14 @@ def same_class(
 
 
 def averaged(part: data.Labelled, side: int) -> data.Labelled:
-    """Return labelled images averaged over blocks to `side` x `side` pixels, rounded; unchanged if `side` is 0."""
+    """Return labelled images averaged down to `side` x `side` pixels and rounded to integers.
+
+    Each pixel is the mean over a block of pixels. Blocks overlap if `side` does not divide the height and the width.
+
+    Args:
+        part: the images.
+        side: height and width of the result, in pixels; 0 leaves the images as they are.
+    """
     if not side:
         return part
     pooled = nn.functional.adaptive_avg_pool2d(part.images.float(), side)

@@ -214,21 +214,23 @@ def _claims_of(kind: str, points: _Points) -> list[Claim]:
     ratio = rate / (K * size ** (2 - 2 / K) * gamma)
     return [
         theorem(
-            f"{kind.capitalize()} factorization, K = {K}: rate / gamma is a power of sigma with exponent 2 - 2/K = "
-            f"{2 - 2 / K:.4g}: absolute difference between fitted exponent and 2 - 2/K, from {len(size)} points (the "
-            f"rate alone has the fitted exponent {raw:.2f})",
+            f"{kind.capitalize()} factorization, K = {K}: the rate of a size sigma (singular value or component "
+            "norm), divided by its alignment gamma with the negative gradient, is a power of sigma with exponent "
+            f"2 - 2/K = {2 - 2 / K:.4g}: absolute difference between fitted exponent and 2 - 2/K, from {len(size)} "
+            f"points (the rate alone has the fitted exponent {raw:.2f})",
             abs(slope - (2 - 2 / K)),
             at_most=0.005,
         ),
         theorem(
-            f"{kind.capitalize()} factorization, K = {K}: rate / gamma is K times a power of sigma: fitted factor "
-            "divided by K",
+            f"{kind.capitalize()} factorization, K = {K}: the rate of a size sigma, divided by its alignment gamma, "
+            "is K times a power of sigma: fitted factor divided by K",
             factor / K,
             within=(0.98, 1.02),
         ),
         theorem(
-            f"{kind.capitalize()} factorization, K = {K}: every rate is K sigma^(2 - 2/K) gamma: absolute difference "
-            f"between 1 and measured rate / law, 99% quantile of {len(size)} points",
+            f"{kind.capitalize()} factorization, K = {K}: every size sigma with alignment gamma changes at the "
+            "rate K sigma^(2 - 2/K) gamma: absolute difference between 1 and the measured rate divided by this law, "
+            f"99% quantile of {len(size)} points",
             float(np.quantile(np.abs(ratio - 1), 0.99)),
             at_most=1e-2,
         ),

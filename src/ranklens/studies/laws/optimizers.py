@@ -268,14 +268,15 @@ def _orders(record: xr.Dataset) -> list[Claim]:
     first, seeds = order(record), reduce.count(record.seed)
     return [
         finding(
-            f"{', '.join(FOLLOW)}: large singular values are learned first: number of steps until the smallest is "
-            f"learned, divided by the number until the largest is, least of the optimizers and {seeds}",
+            f"{', '.join(FOLLOW)}: large singular values are learned first: number of steps until the smallest reaches "
+            f"{LEAST:.0%} of its value in the target, divided by this number for the largest, least of the optimizers "
+            f"and {seeds}",
             reduce.least(first.sel(optimizer=list(FOLLOW))),
             at_least=1.2,
         ),
         finding(
-            "The spectral optimizer learns small singular values first: number of steps until the smallest is "
-            f"learned, divided by the number until the largest is, largest of {seeds}",
+            "The spectral optimizer learns small singular values first: number of steps until the smallest reaches "
+            f"{LEAST:.0%} of its value in the target, divided by this number for the largest, largest of {seeds}",
             reduce.largest(first.sel(optimizer="spectral")),
             at_most=0.8,
         ),

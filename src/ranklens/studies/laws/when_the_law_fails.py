@@ -326,14 +326,15 @@ def _single(record: xr.Dataset) -> list[Claim]:
     return [
         theorem(
             "Single component: the law for balanced components is accurate once the relative imbalance is below "
-            f"{SHARE:g}: absolute difference between 1 and exact rate / law, largest of all times from then on, one "
-            "flow",
+            f"{SHARE:g}: absolute difference between 1 and exact rate divided by law, largest of all times from then "
+            "on, one flow",
             reduce.largest(off[late]),
             at_most=(1 + SHARE) ** (order(record, "CP") - 1) - 1,
         ),
         finding(
             "Single component: the law for balanced components is not accurate while the relative imbalance is above "
-            f"{SHARE:g}: absolute difference between 1 and exact rate / law, largest of all times until then, one flow",
+            f"{SHARE:g}: absolute difference between 1 and exact rate divided by law, largest of all times until then, "
+            "one flow",
             reduce.largest(off[early]),
             at_least=0.2,
         ),
@@ -345,8 +346,8 @@ def _bent(record: xr.Dataset) -> list[Claim]:
     away = [reduce.largest(np.exp(np.abs(np.log(np.abs(ratios(record, f)[1]))))) for f in FAMILIES]
     return [
         finding(
-            "Some rates are far from the balanced law: exact rate / law or law / exact rate, whichever is larger, "
-            "largest of all components and times",
+            "Some rates are far from the balanced law: exact rate divided by law, or law divided by exact rate, "
+            "whichever is larger, largest of all components and times",
             reduce.largest(away),
             at_least=1.5,
         )

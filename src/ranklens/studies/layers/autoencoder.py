@@ -225,7 +225,10 @@ def claims(record: xr.Dataset) -> list[Claim]:
     )
     falls = [trained[b] - trained[a] for a, b in itertools.pairwise(layers)]
     many = reduce.count(record.seed)
-    number = f"Directions of the codes above {COUNTED:.0%} of the largest variance (medians of {many})"
+    number = (
+        f"Number of directions in which the variance of the codes exceeds {COUNTED:.0%} of its largest value (medians "
+        f"of {many})"
+    )
     found = [
         theorem(
             "Folding the square matrices into the encoder changes no output: absolute change, largest over all test "
@@ -234,7 +237,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
             at_most=1e-4,
         ),
         finding(
-            f"{number}: change from each number of linear layers up to {DEEPEST} to the next, largest",
+            f"{number}: change from one number of linear layers to the next larger one, up to {DEEPEST} layers, "
+            "largest (negative if the number falls every time)",
             reduce.largest(falls),
             at_most=-1.0,
         ),

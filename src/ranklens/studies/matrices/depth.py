@@ -210,8 +210,8 @@ def _few(few: xr.Dataset, settings: Settings) -> list[Claim]:
             at_most=0.5,
         ),
         finding(
-            f"{of}, depth 2 beats the {NUCLEAR}: relative error over all entries, depth 2 divided by {NUCLEAR}, "
-            f"{medians}",
+            f"{of}, depth 2 beats the matrix of {NUCLEAR}: relative error over all entries, depth 2 divided by "
+            f"{NUCLEAR}, {medians}",
             error[2] / reduce.median(few.least_error),
             at_most=1.0,
         ),
@@ -236,7 +236,7 @@ def _many(many: xr.Dataset, settings: Settings) -> list[Claim]:
             at_most=0.03,
         ),
         finding(
-            f"{of}, the {NUCLEAR} recovers the matrix: relative error over all entries, {medians}",
+            f"{of}, the matrix of {NUCLEAR} recovers the target: relative error over all entries, {medians}",
             reduce.median(many.least_error),
             at_most=0.03,
         ),

@@ -232,8 +232,8 @@ def _invariants(record: xr.Dataset, settings: Settings) -> list[Claim]:
     signed = [*perturbed[:1], *_runs(record, "larger"), *_runs(record, "recipe"), *logs]
     return [
         theorem(
-            "|w11| is at least (1 - e)^2 / (|eps| + e), with e = sqrt(2 loss): |w11| divided by this bound, least at "
-            f"all times of {reduce.count([*perturbed, *logs], 'run')}",
+            "With the observation w22 = eps, |w11| is at least (1 - e)^2 / (|eps| + e), where e = sqrt(2 loss): |w11| "
+            f"divided by this bound, least at all times of {reduce.count([*perturbed, *logs], 'run')}",
             reduce.least([_over_bound(r) for r in [*perturbed, *logs]]),
             at_least=1 - settings.rtol,
         ),
@@ -255,8 +255,8 @@ def _branch(record: xr.Dataset, settings: Settings) -> list[Claim]:
     of = f"{len(wrong)} of {len(random)} random initial matrices"
     return [
         theorem(
-            "Where w11 becomes negative, the loss stays above eps^2 / 2: final loss divided by eps^2 / 2, least of "
-            f"{of}",
+            "With the observation w22 = eps, the loss stays above eps^2 / 2 where w11 becomes negative: final loss "
+            f"divided by eps^2 / 2, least of {of}",
             reduce.least([float(r.loss[-1]) for r in wrong]) / (settings.branch_eps**2 / 2),
             within=(1.0, 1.5),
         ),
