@@ -159,3 +159,31 @@ def test_a_node_that_a_problem_does_not_read_has_a_gradient_of_zero():
     gradient()
     assert torch.equal(gradient.parts[0], net.nodes[0].detach())
     assert not gradient.parts[1].any()
+
+
+@pytest.mark.parametrize("loss", LOSSES[:3])
+@pytest.mark.parametrize("kind", ["completion", "repeated", "sensing", "dense", "large"])
+def test_mini_batches(kind, loss, tolerance):
+    """The gradient of some observations is that of the problem made of them, also after other rows were read."""
+    net = rl.cp((2,) * 40, rank=2, std=0.9) if kind == "large" else rl.cp((3, 4, 2), rank=3, std=0.7)
+    made = torch.Generator().manual_seed(5)
+    values = torch.randn(30, dtype=torch.float64, generator=made)
+    indices = torch.stack([torch.randint(d, (30,), generator=made) for d in net.shape], dim=1)
+    if kind == "sensing":
+        vectors = [torch.randn(30, d, dtype=torch.float64, generator=made) for d in net.shape]
+        task = rl.Sensing(vectors, values, loss=loss)
+    elif kind == "dense":
+        task = rl.DenseSensing(torch.randn(30, *net.shape, dtype=torch.float64, generator=made), values, loss=loss)
+    elif kind == "completion":
+        task = rl.Completion.sample(torch.randn(net.shape, dtype=torch.float64, generator=made), 20, loss=loss)
+    else:
+        task = rl.Completion(indices, values, net.shape, loss=loss, duplicates="keep")
+    gradient = LossGradient(net, task)
+    for rows in (torch.tensor([3, 1, 4, 15, 9]), torch.arange(len(task)), torch.tensor([2]), None):
+        part = task if rows is None else task.subset(rows)
+        wanted = torch.autograd.grad(part.loss(net), net.stacks)
+        loss_found = gradient(rows)
+        torch.testing.assert_close(loss_found, part.loss(net).detach(), rtol=tolerance["rounding"], atol=0.0)
+        for found, other in zip(gradient.parts, wanted, strict=True):
+            scale = float(other.abs().max())
+            torch.testing.assert_close(found, other, rtol=0.0, atol=tolerance["rounding"] * scale)
