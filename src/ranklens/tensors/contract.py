@@ -46,10 +46,7 @@ def sweep(layout: Layout) -> "Bond | None":
         The central bond, with the visits below it; None if the network has a cycle, separate parts, or no bonds. The
         plan is kept in `layout.plans`.
     """
-    if "sweep" not in layout.plans:
-        layout.plans["sweep"] = _plan_sweep(layout)
-    found: Bond | None = layout.plans["sweep"]
-    return found
+    return layout.plan("sweep", lambda: _plan_sweep(layout))
 
 
 def stacks_of(layout: Layout) -> tuple[tuple[int, ...], ...]:
@@ -58,12 +55,14 @@ def stacks_of(layout: Layout) -> tuple[tuple[int, ...], ...]:
     Returns:
         One tuple of node positions per stack. A stack of a single node has no stacking axis.
     """
-    if "stacks" not in layout.plans:
+
+    def stacks() -> tuple[tuple[int, ...], ...]:
         swept = sweep(layout)
-        alone = tuple((k,) for k in range(len(layout.nodes)))
-        layout.plans["stacks"] = alone if swept is None else tuple(sorted(visit.nodes for visit in _visits(swept)))
-    found: tuple[tuple[int, ...], ...] = layout.plans["stacks"]
-    return found
+        if swept is None:
+            return tuple((k,) for k in range(len(layout.nodes)))
+        return tuple(sorted(visit.nodes for visit in _visits(swept)))
+
+    return layout.plan("stacks", stacks)
 
 
 def unstack(layout: Layout, stacks: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -107,8 +106,8 @@ def _path(layout: Layout, kind: str) -> Path:
         kind: "tensor" for the whole end tensor; "batch" for nodes whose modes were replaced by the batch axis;
             "vectors" for the end tensor times one vector per mode and row of the batch.
     """
-    if kind not in layout.plans:
-        sizes = {**layout.sizes, BATCH: PLANNED_BATCH}
+
+    def path() -> Path:
         inputs: Sequence[Sequence[Label]] = layout.nodes
         out: tuple[Label, ...] = layout.out
         if kind == "batch":
@@ -117,9 +116,9 @@ def _path(layout: Layout, kind: str) -> Path:
         elif kind == "vectors":
             inputs = [layout.out, *[(BATCH, label) for label in layout.out]]
             out = (BATCH,)
-        layout.plans[kind] = find_path(inputs, out, sizes)
-    found: Path = layout.plans[kind]
-    return found
+        return find_path(inputs, out, {**layout.sizes, BATCH: PLANNED_BATCH})
+
+    return layout.plan(kind, path)
 
 
 def look_up(layout: Layout, k: int, node: Tensor, indices: Tensor) -> Tensor:
