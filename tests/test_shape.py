@@ -11,8 +11,8 @@ import ranklens as rl
 SOURCE = Path(rl.__file__).parent
 # Lines of code, without the docstring, from which a function counts as long, and how many functions may be long.
 LONG_FUNCTION, LONG_FUNCTIONS = 40, 10
-# Lines from which a file counts as long.
-LONG_FILE = 350
+# Lines from which a file counts as long, and below which it needs no reason any more.
+LONG_FILE, SHORT_FILE = 350, 300
 # Occurrences of `Any` per 100 lines of code.
 MOST_ANY = 0.7
 # Public functions with `Any` in their signature.
@@ -25,6 +25,7 @@ MAY_TAKE_ANYTHING = {
 }
 # Files longer than LONG_FILE lines, each with the reason why it is not divided.
 LONG_FILES = {
+    "completers/matrix.py": "one estimator, whose methods are those that scikit-learn prescribes",
     "data/pathfinder.py": "one image: its strokes share the canvas that they are drawn on",
     "dynamics/end_matrix.py": "one flow in two coordinate systems, which hand over to each other",
     "dynamics/record.py": "the record of a run and how it ended, which every record states",
@@ -121,8 +122,9 @@ def test_few_functions_are_long_and_each_says_why():
 
 
 def test_long_files_have_a_reason():
-    found = {str(p.relative_to(SOURCE)) for p in SOURCE.rglob("*.py") if len(p.read_text().splitlines()) > LONG_FILE}
-    assert found == set(LONG_FILES), "divide the new ones, and remove those that are short by now"
+    lines = {str(path.relative_to(SOURCE)): len(path.read_text().splitlines()) for path in SOURCE.rglob("*.py")}
+    assert {path for path, count in lines.items() if count > LONG_FILE} <= set(LONG_FILES)
+    assert set(LONG_FILES) <= {path for path, count in lines.items() if count > SHORT_FILE}
 
 
 @pytest.mark.parametrize("kind", [ast.FunctionDef, ast.ClassDef])
