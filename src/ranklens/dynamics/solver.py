@@ -156,10 +156,14 @@ class Run(Generic[Subject]):
         )
 
     def go(self, bounds: Bounds, report: Report, begins: bool = True) -> None:
-        """Step until a bound is met or Ctrl-C is pressed; the field is left at the last state.
+        """Step until the run ends, and leave the field at the last state.
+
+        A run ends at the first of these: a bound is met; the flow is at rest; the loss or its gradient is not finite;
+        the solver finds no step; `ending` gives a reason; Ctrl-C is pressed. `stopped` then holds the reason, and a
+        KeyboardInterrupt is not raised further.
 
         Args:
-            bounds: what ends the run, and when it is recorded.
+            bounds: the bounds that end the run, and the times at which it is recorded.
             report: called with a line of text after every step.
             begins: whether to record the initial point, which a run that continues another one has recorded already.
         """
