@@ -62,3 +62,13 @@ def test_the_flow_of_the_counterexample_starts_from_the_sign_that_cannot_fit():
         W = torch.tensor([[unobserved, 2.0], [-3.0, 0.0]], dtype=torch.float64)
         assert float(task.loss(W)) == 0.0
         assert float(torch.linalg.det(W)) == pytest.approx(6.0)
+
+
+def test_a_subset_has_the_target_the_loss_and_the_shape_of_its_problem():
+    task = rl.Completion.sample(TARGET, observed=5, loss="huber")
+    part = task.subset(torch.tensor([3, 1]))
+    other = torch.ones(2, 3, dtype=torch.float64)
+    assert part.indices.tolist() == task.indices[[3, 1]].tolist()
+    assert part.values.tolist() == task.values[[3, 1]].tolist()
+    assert (part.shape, part.objective) == (task.shape, task.objective)
+    assert float(part.error(other)) == float(task.error(other)) > 0

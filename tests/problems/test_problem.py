@@ -177,3 +177,11 @@ def test_what_vectors_were_computed_from_is_not_trained():
     for _ in range(2):
         task.loss(net).backward()
     assert x.grad is None
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.29, 0.57, 0.7, 0.9])
+@pytest.mark.parametrize("observed", [11, 20, 24])
+def test_the_part_held_out_is_as_close_to_the_fraction_as_whole_numbers_allow(fraction, observed):
+    split = rl.Completion.sample(T, observed=observed).split(fraction)
+    assert abs(len(split.held_out) - fraction * observed) <= 0.5
+    assert len(split.train) + len(split.held_out) == observed

@@ -36,3 +36,13 @@ def test_vectors_that_do_not_fit_are_refused():
         rl.Sensing(ROWS, torch.zeros(5))
     with pytest.raises(ValueError, match=r"vectors of mode 1 have shape \(4, 4\).*expected \(5, d\)"):
         rl.Sensing([ROWS, COLUMNS[:4]], torch.zeros(5))
+
+
+def test_nothing_is_trained_through_one_array_of_vectors():
+    """A problem is data: what its vectors were computed from gets no gradient, and may be used again."""
+    x = torch.ones(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    task = rl.Sensing(2 * x, torch.ones(5, dtype=torch.float64))
+    net = rl.deep_matrix((3, 3), depth=2, std=0.3)
+    for _ in range(2):
+        task.loss(net).backward()
+    assert x.grad is None

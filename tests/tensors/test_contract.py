@@ -96,3 +96,20 @@ def test_any_label_names_a_bond():
     indices = torch.cartesian_prod(torch.arange(3), torch.arange(3)).repeat(3, 1)
     assert torch.allclose(net.entries(indices), W.reshape(-1).repeat(3))
     assert torch.allclose(contract.entries(net.layout, net.stacks, indices[:1]), W[:1, 0])
+
+
+@pytest.mark.parametrize("equation", ["abr,cdr->abcd", "abr,cdr->cbda", "abr,cdr,efs,rs->abcdef"])
+def test_leaves_of_several_modes_are_weighed_by_the_vectors_of_their_modes(equation, monkeypatch, tolerance):
+    """Inner products with rank-one tensors, by a sweep, where the modes of one node have unequal sizes."""
+    monkeypatch.setattr(contract, "WHOLE", 0)
+    sizes = dict(zip("abcdefrs", (3, 4, 3, 4, 2, 5, 3, 2), strict=True))
+    made = torch.Generator().manual_seed(0)
+    labels, out = equation.split("->")
+    nodes = [torch.randn(*[sizes[x] for x in node], generator=made, dtype=torch.float64) for node in labels.split(",")]
+    net = rl.TensorNetwork(equation, nodes)
+    assert contract.sweep(net.layout) is not None
+    vectors = [torch.randn(7, sizes[x], generator=made, dtype=torch.float64) for x in out]
+    whole = torch.from_numpy(oracles.end_tensor(equation, [node.numpy() for node in nodes]))
+    expected = torch.einsum(f"{out},{','.join(f'z{x}' for x in out)}->z", whole, *vectors)
+    found = net.evaluate(vectors).detach()
+    torch.testing.assert_close(found, expected, rtol=tolerance["rounding"], atol=tolerance["rounding"])

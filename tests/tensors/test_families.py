@@ -82,3 +82,16 @@ def test_default_width_never_limits_rank():
     net = rl.hierarchical((2, 3, 2, 2))
     assert net.component_norms((0, 1)).shape == (6,)
     assert net.component_norms((0, 1, 2, 3)).shape[0] >= 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "widths"),
+    [
+        ((2, 3, 2, 2), {(0, 1): 2 * 3, (2, 3): 2 * 2, (0, 1, 2, 3): 1 * 4}),  # the largest rank of 4 is left out
+        ((8, 2, 2, 2), {(0, 1): 2 * 4, (2, 3): 2 * 2, (0, 1, 2, 3): 1 * 4}),  # mode 0 alone has the largest rank, 8
+    ],
+)
+def test_default_widths_multiply_the_largest_ranks_but_one(shape, widths):
+    """A matricization has a rank of at most the smaller of its sizes: 4 for modes (0, 1) in both shapes."""
+    net = rl.hierarchical(shape)
+    assert {bond: net.layout.sizes[bond] for bond in net.bonds} == widths

@@ -113,3 +113,18 @@ def test_a_product_may_be_an_array_or_a_list():
     for value in (W0, np.array(W0), np.array(W0, dtype=np.float32)):
         net = rl.init.product_(rl.deep_matrix((2, 2), depth=2), value)
         np.testing.assert_allclose(net.tensor().detach(), W0, rtol=0, atol=FEW_ROUNDINGS)
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_balance_ends_a_component_with_a_zero_slice(order):
+    """It contributes nothing to the end tensor, so all its slices become zero, and no other component changes."""
+    net = rl.cp((3, 4, 2, 3)[:order], rank=2, std=1.0)
+    with torch.no_grad():
+        net.nodes[1][:, 0] = 0.0
+    wanted = net.tensor().detach()
+    rl.init.balance_(net)
+    torch.testing.assert_close(net.tensor().detach(), wanted)
+    assert int(rl.numerical_rank(net.slice_norms("r").detach())) == 1
+    assert bool(torch.isfinite(net.slice_norms("r")).all())
+    if order > 2:  # at a bond of order 2 the basis is chosen anew
+        assert not net.slice_norms("r")[:, 0].any()

@@ -42,3 +42,8 @@ def test_a_plan_is_made_once_and_not_shared_with_the_frozen_layout(layout):
     assert frozen.freeze([0]).frozen == {0, 1}
     assert layout.frozen == frozenset()
     assert frozen.plan("kind", lambda: 7) == 7
+
+
+def test_sizes_are_at_least_one():
+    with pytest.raises(ValueError, match=r"node 0 has shape \(2, 0\); every size must be at least 1"):
+        Layout((("a", "r"), ("r", "b")), ((2, 0), (0, 4)), ("a", "b"))
