@@ -176,6 +176,10 @@ def test_unknown_names_and_settings_are_named():
         studies.override(settings, ["depth"])
     with pytest.raises(ValueError, match="setting depth is 'three'; it must be like 4"):
         studies.override(settings, ["depth=three"])
+    with pytest.raises(ValueError, match=r"setting seeds is '0,1'; it must be like \[0"):
+        studies.override(settings, ["seeds=0,1"])
+    with pytest.raises(ValueError, match=r"setting seeds is '\[0.5\]'; it must be like"):
+        studies.override(settings, ["seeds=[0.5]"])
     assert studies.override(settings, ["rtol=1", "seeds=3"]).rtol == 1.0
 
 

@@ -203,7 +203,7 @@ def _read(name: str, text: str, present: object) -> object:
         present: the present value; the new one must be of its type.
 
     Raises:
-        ValueError: for a value of another type, or an empty tuple.
+        ValueError: for a value, or an item of a tuple, of another type, or an empty tuple.
     """
     try:
         value = json.loads(text)
@@ -213,8 +213,16 @@ def _read(name: str, text: str, present: object) -> object:
         value = tuple(value) if isinstance(value, list) else (value,)
         if not value:
             raise ValueError(f"setting {name} is empty; give at least one, like {json.dumps(present)}")
-    elif isinstance(present, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not type(present):
+        value = tuple(_widened(item, present[0]) for item in value) if present else value
+        fits = not present or all(type(item) is type(present[0]) for item in value)
+    else:
+        value = _widened(value, present)
+        fits = type(value) is type(present)
+    if not fits:
         raise ValueError(f"setting {name} is {text!r}; it must be like {json.dumps(present)}")
     return value
+
+
+def _widened(value: object, present: object) -> object:
+    """Return an integer as a float if the present value is a float, and any other value as it is."""
+    return float(value) if type(value) is int and isinstance(present, float) else value
