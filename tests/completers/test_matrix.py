@@ -161,11 +161,26 @@ def test_the_profile_shows_singular_values_grow_apart():
         (np.array([[1.0, np.inf], [0.0, 1.0]]), "infinity"),
         (np.zeros((0, 3)), "0 sample"),
         (sp.csr_matrix((3, 3)), "no observed entry"),
+        (np.ones((2, 2, 2)), r"complete a tensor by TensorCompleter\(X\.shape\)"),
     ],
 )
 def test_data_that_cannot_be_fitted_are_refused(X, message):
     with pytest.raises(ValueError, match=message):
         rl.MatrixCompleter().fit(X)
+
+
+def test_columns_of_different_units_are_warned_of():
+    """Squared errors of a column in thousands hide a column of ones, so the fit would not complete the latter."""
+    rng = np.random.default_rng(0)
+    X = np.outer(rng.normal(size=30), [1.0, 2.0, 3000.0])
+    X[0, 1] = np.nan
+    with pytest.warns(UserWarning, match=r"root mean square of a column is .*StandardScaler\(\)"):
+        rl.MatrixCompleter(max_steps=5).fit(X)
+    rl.MatrixCompleter(max_steps=5).fit(X / np.nanstd(X, axis=0))  # one scale: a warning would fail this test
+    X[:, 0] = np.nan
+    with pytest.warns(UserWarning, match="root mean square of a column is"):
+        rl.MatrixCompleter(biases=True, max_steps=5).fit(X)
+    rl.MatrixCompleter(max_steps=5).fit(sp.csr_array(np.nan_to_num(X)))  # ratings: columns are items of one unit
 
 
 def test_positions_outside_the_matrix_are_refused():

@@ -1,6 +1,7 @@
 """MatrixCompleter: a scikit-learn transformer that fills in the missing entries of a matrix without a given rank."""
 
 import math
+import warnings
 from typing import TypeAlias
 
 import numpy as np
@@ -30,6 +31,11 @@ WIDEST = 128
 SMALL_START = 1e-4
 # Entries of a filled matrix above which only predictions at positions are made, because it would take 2 GiB.
 FILLED = 2**28
+# Ratio of the largest to the median root mean square of a column above which a fit warns: squared errors of half of the
+# columns then weigh less than 1e-4 of those of the largest one.
+UNEVEN = 100.0
+# Share of the largest entry below which a column counts as zero there: subtracting a mean leaves rounding errors.
+ROUNDING = 1e-12
 Matrix: TypeAlias = ArrayLike | pd.DataFrame | sp.spmatrix | sp.sparray
 
 
@@ -115,17 +121,28 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
 
         Args:
             X: (rows, columns) numbers, as an array or a pandas frame with NaN for missing entries, or as a scipy.sparse
-                matrix whose stored entries are the observed ones.
+                matrix whose stored entries are the observed ones. Columns of an array or frame that have different
+                units should be standardized. A UserWarning is given if a column is 100 times as large as the median.
             y: ignored.
 
         Returns:
             The completer.
+
+        Raises:
+            ValueError: if X has more than two axes.
         """
         seed = check_arguments(self, least_depth=2)
+        if isinstance(X, np.ndarray) and X.ndim > 2:
+            raise ValueError(
+                f"X has shape {X.shape}, which is no matrix; complete a tensor by "
+                f"TensorCompleter(X.shape).fit(np.argwhere(~np.isnan(X)), X[~np.isnan(X)])"
+            )
         checked = validate_data(
             self, X, accept_sparse=["csr", "csc", "coo"], dtype=np.float64, ensure_all_finite="allow-nan"
         )
         observed = _observed(checked)
+        if isinstance(checked, np.ndarray):
+            _warn_of_uneven_columns(checked, centred=self.biases)
 
         def initialize(residual: Observed, dtype: torch.dtype) -> TensorNetwork:
             width = min(*observed.shape, WIDEST) if self.width is None else self.width
@@ -280,6 +297,35 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         tags.input_tags.allow_nan = True
         tags.input_tags.sparse = True
         return tags
+
+
+def _warn_of_uneven_columns(X: NDArray[np.float64], *, centred: bool) -> None:
+    """Warn if one column is so much larger than half of all columns that the fit would ignore them.
+
+    The comparison is with the (lower) median and not with the least, because a column of low-rank data with few
+    observed entries may be small by chance.
+
+    Args:
+        X: (rows, columns) numbers, at least one of them observed, with NaN for missing entries.
+        centred: whether the mean of every column is subtracted first, as the biases do.
+    """
+    unit = float(np.nanmax(np.abs(X)))  # squares of very large or small numbers would leave the range of float64
+    if unit == 0:
+        return
+    scaled = X[:, ~np.isnan(X).all(axis=0)] / unit
+    scaled -= np.nanmean(scaled, axis=0) if centred else 0.0
+    sizes = unit * np.sqrt(np.nanmean(scaled**2, axis=0))
+    sizes = sizes[sizes > ROUNDING * unit]
+    if not len(sizes):
+        return
+    median = np.quantile(sizes, 0.5, method="lower")
+    if sizes.max() > UNEVEN * median:
+        warnings.warn(
+            f"the root mean square of a column is {sizes.max():.3g}, and the median over all columns is {median:.3g}; "
+            f"the fit minimizes squared errors and would ignore the small columns, so standardize the columns first, "
+            f"for example by make_pipeline(StandardScaler(), MatrixCompleter())",
+            stacklevel=3,
+        )
 
 
 def _are_positions(X: Matrix) -> bool:
