@@ -17,9 +17,7 @@ LONG_FILE, SHORT_FILE = 350, 300
 MOST_ANY = 0.7
 # Public functions with `Any` in their signature.
 MAY_TAKE_ANYTHING = {
-    "__init__.py": {"__getattr__"},  # the front door gives modules, classes and functions
     "dynamics/optim.py": {"GroupRMSprop.__init__"},  # torch types groups of parameters as dict[str, Any]
-    "studies/kit/records.py": {"last"},  # the dtype of an array follows the variable that is named
     "tensors/network.py": {"TensorNetwork.__setstate__"},  # torch pickles modules as dict[str, Any]
     "training/resumable.py": {"Devices.setup", "Devices.all_reduce"},  # the signatures of lightning-fabric
 }

@@ -2,7 +2,6 @@
 
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
 
 # names are looked up on first use (PEP 562), so that `ranklens --help` need not import torch
 _HOMES = {
@@ -56,7 +55,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [*_HOME, *_ROOMS, "__version__"]  # noqa: PLE0604, F822  (all are strings, `__version__` is lazy)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _HOME:
         value = getattr(import_module(f"ranklens.{_HOME[name]}"), name)
     elif name in _ROOMS:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import xarray as xr
@@ -59,9 +59,9 @@ def runs(record: xr.Dataset) -> list[xr.Dataset]:
     return [rows(record, int(seed)) for seed in record.seed.values]
 
 
-def last(record: xr.Dataset, name: str) -> NDArray[Any]:
+def last(record: xr.Dataset, name: str) -> NDArray[np.float64]:
     """Return the last value of a variable for every seed, in an array whose first dimension is the seed."""
-    return np.stack([run[name].values[-1] for run in runs(record)])
+    return np.stack([run[name].values[-1] for run in runs(record)]).astype(np.float64)
 
 
 def times(run: xr.Dataset) -> NDArray[np.float64]:
