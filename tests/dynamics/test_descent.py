@@ -6,6 +6,8 @@ import torch
 import ranklens as rl
 from ranklens.dynamics.record import StoppedEarly
 
+SAME = 1e-12  # relative; losses of two descents that add the same float64 numbers in another order
+
 
 def easy(batch=False):
     net = rl.cp((4, 4, 4), rank=3, std=0.5)
@@ -177,3 +179,34 @@ def test_half_precision_is_recorded(kind):
     track = {"s": lambda net: net.component_norms(net.bonds[0])}
     run = rl.gradient_descent(net, task, kind(net.parameters(), lr=1e-2), steps=5, track=track)
     assert run.attrs["steps"] == 5
+
+
+def test_an_optimizer_may_replace_the_memory_of_the_parameters():
+    """Some optimizers assign `data` instead of writing to it; the next gradient is that at the new values."""
+
+    class Assigning(torch.optim.SGD):
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.data = p.data - group["lr"] * p.grad
+
+    runs = []
+    for kind in (Assigning, torch.optim.SGD):
+        net, task = easy()
+        runs.append(rl.gradient_descent(net, task, kind(net.parameters(), lr=0.01), steps=20, until_loss=0, every=5))
+        assert float(task.loss(net).detach()) == pytest.approx(float(runs[-1].loss[-1]))
+    np.testing.assert_allclose(runs[0].loss, runs[1].loss, rtol=SAME)
+
+
+def test_an_own_problem_descends_as_the_one_it_wraps():
+    """Gradients of one step are not added to those of the step before."""
+    net, task = easy()
+
+    class Own:
+        def loss(self, net):
+            return task.loss(net)
+
+    run = rl.gradient_descent(net, Own(), torch.optim.SGD(net.parameters(), lr=0.01), steps=20, until_loss=0, every=5)
+    net, _ = easy()
+    wanted = rl.gradient_descent(net, task, torch.optim.SGD(net.parameters(), lr=0.01), steps=20, until_loss=0, every=5)
+    np.testing.assert_allclose(run.loss, wanted.loss, rtol=SAME)

@@ -110,3 +110,15 @@ def test_a_spectral_step_leaves_directions_without_gradient():
 def test_betas_are_checked():
     with pytest.raises(ValueError, match="both must be at least 0 and below 1"):
         rl.optim.SharedAdam([torch.zeros(2, requires_grad=True)], betas=(0.9, 1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_spectral_step_takes_rounding_errors_for_no_directions(dtype):
+    """A gradient of rank one whose entries are rounded, so that its other singular values are small but not zero."""
+    made = torch.Generator().manual_seed(0)
+    u, v = (torch.randn(n, generator=made, dtype=dtype) for n in (7, 5))
+    W = torch.zeros(7, 5, dtype=dtype, requires_grad=True)
+    W.grad = torch.outer(u, v)
+    assert float(rl.singular_values(W.grad)[1]) > 0
+    rl.optim.Spectral([W], lr=1.0).step()
+    assert float(rl.nuclear_norm(W.detach())) == pytest.approx(1.0)

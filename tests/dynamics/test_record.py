@@ -238,3 +238,13 @@ def test_early_stops_can_be_ignored():
         return rl.gradient_flow(net, task, until_evaluations=5)
 
     assert capped().attrs["stopped"] == "evaluations"
+
+
+@pytest.mark.parametrize("kind", [torch.zeros, np.zeros])
+def test_a_tracked_view_of_the_state_is_kept_as_it_was(kind):
+    """A function may return the state itself, in whose memory the run goes on."""
+    recorder, state = Recorder("step", {"itself": lambda x: x}), kind(2)
+    for step in range(3):
+        recorder.add(step, 1.0, state)
+        state += 1.0
+    assert recorder.finish({}, {}).itself.values.tolist() == [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]

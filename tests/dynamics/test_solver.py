@@ -125,6 +125,9 @@ def test_errors_are_relative_to_every_number_but_not_below_the_floor():
         ({"atol": math.inf}, "atol is inf"),
         ({"times": [[1.0]]}, "increasing finite numbers"),
         ({"times": []}, "increasing finite numbers"),
+        ({"times": [1.0, 1.0]}, "increasing finite numbers"),
+        ({"times": [2.0, 1.0]}, "increasing finite numbers"),
+        ({"times": [1.0, math.inf]}, "increasing finite numbers"),
     ],
 )
 def test_bounds_that_make_no_sense(given, message):

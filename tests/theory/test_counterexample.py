@@ -70,3 +70,14 @@ def test_the_determinant_of_solutions_is_that_of_any_solution():
         assert float(torch.linalg.det(W)) == pytest.approx(found.constant + w * found.cofactor)
     assert found.drives_to_infinity == 0
     assert rl.theory.solution_determinant(rl.Completion.counterexample(z=-1.0)).drives_to_infinity == -1
+
+
+@pytest.mark.parametrize("position", [(0, 1), (1, 1), (2, 1), (1, 2)])
+def test_any_entry_may_be_the_unobserved_one(position):
+    """The cofactor has the sign of its position: the determinant is affine in the entry, wherever it is."""
+    W = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    observed = [list(at) for at in np.ndindex(3, 3) if at != position]
+    found = rl.theory.solution_determinant(rl.Completion(observed, [float(W[tuple(at)]) for at in observed], (3, 3)))
+    for w in (-2.0, 0.0, 3.0):
+        W[position] = w
+        assert float(torch.linalg.det(W)) == pytest.approx(found.constant + w * found.cofactor)

@@ -21,6 +21,22 @@ def test_the_factor_of_the_best_direction_is_one(tolerance):
     assert float(opposed) == torch.inf
 
 
+@pytest.mark.parametrize("order", [3, 4, 5])
+def test_the_factor_is_a_root_of_the_cosine_of_the_component(order, tolerance):
+    """Vectors at an angle of cosine 4/5 to those of a rank-one target have a cosine of (4/5)^N as a tensor.
+
+    u' = u^(N - 1) gamma blows up at a time in proportion to u^-(N - 2) / gamma. It is equal to that of the best
+    direction if u is longer by the factor gamma^(-1 / (N - 2)).
+    """
+    task = rl.Completion.sample(torch.nn.functional.pad(torch.ones([1] * order).double(), [0, 1] * order), 2**order)
+    net = rl.cp((2,) * order, rank=1)
+    with torch.no_grad():
+        for node in net.nodes:
+            node[:, 0] = torch.tensor([4.0, 3.0])
+    wanted = (5 / 4) ** (order / (order - 2))
+    assert float(rl.theory.leading_factor(net, task)) == pytest.approx(wanted, rel=tolerance["rounding"])
+
+
 def test_the_factor_depends_on_directions_only(tolerance):
     task = rl.Completion.sample(rl.targets.cp((3, 4, 2), rank=1), observed=20)
     net = rl.cp((3, 4, 2), rank=20, std=1.0)
