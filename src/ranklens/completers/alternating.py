@@ -36,7 +36,11 @@ class NormalEquations:
     moment: Float[Tensor, "rows size"]
 
     def solve(self, ridge: float) -> Float[Tensor, "rows size"]:
-        """Return for every row the x of least sum of squared residuals plus ridge |x|^2; see `ridge_solve`."""
+        """Return for every row the x that minimizes its sum of squared residuals plus ridge |x|^2.
+
+        Args:
+            ridge: added to the diagonal of every Gram matrix, besides the tiny ridge that `ridge_solve` always adds.
+        """
         return ridge_solve(self.gram, self.moment, ridge)
 
     def change(self, x: Float[Tensor, "rows size"]) -> float:

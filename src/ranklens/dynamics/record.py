@@ -326,10 +326,14 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 
 
 def array_of(name: str, value: object) -> NDArray[np.generic]:
-    """Return a tracked value as an array of its own.
+    """Return a copy of a tracked value as a numpy array.
+
+    Args:
+        name: name of the tracked quantity, for the error message.
+        value: a tensor, or anything that `numpy.array` accepts.
 
     Raises:
-        TypeError: if the value is not made of numbers.
+        TypeError: if numpy makes an array of objects of the value.
     """
     found = numpy(value).copy() if isinstance(value, Tensor) else np.array(value)
     if found.dtype == object:

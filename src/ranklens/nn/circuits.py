@@ -416,7 +416,7 @@ class ProductLevel(nn.Module):
         return found
 
     def frozen(self) -> list[int]:
-        """Return the positions of the tensor network's nodes whose weights in this level are not trained."""
+        """Return the positions, in the tensor network, of the nodes of this level that are not trained."""
         pairs = zip(self._members, self.weights, strict=True)
         return [k for members, weight in pairs if not weight.requires_grad for k in members]
 

@@ -50,10 +50,16 @@ def sweep(layout: Layout) -> "Bond | None":
 
 
 def stacks_of(layout: Layout) -> tuple[tuple[int, ...], ...]:
-    """Return which nodes are stored together in one Parameter: nodes of equal shape and equal role in the sweep.
+    """Return which nodes are stored together in one Parameter, called a stack.
+
+    Nodes of one stack are treated by one operation in the contraction from the leaves to a central bond, see `sweep`.
+    They have equal shapes, are all trained or all frozen, are equally far from the central bond, and have equal
+    subtrees on their sides away from it. If there is no such contraction, for example because the network has a cycle,
+    every node is a stack by itself.
 
     Returns:
-        One tuple of node positions per stack. A stack of a single node has no stacking axis.
+        One tuple of node positions per stack. The Parameter of a stack of two or more nodes has an additional first
+        axis for them; the Parameter of a single node has the shape of the node.
     """
 
     def stacks() -> tuple[tuple[int, ...], ...]:
@@ -184,7 +190,11 @@ class Bond:
 
     @property
     def modes(self) -> list[tuple[int, ...]]:
-        """Return for every bond the modes of all nodes below it."""
+        """Return one tuple per bond of the group, in the order of `labels`: the modes of all nodes below the bond.
+
+        The nodes below a bond are those on its side away from the central bond of the sweep. Below the central bond
+        are all nodes. Modes are given as positions in the shape of the end tensor.
+        """
         found: list[list[int]] = [[] for _ in self.labels]
         for visit in self.visits:
             each = len(visit.nodes) // len(self.labels)

@@ -37,12 +37,16 @@ def sandwich(net: TensorNetwork, task: TensorProblem, bond: Hashable) -> Sandwic
 
         K gamma sigma^2 / (sigma^(2/K) + e)  <=  d sigma / dt  <=  K gamma (sigma^(2/K) + e)^(K-1)
 
-    for gamma >= 0; for gamma < 0 both inequalities are reversed. The imbalance e is the difference between the largest
-    and the smallest squared slice norm |s_k|^2. The rate is gamma sigma^2 sum_k |s_k|^-2. The smallest squared slice
-    norm is at most the geometric mean sigma^(2/K) of all, so all are at most sigma^(2/K) + e. Hence every |s_k|^-2 is
-    at least 1 / (sigma^(2/K) + e), which gives the lower bound. Every sigma^2 |s_k|^-2 is a product of K - 1 squared
-    slice norms, so it is at most (sigma^(2/K) + e)^(K-1), which gives the upper bound. At e = 0 both bounds are the
-    balanced law K gamma sigma^(2-2/K). Its size is a lower bound on the size of the rate for every e, because the mean
+    for gamma >= 0; for gamma < 0 both inequalities are reversed. K is the order of the bond. The alignment gamma is the
+    inner product of minus the gradient of the loss in the end tensor with C_r / sigma_r, where C_r is the part of
+    component r in the end tensor, see `alignment`. The imbalance e is the difference between the largest and the
+    smallest squared slice norm |s_k|^2.
+
+    The rate is gamma sigma^2 sum_k |s_k|^-2. The smallest squared slice norm is at most the geometric mean sigma^(2/K)
+    of all, so all are at most sigma^(2/K) + e. Hence every |s_k|^-2 is at least 1 / (sigma^(2/K) + e), which gives the
+    lower bound. Every sigma^2 |s_k|^-2 is a product of K - 1 squared slice norms, so it is at most
+    (sigma^(2/K) + e)^(K-1), which gives the upper bound. At e = 0 both bounds are the balanced law
+    K gamma sigma^(2-2/K). The size of this law is a lower bound on the size of the rate for every e, because the mean
     of the |s_k|^-2 is at least their geometric mean sigma^(-2/K).
 
     Args:
@@ -51,8 +55,9 @@ def sandwich(net: TensorNetwork, task: TensorProblem, bond: Hashable) -> Sandwic
         bond: a label from `net.bonds`.
 
     Returns:
-        Bounds and rates, (R,) each. A component with sigma_r = 0 has no direction: its bounds are 0, although the
-        one-sided rate of `component_rate` may differ from 0.
+        Bounds and rates, (R,) each. Where sigma_r > 0, lower <= rate <= upper, for both signs of gamma. A component
+        with sigma_r = 0 has no direction: its bounds are 0, although its one-sided rate may differ from 0, see
+        `component_rate`.
 
     Raises:
         ValueError: for a label that is no bond, or one that meets a frozen node.

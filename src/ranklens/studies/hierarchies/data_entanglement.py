@@ -217,7 +217,10 @@ def claims(record: xr.Dataset) -> list[Claim]:
     many = reduce.count(record.seed)
     beyond = record.beyond.isel(width=record.sizes["width"] // 2)
     train = record.train.mean("label", skipna=False)
-    entropy = f"Entropy of patches of {int(record.patch[-1])} pixels with all others"
+    entropy = (
+        f"Entanglement entropy of the data tensor between a patch of {int(record.patch[-1])} pixels and all other "
+        "pixels, mean over the patches"
+    )
     error = f"Training error at width {settings.width} after {settings.steps} steps, mean over the classes"
     bound = f"Lower bound on the relative squared error of factorizations of width {int(beyond.width)}"
     return [

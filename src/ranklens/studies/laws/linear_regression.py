@@ -204,7 +204,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
             at_least=0.1,
         ),
         finding(
-            f"Adam fits the equations nevertheless: final training loss, largest of {reduce.count(adam.size, 'run')}",
+            f"Adam solves the equations: final training loss, largest of {reduce.count(adam.size, 'run')}",
             reduce.largest(adam),
             at_most=1e-6,
         ),

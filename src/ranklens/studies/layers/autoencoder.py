@@ -226,8 +226,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
     falls = [trained[b] - trained[a] for a, b in itertools.pairwise(layers)]
     many = reduce.count(record.seed)
     number = (
-        f"Number of directions in which the variance of the codes exceeds {COUNTED:.0%} of its largest value (medians "
-        f"of {many})"
+        "Number of principal directions of the codes of test images (inputs of the decoder) whose variance exceeds "
+        f"{COUNTED:.0%} of the largest (medians of {many})"
     )
     found = [
         theorem(
@@ -254,7 +254,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
         ),
     ]
     if settings.images == "shapes":
-        statement = f"{number}: with {deepest} linear layers; a shape has {DEGREES} degrees of freedom"
+        statement = f"{number}: with {deepest} linear layers, for images with {DEGREES} degrees of freedom"
         found.append(finding(statement, trained[deepest], within=(4.0, 10.0)))
     found += [
         finding(

@@ -316,7 +316,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
             at_most=0.02,
         ),
         theorem(
-            "Penalty of a product g(x) h(y) and of a sum g(x) + h(y): the larger of the two distances from 1",
+            "The penalty of a product g(x) h(y) and that of a sum g(x) + h(y) are 1, because the direction of their "
+            "gradient in x changes with y at most in sign: absolute difference from 1, larger of the two",
             largest(np.abs(record.exact - 1)),
             at_most=1e-10,
         ),

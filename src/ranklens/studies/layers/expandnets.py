@@ -23,7 +23,8 @@ TITLE = "Expanded kernels, composed before use, cost a fraction of their layers 
 EXPLANATION = (
     "Every kernel of a small network is expanded to a chain of three kernels with four times the channels in between, "
     "which does not change what the network can express. If the chain is composed to one kernel before the "
-    "convolution, outputs and gradients are as with one convolution per kernel, in a fraction of the time."
+    "convolution, outputs and gradients are as with one convolution for each kernel of the chain, in a fraction of the "
+    "time."
 )
 SOURCE = "Guo, Alvarez, Salzmann (NeurIPS 2020): ExpandNets"
 
@@ -192,14 +193,16 @@ def claims(record: xr.Dataset) -> list[Claim]:
     duration = {way: reduce.median(record.duration.sel(timed=way)) for way in ("layer by layer", "composed")}
     return [
         theorem(
-            "Composed kernels give the outputs of one convolution per kernel: largest difference divided by the "
-            f"largest output, largest of {many}",
+            "Composing each chain of kernels to one kernel does not change the outputs of the network: largest "
+            "difference from the outputs with one convolution for each kernel of a chain, divided by the largest "
+            f"output, largest of {many}",
             reduce.largest(record.difference),
             at_most=1e-5,
         ),
         theorem(
-            "Composed kernels have the gradients of one convolution per kernel: largest difference divided by the "
-            f"largest entry of a kernel's gradient, largest of all kernels and {many}",
+            "Composing each chain of kernels to one kernel does not change the gradients of the kernels: largest "
+            "difference from the gradients with one convolution for each kernel of a chain, divided by the largest "
+            f"entry of the kernel's gradient, largest of all kernels and {many}",
             reduce.largest(record.gradient),
             at_most=1e-4,
         ),
@@ -215,8 +218,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
             at_least=0.0,
         ),
         finding(
-            "Duration of a forward and a backward pass, with one convolution per kernel divided by with composed "
-            f"kernels (medians of {many})",
+            "Duration of a forward and a backward pass, with one convolution for each kernel of a chain divided by with "
+            f"composed kernels (medians of {many})",
             duration["layer by layer"] / duration["composed"],
             at_least=2.0,
         ),

@@ -287,8 +287,8 @@ def _growths(diverging: list[xr.Dataset], larger: list[xr.Dataset], settings: Se
             at_most=1.3,
         ),
         finding(
-            "Larger matrices: from a negative determinant |w11| stays small: final |w11| divided by final |w11| from "
-            f"a positive determinant, largest of {sizes}",
+            "Larger matrices: the unobserved entry w11 stays small if the initial determinant is negative: final "
+            f"|w11| divided by final |w11| from a positive initial determinant, largest of {sizes}",
             reduce.largest([_ratio(larger, size) for size in settings.sizes]),
             at_most=0.5,
         ),
