@@ -218,8 +218,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
             at_least=0.0,
         ),
         finding(
-            "Duration of a forward and a backward pass, with one convolution for each kernel of a chain divided by with "
-            f"composed kernels (medians of {many})",
+            "Duration of a forward and a backward pass, with one convolution for each kernel of a chain divided by "
+            f"with composed kernels (medians of {many})",
             duration["layer by layer"] / duration["composed"],
             at_least=2.0,
         ),
