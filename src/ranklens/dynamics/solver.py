@@ -69,9 +69,9 @@ class Bounds:
     """The bounds at which a flow stops, and the times at which it is recorded.
 
     Attributes:
-        loss: stop at this loss.
+        loss: stop when the loss is at most this number.
         time: stop at this time.
-        evaluations: stop after this many velocities; None for no bound.
+        evaluations: stop after this many evaluations of the velocity; None for no bound.
         times: increasing times to record; None records every step of the solver.
     """
 
@@ -354,19 +354,19 @@ def flow_bounds(
     atol: float | None,
     start: float = 0.0,
 ) -> Bounds:
-    """Return the bounds of a flow, checked; the last of `times` bounds the time.
+    """Return the bounds of a flow, after checking them and the tolerances.
 
     Args:
-        until_loss: as for `gradient_flow`, like the next five.
-        until_time: stop at this time.
-        until_evaluations: stop after this many gradients, or None.
-        times: times to record, or None.
-        rtol: the relative tolerance.
-        atol: the absolute tolerance, or None.
+        until_loss: stop when the loss is at most this number; not nan.
+        until_time: stop at this time, or at the last of `times` if that is earlier; above 0.
+        until_evaluations: stop after this many evaluations of the velocity, at least 1; None for no bound.
+        times: the times to record, finite and increasing; None records every step of the solver.
+        rtol: relative tolerance, above 0 and at most 0.1. It is checked, and is not part of the result.
+        atol: absolute error per step, above 0, or None. It is checked, and is not part of the result.
         start: the time at which the flow starts; the last of `times` must be later.
 
     Raises:
-        ValueError: for a bound or a tolerance that makes no sense.
+        ValueError: for a bound or a tolerance outside its range.
     """
     if math.isnan(until_loss):
         raise ValueError("until_loss is nan; give the loss at which to stop, or 0 for none")
