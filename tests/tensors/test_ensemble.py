@@ -36,6 +36,14 @@ def test_members_follow_the_ensemble_to_another_dtype(nets):
         torch.testing.assert_close(member.tensor(), tensor)
 
 
+def test_members_follow_the_ensemble_to_another_device(nets):
+    """The device that has shapes and no memory, since not every machine has an accelerator."""
+    ensemble = rl.stack(nets).to("meta")
+    for member in ensemble.members:
+        assert {node.device.type for node in member.nodes} == {"meta"}
+        assert (member.shape, member.frozen) == (nets[0].shape, nets[0].frozen)
+
+
 def test_nodes_are_those_of_the_members(nets):
     ensemble = rl.stack(nets)
     for k, node in enumerate(ensemble.nodes()):
