@@ -61,14 +61,14 @@ def stacks_of(layout: Layout) -> tuple[tuple[int, ...], ...]:
         One tuple of node positions per stack. The Parameter of a stack of two or more nodes has an additional first
         axis for them; the Parameter of a single node has the shape of the node.
     """
+    return layout.plan("stacks", lambda: _stacks(layout))
 
-    def stacks() -> tuple[tuple[int, ...], ...]:
-        swept = sweep(layout)
-        if swept is None:
-            return tuple((k,) for k in range(len(layout.nodes)))
-        return tuple(sorted(visit.nodes for visit in _visits(swept)))
 
-    return layout.plan("stacks", stacks)
+def _stacks(layout: Layout) -> tuple[tuple[int, ...], ...]:
+    swept = sweep(layout)
+    if swept is None:
+        return tuple((k,) for k in range(len(layout.nodes)))
+    return tuple(sorted(visit.nodes for visit in _visits(swept)))
 
 
 def unstack(layout: Layout, stacks: Sequence[Tensor]) -> tuple[Tensor, ...]:
