@@ -115,7 +115,10 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
     outcome = Outcome(run.stopped, run.message, Cost(field.evaluations, before.steps + run.steps, seconds))
     warn_if_early(outcome, run.point.loss, until_loss)
     if resume is None and run.stopped == "loss" and not run.steps and until_loss > 0:
-        warnings.warn(f"{run.message}; pass an until_loss below {run.point.loss:.3g}", stacklevel=AT_CALLER)
+        warnings.warn(
+            f"{run.message}, so nothing was trained; pass an until_loss below {run.point.loss:.3g}",
+            stacklevel=AT_CALLER,
+        )
     attrs = run_attributes(
         outcome,
         task,

@@ -202,7 +202,7 @@ class Run(Generic[Subject]):
         if not math.isfinite(loss + self._initial_slope):
             self._end("nan", f"the loss or its gradient is not finite at the start, time {time:g}")
         elif loss <= bounds.loss:
-            self._end("loss", f"the loss at the start is {loss:.3g}, no more than until_loss: nothing was trained")
+            self._end("loss", f"the loss at the start is {loss:.3g}, no more than until_loss")
         elif self._initial_slope * HORIZON <= float(np.linalg.norm(self.point.state)):
             self._end("stationary", f"at this gradient the parameters would need a time over {HORIZON:g} to change")
         elif time >= bounds.time:
