@@ -112,19 +112,19 @@ def _path(layout: Layout, kind: str) -> Path:
         kind: "tensor" for the whole end tensor; "batch" for nodes whose modes were replaced by the batch axis;
             "vectors" for the end tensor times one vector per mode and row of the batch.
     """
+    return layout.plan(kind, lambda: _find(layout, kind))
 
-    def path() -> Path:
-        inputs: Sequence[Sequence[Label]] = layout.nodes
-        out: tuple[Label, ...] = layout.out
-        if kind == "batch":
-            inputs = [batch_labels(layout, k) for k in range(len(layout.nodes))]
-            out = (BATCH,) if layout.out else ()
-        elif kind == "vectors":
-            inputs = [layout.out, *[(BATCH, label) for label in layout.out]]
-            out = (BATCH,)
-        return find_path(inputs, out, {**layout.sizes, BATCH: PLANNED_BATCH})
 
-    return layout.plan(kind, path)
+def _find(layout: Layout, kind: str) -> Path:
+    inputs: Sequence[Sequence[Label]] = layout.nodes
+    out: tuple[Label, ...] = layout.out
+    if kind == "batch":
+        inputs = [batch_labels(layout, k) for k in range(len(layout.nodes))]
+        out = (BATCH,) if layout.out else ()
+    elif kind == "vectors":
+        inputs = [layout.out, *[(BATCH, label) for label in layout.out]]
+        out = (BATCH,)
+    return find_path(inputs, out, {**layout.sizes, BATCH: PLANNED_BATCH})
 
 
 def look_up(layout: Layout, k: int, node: Tensor, indices: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ranklens.tensors.contract import BATCH, PLANNED_BATCH, batch_labels, look_up
-from ranklens.tensors.layout import Label
+from ranklens.tensors.layout import Label, Layout
 from ranklens.tensors.network import TensorNetwork
 from ranklens.tensors.paths import Path, find_path
 
@@ -75,13 +75,14 @@ def open_entries(
     Returns:
         One tensor per entry, whose axes are `bonds` in their order.
     """
-    layout = net.layout
-    looked_up = [look_up(layout, k, net.nodes[k], indices) for k in nodes]
-
-    def plan() -> Path:
-        labels = [batch_labels(layout, k) for k in nodes]
-        batch = (BATCH,) if any(BATCH in x for x in labels) else ()
-        return find_path(labels, (*batch, *bonds), {**layout.sizes, BATCH: PLANNED_BATCH})
-
-    found = layout.plan(("open", tuple(nodes), tuple(bonds)), plan)(looked_up)
+    layout, values = net.layout, net.nodes
+    looked_up = [look_up(layout, k, values[k], indices) for k in nodes]
+    path = layout.plan(("open", tuple(nodes), tuple(bonds)), lambda: _find(layout, nodes, bonds))
+    found = path(looked_up)
     return found.expand(len(indices), *[layout.sizes[bond] for bond in bonds])
+
+
+def _find(layout: Layout, nodes: Sequence[int], bonds: Sequence[Label]) -> Path:
+    labels = [batch_labels(layout, k) for k in nodes]
+    batch = (BATCH,) if any(BATCH in x for x in labels) else ()
+    return find_path(labels, (*batch, *bonds), {**layout.sizes, BATCH: PLANNED_BATCH})
