@@ -179,7 +179,7 @@ def test_mini_batches(kind, loss, tolerance):
     else:
         task = rl.Completion(indices, values, net.shape, loss=loss, duplicates="keep")
     gradient = LossGradient(net, task)
-    for rows in (torch.tensor([3, 1, 4, 15, 9]), torch.arange(len(task)), torch.tensor([2]), None):
+    for rows in (torch.tensor([3, 1, 4, 15, 9]), torch.arange(len(task)), torch.tensor([2, 7, 2]), None):
         part = task if rows is None else task.subset(rows)
         wanted = torch.autograd.grad(part.loss(net), net.stacks)
         loss_found = gradient(rows)

@@ -88,9 +88,8 @@ class _Entries:
         self.alone = alone
 
     def of(self, rows: Tensor) -> "_Entries":
-        self.planned.upstream.zero_()
-        rows = rows.to(self.positions.device)
-        return _Entries(self.objective, self.positions[rows], self.values[rows], self.planned, self.alone)
+        rows = rows.to(self.positions.device)  # a row may come twice, so its entry does not stand alone
+        return _Entries(self.objective, self.positions[rows], self.values[rows], self.planned, alone=False)
 
     def loss(self) -> Tensor:
         return self.objective(self.planned.memory[self.positions], self.values).detach()
