@@ -385,14 +385,16 @@ class ProductLevel(nn.Module):
         self.register_buffer(name, value, persistent=False)
 
     def forward(self, x: Float[Tensor, "batch positions channels"]) -> Float[Tensor, "batch places width"]:
-        """Return the products over windows of the convolved activations, followed by the positions passed on.
+        """Return the products over windows of the convolved activations, and the positions that are passed on.
 
         Args:
-            x: activations. A position with fewer channels than the widest position is padded with zeros.
+            x: activations of shape (batch, positions, channels). A position with fewer channels than the widest
+                position is padded with zeros.
 
         Returns:
-            Activations of the next level, ordered by the first mode of each position and padded with zeros to the
-            largest number of channels.
+            Activations of the next level, of shape (batch, places, width). There is one place for each window and for
+            each position that is passed on unchanged, in the order of the first mode of each place. Places with
+            fewer channels than the widest are padded with zeros.
         """
         parts = [self._convolve(x, g, weight) for g, weight in enumerate(self.weights)]
         pooled = _pool(_join(parts), self._index, len(self.windows))
@@ -409,14 +411,23 @@ class ProductLevel(nn.Module):
         return f"{len(self.windows)} windows, shared={self.shared}"
 
     def nodes(self) -> dict[int, Tensor]:
-        """Return the weights of this level as {position of the node in the network: matrix of shape (in, out)}."""
+        """Return the weights of this level by node of the tensor network.
+
+        Returns:
+            {position of the node in `net.nodes`: matrix of shape (in, out)}, where `in` is the number of channels that
+            enter the level at the node's position, and `out` the number that leave it. The matrices are views of
+            `weights`; with sharing, all nodes of the level have one matrix.
+        """
         found: dict[int, Tensor] = {}
         for members, weight in zip(self._members, self.weights, strict=True):
             found.update(zip(members, [weight] * len(members) if self.shared else weight.unbind(0), strict=True))
         return found
 
     def frozen(self) -> list[int]:
-        """Return the positions, in the tensor network, of the nodes of this level that are not trained."""
+        """Return the positions, in the tuple of nodes of the tensor network, of this level's nodes that are frozen.
+
+        Nodes are frozen here if their weights do not require a gradient. The list is empty if all are trained.
+        """
         pairs = zip(self._members, self.weights, strict=True)
         return [k for members, weight in pairs if not weight.requires_grad for k in members]
 

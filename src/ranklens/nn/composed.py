@@ -207,7 +207,10 @@ class Composed:
 
     @property
     def weight(self) -> Tensor:
-        """Return the weight of the layer, computed from the factors at most once per training step."""
+        """Return the weight of the layer, computed from the factors at most once per training step.
+
+        It has the shape of the plain layer's weight and is differentiable in the factors.
+        """
         return self.composition()
 
 

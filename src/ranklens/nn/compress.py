@@ -89,21 +89,26 @@ def compress(
         model: any model; it is not changed. Factored layers are made plain first, by `collapse`. Linear, Conv1d, Conv2d
             and Conv3d layers are truncated, except layers with groups, layers that share their weight with another
             layer, and layers inside a MultiheadAttention. Hooks of a truncated layer are not copied.
-        energy: share of the squared Frobenius norm of every weight that is kept, above 0; the least such rank is taken.
-        rank: number of components that are kept of every weight, at least 1.
-        tolerance: largest relative Frobenius error of every weight; the least such rank is taken.
-        budget: share of the model's parameters that may be kept, above 0. The largest energy that meets it, equal
-            for all layers, is taken.
+        energy: share of the squared Frobenius norm of every weight that is kept, above 0 and at most 1. Every weight
+            gets the least rank that keeps this share.
+        rank: number of singular values that are kept of every weight, at least 1. A weight with fewer keeps all.
+        tolerance: largest relative Frobenius error of every weight, from 0 to 1. Every weight gets the least rank
+            whose error does not exceed it.
+        budget: share of all parameters of the plain model that the smaller model may have, above 0 and at most 1. All
+            weights are truncated at one energy, the largest that meets this budget.
         batch: an input of the model, or a tuple of its positional arguments. If it is given, the plain and the
             compressed model are run on it in evaluation mode, and their outputs, which must be tensors, are compared.
 
     Returns:
-        A `Compression` with the smaller model. Its table is a Dataset over `layer` with the variables shape, rank (the
-        largest that the shape allows), rank_kept, parameters and parameters_kept (entries of the weight), and error
-        (the relative Frobenius error of the weight). With a batch it also has multiply_adds and multiply_adds_kept
-        (for the whole batch) and output_error (relative error of the layer's output on its inputs in the plain model).
-        The attributes model_parameters and model_parameters_kept count all parameters of the model; with a batch, the
-        attribute output_error is the relative error of the model's output.
+        A `Compression` with the smaller model. Its table is a Dataset over `layer`, by name, with one row for every
+        layer that may be truncated, also if it stays as it is. Its variables are shape (the weight's, as text), rank
+        (the largest that the shape allows), rank_kept (equal to rank for a layer that stays as it is), parameters and
+        parameters_kept (entries of the weight, and of the two weights in its place), and error (the relative
+        Frobenius error of the weight). With a batch it also has multiply_adds and multiply_adds_kept (for the whole
+        batch) and output_error (relative Frobenius error of the layer's output on its inputs in the plain model; the
+        largest if the layer runs several times). The attributes model_parameters and model_parameters_kept count all
+        parameters of the plain and of the smaller model; with a batch, the attribute output_error is the relative
+        Frobenius error of the model's output. Relative errors are 0 where the plain weight or output is zero.
 
     Raises:
         ValueError: unless exactly one of the four is given and is in its range; if even rank 1 everywhere exceeds the
@@ -159,16 +164,19 @@ def pareto(
     Every weight is decomposed once for all energies.
 
     Args:
-        model: any model, as for `compress`; it is not changed.
+        model: any model; it is not changed. `compress` says which of its layers are truncated.
         score: a function of a model that returns a number, such as its accuracy on held-out data. It is called for
             every compressed model and for the plain model.
         energies: shares of the squared Frobenius norm of every weight that are kept, above 0 and at most 1.
-        batch: an input of the model, or a tuple of its positional arguments, on which outputs are compared.
+        batch: an input of the model, or a tuple of its positional arguments. The outputs of the plain model and of
+            every compressed model on it are compared, in evaluation mode. None compares no outputs.
 
     Returns:
-        A Dataset over `energy` with the variables parameters (of the compressed model), output_error (relative error
-        of the model's output, if `batch` is given) and score (if `score` is given). The attribute parameters is the
-        number of parameters of the plain model, and score_plain its score.
+        A Dataset over `energy`, in the order of `energies`, with the variables parameters (number of all parameters
+        of the compressed model), output_error (error of the compressed model's output in Frobenius norm, divided by
+        the norm of the plain model's output; present only if `batch` is given) and score (of the compressed model;
+        present only if `score` is given). The attribute parameters is the number of parameters of the plain model,
+        and score_plain its score.
 
     >>> import torch, ranklens as rl
     >>> with torch.random.fork_rng():

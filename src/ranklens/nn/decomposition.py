@@ -15,13 +15,15 @@ from ranklens.nn.low_rank import LowRank, Truncatable, low_rank
 class DecomposedLayer:
     """A layer that can be truncated, and the singular value decomposition U diag(s) Vh of its weight as a matrix.
 
+    The matrix has shape m x n: its rows are the first axis of the weight (the outputs), its columns all other axes.
+
     Attributes:
         name: the first name of the layer in the model.
         names: all names of the layer, if the model uses it in several places.
         module: the layer.
-        U: left singular vectors as columns.
-        s: singular values in descending order.
-        Vh: right singular vectors as rows.
+        U: left singular vectors as columns, of shape (m, min(m, n)), in float64.
+        s: singular values in descending order, of shape (min(m, n),), in float64.
+        Vh: right singular vectors as rows, of shape (min(m, n), n), in float64.
     """
 
     name: str
@@ -37,7 +39,7 @@ class DecomposedLayer:
         return len(self.U) * self.Vh.shape[1]
 
     def cost(self, rank: int) -> int:
-        """Return the number of entries in two factors, or in the weight itself if it has no more.
+        """Return the number of entries in two factors of a rank, or in the weight itself if that is smaller.
 
         Args:
             rank: rank of the two factors, at least 1.
@@ -54,7 +56,8 @@ class DecomposedLayer:
             rank: number of singular values that are kept.
 
         Returns:
-            The norm of the singular values that are left out, divided by the norm of all; 0 for a weight of zeros.
+            The Euclidean norm of the singular values beyond the first `rank`, divided by the norm of all; 0 for a
+            weight of zeros.
         """
         total = self.s.square().sum()
         return float((self.s[rank:].square().sum() / total).sqrt()) if float(total) > 0 else 0.0
@@ -77,9 +80,9 @@ class DecomposedLayer:
 def decomposed_layers(model: nn.Module) -> Iterator[DecomposedLayer]:
     """Yield the layers of a model that can be truncated, with the decompositions of their weights.
 
-    Left out are layers with groups, layers that share their weight with another layer, layers inside a
-    MultiheadAttention, and subclasses of the types that `Truncatable` names. A weight that is not finite is refused
-    with a ValueError.
+    These are the Linear, Conv1d, Conv2d and Conv3d layers, except layers with groups, layers that share their weight
+    with another layer, layers inside a MultiheadAttention, and layers of a subclass of these types. A weight that is
+    not finite is refused with a ValueError.
 
     Args:
         model: any model without factored layers.

@@ -23,7 +23,7 @@ def hold_(net: TensorNetwork, weight: Tensor, kind: str) -> TensorNetwork:
     until the imbalance is at most `IMBALANCE`. Balancing does not change the end tensor.
 
     Args:
-        net: a network of the family `kind`; its nodes are overwritten.
+        net: a network of the family `kind`, with any values; its nodes are overwritten.
         weight: the tensor to represent, of the network's shape. If a bond is too narrow for it, a ValueError names the
             bond and the width that it needs.
         kind: "cp", "hierarchical", "tensor_train" or "tucker".

@@ -152,7 +152,7 @@ class KernelChain(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """Return the shapes of the kernels, the last applied first, for `print(chain)`."""
+        """Return the shapes of the kernels as text for `print(chain)`, beginning with the kernel applied last."""
         return " * ".join(str(tuple(k.shape)) for k in reversed(self.stacks))
 
 

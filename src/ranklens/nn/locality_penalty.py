@@ -172,12 +172,14 @@ class LocalityPenalty:
     `torch.no_grad`, for instance in validation, the term is 0 and no step is counted.
 
     Args:
-        patches: two regions, or a sampler of them, as in `locality_penalty`.
+        patches: two disjoint regions, each a box (top, left, height, width) in the last two axes, in pixels, or a
+            boolean mask over one input. Or a sampler, such as `PatchPairs`, that draws two boxes for each evaluation.
         weight: number that multiplies the penalty, at least 0.
-        every: number of steps from one evaluation of the penalty to the next.
-        fraction: share of each batch that is used, as in `locality_penalty`.
+        every: number of steps from one evaluation of the penalty to the next, at least 1.
+        fraction: share of each batch that is used, above 0 and at most 1: its first round(fraction * batch) samples,
+            and at least two.
         seed: seed of the stream from which a sampler draws.
-        eps: smallest norm of a gradient to divide by, as in `locality_penalty`.
+        eps: smallest norm by which a gradient is divided; a gradient with a smaller norm is divided by `eps`.
 
     Attributes:
         steps: number of calls so far, without those under `torch.no_grad`.
@@ -224,7 +226,10 @@ class LocalityPenalty:
 
     @property
     def due(self) -> bool:
-        """Return whether the next call computes the penalty."""
+        """Return whether the next call, if it is not under `torch.no_grad`, computes the penalty.
+
+        This is so if `steps` is a multiple of `every`; otherwise the next call returns 0.
+        """
         return self.weight > 0 and self.steps % self.every == 0 and torch.is_grad_enabled()
 
     def __call__(

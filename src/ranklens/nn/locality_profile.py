@@ -45,8 +45,8 @@ def locality_profile(
             gap between their columns. None takes all multiples of a patch's larger side, from 0 up to the largest that
             fits.
         pairs: number of pairs of patches per distance.
-        templates: number of images from which each patch is filled, as in `separation_rank`; the network is evaluated
-            on templates * templates inputs per pair.
+        templates: number of images from which each patch is filled, at least 2. All combinations of the two patches
+            are evaluated: templates * templates inputs per pair.
         seed: seed of the pairs, of the images, and of the untrained network's initial values.
         control: the untrained network. True takes a copy of the model whose modules are initialized by their own
             `reset_parameters`, the defaults of PyTorch; pass a network if yours is initialized otherwise. False
@@ -54,9 +54,13 @@ def locality_profile(
         batch_size: approximate number of images that are evaluated together.
 
     Returns:
-        A Dataset with dimensions `distance` and `network` ("trained" and "random"), of means over pairs and outputs:
-        `interaction`, the coupling of the two patches divided by the standard deviation of the output over the data;
-        and `share`, `effective_rank` and `entanglement` as in `Separation`. `rl.plot` draws it.
+        A Dataset over (`distance`, `network`), where `network` is "trained" and, unless `control` is False, "random".
+        A pair of patches gives a table F of the output's values: row i has the first patch from image i, column j the
+        second from image j. The doubly centred table is F minus its row means and column means, plus its mean. All
+        variables are means over pairs and outputs: `interaction`, the root mean square of the centred table, divided
+        by the standard deviation of the output over `data` (not divided if the output is constant); `share`, the part
+        of the variance of F that is in the centred table, from 0 to 1; `effective_rank` and `entanglement` (in nats)
+        of the centred table. All four are 0 for patches without interaction. `rl.plot` draws the Dataset.
 
     Raises:
         ValueError: for fewer than two images or one pair; for no distances; or for patches that do not fit.

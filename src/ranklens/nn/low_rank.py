@@ -26,7 +26,12 @@ class LowRank(nn.Sequential):
 
     @property
     def weight(self) -> Tensor:
-        """Return the weight of the single layer, (out, in, *kernel sizes): both weights multiplied as matrices."""
+        """Return the weight of the single layer: the product of the two layers' weights as matrices.
+
+        Returns:
+            A tensor of shape (out, in) for a Linear layer, and (out, in, *kernel sizes) for a convolution. It is
+            computed anew at each access.
+        """
         first, last = self._ends()
         product: Tensor = last.weight.flatten(1) @ first.weight.flatten(1)
         return product.reshape(len(last.weight), *first.weight.shape[1:])

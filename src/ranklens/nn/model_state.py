@@ -10,12 +10,18 @@ Model = Callable[[Tensor], object]
 
 
 def without_wrapper(model: Model) -> Model:
-    """Return the module inside a distributed model, whose parameters carry the hooks that average gradients."""
+    """Return the module inside a DistributedDataParallel or DataParallel model; return any other model itself.
+
+    The module's parameters still carry the hooks that average gradients over processes.
+    """
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) else model
 
 
 def active_dropout(model: Model) -> Iterator[nn.Module]:
-    """Return the dropout modules that would drop something, so that two forward passes differ by chance."""
+    """Return an iterator over the dropout modules that are in training mode with a positive probability.
+
+    With such a module, two forward passes differ by chance. There is none in a function that is not a module.
+    """
     modules = model.modules() if isinstance(model, nn.Module) else ()
     return (m for m in modules if isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0)
 
@@ -25,7 +31,7 @@ def state_kept(model: Model) -> Iterator[None]:
     """Run a model without updates of running statistics and without dropout, and restore its flags afterwards.
 
     Args:
-        model: a module; any other function has no such state.
+        model: a module whose state is kept. Any other function has no such state, and nothing is done.
 
     Yields:
         Nothing.

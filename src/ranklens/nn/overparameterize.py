@@ -58,8 +58,8 @@ def overparameterize(
         depth: number L of matrices, at least 1; used by kind="matrix" only.
         kind: "matrix" (a product of matrices), "cp", "hierarchical", "tensor_train" or "tucker" (a factorization of the
             weight as a tensor), "expanded" (kernels of sizes 1, k, 1), or "stacked" (as many kernels of size 3 as
-            compose to size k; the same as "expanded" for k up to 3). With the last two, a Linear weight becomes a
-            product of three matrices.
+            compose to size k; for k up to 3 it does what "expanded" does). With "expanded" and "stacked", a Linear
+            weight becomes a product of three matrices.
         width: size of every bond, an upper bound on the rank. None takes a size that does not limit the rank; it must
             be given for "tensor_train" and "tucker". For "expanded" and "stacked" it is the factor by which inner
             channels outnumber outer channels, 4 if None.

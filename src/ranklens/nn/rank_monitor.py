@@ -137,12 +137,14 @@ class RankMonitor:
         """Return all profiles so far.
 
         Returns:
-            A Dataset over `step` (the step at which a profile became due) and `part` (parameters and modules by name),
-            with effective_rank, stable_rank, frobenius (the Frobenius norm), and `at`, the step at which the part was
-            measured. For every bond of a factored layer it has component_norm over (step, bond, component), in
-            descending order; a bond is named "layer:bond". An entry that was not measured is NaN, and a part that was
-            never measured is absent. The attribute `steps` is the number of training steps, and `share` the share of
-            the time that measuring took.
+            A Dataset over `step` (the step at which a profile became due) and `part` (parameters and modules by name).
+            Its variables over (step, part) are effective_rank, stable_rank, frobenius (the Frobenius norm), and `at`,
+            the step at which the part was measured; the ranks of a zero matrix are 0. For every bond of a layer
+            factored as a tensor network it has component_norm over (step, bond, component): the norms of the bond's
+            components in descending order, followed by NaN if another bond has more. A bond is named "layer:bond".
+            An entry that was not measured is NaN, and a part that was never measured is absent. The attribute `steps`
+            is the number of calls of `step()`, and `share` the share of the time since the monitor was made that
+            measuring took.
         """
         elapsed = time.perf_counter() - self._began
         steps = sorted({row.step for row in self._ranks} | {row.step for row in self._norms})

@@ -38,16 +38,18 @@ def rank_profile(model: nn.Module | Mapping[str, Tensor], *, energy: float = ENE
     Args:
         model: a module, or a mapping of names to tensors such as a state dict. A factored weight of a module counts as
             one weight, computed from its factors. Tensors with fewer than two axes, without entries, or with integer
-            entries are left out.
+            entries are not measured and have no row in the result.
         energy: share of the squared Frobenius norm that the `rank_kept` largest components must hold.
         seed: seed of the random matrices.
 
     Returns:
-        A Dataset over `weight` with these variables: rows, columns, effective_rank, stable_rank, numerical_rank,
-        rank_kept (the least rank that holds the energy), parameters, parameters_kept (the smaller of parameters and
-        the number of entries in two factors of rank rank_kept), random_effective_rank, random_stable_rank and
-        random_rank_kept (the measures of the random matrix), and `spectrum` over (weight, value), the singular values
-        in descending order, padded with NaN.
+        A Dataset over `weight`, by name, with these variables: rows, columns, effective_rank, stable_rank,
+        numerical_rank (the number of singular values above max(rows, columns) eps times the largest one, where eps is
+        the rounding error of the weight's dtype), rank_kept (the least rank that holds the energy), parameters
+        (entries of the weight), parameters_kept (the smaller of parameters and the number of entries in two factors
+        of rank rank_kept), random_effective_rank, random_stable_rank and random_rank_kept (the measures of the random
+        matrix), and `spectrum` over (weight, value), the singular values in descending order, followed by NaN in rows
+        that have fewer than the longest. All ranks of a zero weight are 0.
 
     Raises:
         ValueError: if the energy is not in (0, 1], there is no weight matrix, or a weight has entries that are not
@@ -130,7 +132,7 @@ def least_without(spectrum: Tensor, share: float) -> int:
 
     Args:
         spectrum: singular values in descending order, of shape (values,).
-        share: the share of the sum of all squares that may be left out, between 0 and 1.
+        share: the share of the sum of all squares that the singular values not counted may hold, between 0 and 1.
 
     Returns:
         The number of singular values to keep; 0 if all are zero.
@@ -151,7 +153,7 @@ def weight_matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
     Yields:
         Pairs (name of the parameter, matrix of its first axis by all others). Parameters with fewer than two axes,
-        without entries, or with integer entries are left out.
+        without entries, or with integer entries are skipped.
     """
     factors = {id(p) for m in model.modules() if isinstance(m, Composition) for p in m.parameters()}
     plain = [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) not in factors]

@@ -27,8 +27,8 @@ def text(profile: xr.Dataset) -> str:
         profile: a Dataset returned by `rank_profile`.
 
     Returns:
-        A table with the rank measures of every weight. Where a number in parentheses follows, it is the same measure
-        of a random matrix of the weight's shape.
+        A table with the rank measures of every weight, as one string with line breaks. A number in parentheses after
+        a measure is the value of this measure for a random matrix of the weight's shape.
     """
     lines = [
         ["weight", "shape", "effective rank", "stable rank", "rank", f"rank at {profile.energy:.4g}", "parameters kept"]

@@ -26,6 +26,9 @@ def mask(region: Region, shape: Sequence[int], name: str = "region") -> Tensor:
         shape: shape of one input, without the batch.
         name: name of the region in error messages.
 
+    Returns:
+        A boolean tensor of shape `shape` on the CPU. A box is repeated over all axes before the last two.
+
     Raises:
         ValueError: for a box that is empty or not within the input, or a mask that does not broadcast or is empty.
         TypeError: for a mask that is not boolean.
@@ -61,8 +64,12 @@ def masks(pair: Pair, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Return two disjoint regions as boolean tensors of the shape of one input.
 
     Args:
-        pair: two regions, as in `mask`.
+        pair: two regions, each a box (top, left, height, width) of the last two axes, or a boolean mask that
+            broadcasts to one input.
         shape: shape of one input, without the batch.
+
+    Returns:
+        The masks of the first and of the second region, each of shape `shape`, on the CPU, True inside the region.
 
     Raises:
         ValueError: for another number of regions, for regions that overlap, or for a region that does not fit.
@@ -83,15 +90,18 @@ class PatchPairs:
     boxes that touch have distance 0. The first box is drawn uniformly among all boxes with a partner at an allowed
     distance, and the second uniformly among the partners of the first.
 
+    Call the sampler with the shape of one input, (channels, rows, columns), and a generator. The result is a pair of
+    boxes, each (top, left, height, width) in pixels.
+
     Attributes:
         size: height and width of a box in pixels, or one number for both.
-        distance: smallest distance that is allowed.
-        most: largest distance that is allowed; None for any.
-        adjacent: whether the second box is next to the first in the same rows or the same columns, at distance 0.
+        distance: smallest distance that is allowed, in pixels.
+        most: largest distance that is allowed, in pixels; None sets no limit.
+        adjacent: if True, the second box touches the first (distance 0) and has equal rows or equal columns.
 
     Raises:
         ValueError: for a size below 1, for a negative distance, for `most` below `distance`, or for `adjacent` together
-            with any of the two.
+            with a positive `distance` or with `most`.
 
     >>> import torch, ranklens as rl
     >>> pairs = rl.nn.PatchPairs(4, distance=20)

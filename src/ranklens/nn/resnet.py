@@ -52,7 +52,7 @@ def resnet(depth: int = 18, *, channels: int = 3, outputs: int = 1, seed: int = 
     """Return an untrained residual network for images of any size.
 
     Args:
-        depth: number of layers, 18 or 34.
+        depth: number of layers with weights on the longest path, 18 or 34.
         channels: number of channels of the images.
         outputs: number of outputs of the last, linear layer.
         seed: seed of the initial values, which have their own random stream.

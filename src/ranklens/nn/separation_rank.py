@@ -18,17 +18,21 @@ from ranklens.tensors import measures
 class Separation:
     """Measures of the table of a function's values, one number per output of the function.
 
-    For a function with one output, the tensors have no axis of outputs.
+    Entry (i, j) of the table is the function's value where region I of the input is filled as in sample i, and region
+    J as in sample j. The doubly centred table is the table minus its row means and column means, plus its mean. With
+    `centre=True` in `separation_rank`, the singular values below are those of the doubly centred table, otherwise
+    those of the table itself. All measures have shape (outputs,), but () for a function with one output.
 
     Attributes:
-        rank: number of singular values of the table above rounding. It is a lower bound of the separation rank, and
-            equal to it for an arithmetic circuit if the templates span the inputs and the table is not centred.
-        effective_rank: exponential of the entropy of the singular values, normalized to sum 1.
-        entanglement: entropy of the squared singular values, normalized to sum 1, in nats.
-        interaction: root mean square of the doubly centred table: the distance of the function, on the table, to the
-            nearest sum g(x_I) + h(x_J).
-        share: share of the table's variance that is in the doubly centred table, between 0 and 1.
-        spectrum: (..., templates) singular values of the table, in falling order, with rounding set to zero.
+        rank: number of singular values above rounding. Without centring it is a lower bound of the separation rank, and
+            equal to it for an arithmetic circuit if the templates span the inputs.
+        effective_rank: exponential of the entropy of the singular values, normalized to sum 1; 0 if all are zero.
+        entanglement: entropy of the squared singular values, normalized to sum 1, in nats; 0 if all are zero.
+        interaction: root mean square of the doubly centred table, which is the root mean square difference, over the
+            table, between the function and the nearest sum g(x_I) + h(x_J). A value within rounding is set to 0.
+        share: variance of the doubly centred table divided by that of the table, between 0 and 1; 0 for a constant.
+        spectrum: singular values in descending order, of shape (outputs, templates), but (templates,) for one output.
+            Values within rounding are set to 0.
     """
 
     rank: Int[Tensor, "*outputs"]
@@ -154,10 +158,10 @@ def _measured(table: Tensor, rounding: float, centre: bool) -> Separation:
 
 @contextmanager
 def evaluating(f: object) -> Iterator[None]:
-    """Put a model into evaluation mode, and every module back into its own mode afterwards; skip other functions.
+    """Put a model into evaluation mode inside the context, and restore the mode of every module afterwards.
 
     Args:
-        f: a module, or any other function.
+        f: a module, or any other function, which is left as it is.
     """
     modules = [m for m in f.modules() if m.training] if isinstance(f, nn.Module) else []
     if isinstance(f, nn.Module) and modules:
