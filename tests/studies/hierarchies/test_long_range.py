@@ -160,5 +160,5 @@ def test_two_runs_of_one_seed_agree(record):
 def test_the_far_pair_takes_four_times_as_long():
     settings = dataclasses.replace(studies.preset("long_range", "laptop"), seeds=(2,))
     claims = {claim.statement: claim for claim in studies.judge(studies.perform("long_range", settings))}
-    for start in ("Iterations to the final training loss, far pair over near", "Mean squared error over unobserved"):
+    for start in ("Number of steps until the training loss", "Mean squared error over unobserved"):
         assert next(claim for text, claim in claims.items() if text.startswith(start)).holds

@@ -325,12 +325,14 @@ def _at_least_rank(part: xr.Dataset, settings: Settings, family: str) -> list[Cl
     """Return the claims on errors at the smallest rank, relative to the variance of the labels."""
     train = (part.train / part.variance).isel(rank=0, step=-1)
     test = (part.test / part.test_variance).isel(rank=0)
-    of, bounds = f"{family}, rank {int(part['rank'][0])}", AT_LEAST_RANK[settings.images]
-    over = "divided by the variance of the labels"
-    noise, clipped = "random images and labels", f"test error, cut off at {LARGEST_ERROR:g} per image,"
+    of, bounds = f"{family} factorization, rank {int(part['rank'][0])}", AT_LEAST_RANK[settings.images]
+    over = "divided by the variance of the labels, which is the error of predicting their mean"
+    training = "mean squared error over the training images after the last step,"
+    noise = "random images or random labels"
+    clipped = f"mean over the test images of the squared error, cut off at {LARGEST_ERROR:g} for each image,"
     return [
-        _largest(f"{of}, fits true data: training error {over}", train.sel(data="true"), bounds.train_true),
-        _least(f"{of}, does not fit {noise}: training error {over}", train.sel(data=NOISE), bounds.train_random),
+        _largest(f"{of}, fits true data: {training} {over}", train.sel(data="true"), bounds.train_true),
+        _least(f"{of}, does not fit {noise}: {training} {over}", train.sel(data=NOISE), bounds.train_random),
         _largest(f"{of}, generalizes on true data: {clipped} {over}", test.sel(data="true"), bounds.test_true),
         _least(f"{of}, does not generalize on {noise}: {clipped} {over}", test.sel(data=NOISE), bounds.test_random),
     ]
@@ -343,8 +345,8 @@ def _against_controls(part: xr.Dataset, family: str) -> list[Claim]:
     bounds = {"training": (train, 0.8 if family == CP else 0.6), "test": (test, 0.5)}
     return [
         _largest(
-            f"{family}, rank {sizes}: true data are easier than {control}: {which} error on true data divided by "
-            f"{which} error on {control}",
+            f"{family} factorization, rank {sizes}: true data are easier than {control}: mean squared error over the "
+            f"{which} images after the last step, on true data divided by on {control}",
             errors.sel(data="true", drop=True) / errors.sel(data=control, drop=True),
             bound,
         )
@@ -360,9 +362,9 @@ def _still_falling(part: xr.Dataset, family: str) -> list[Claim]:
     gains = late.mean(ENDS, skipna=False)
     return [
         finding(
-            f"{family}, rank {rank}: training on {' and on '.join(NOISE)} has come to rest: decrease of the training "
-            "error in the last quarter of the steps, divided by the variance of the labels, mean of "
-            f"{reduce.count(part.seed)}, larger of both",
+            f"{family} factorization, rank {rank}: training on {' and on '.join(NOISE)} has come to rest: decrease of "
+            "the mean squared error over the training images in the last quarter of the steps, divided by the "
+            f"variance of the labels, mean over {reduce.count(part.seed)}, the larger number of both data sets",
             reduce.largest(gains.sel(rank=rank)),
             at_most=0.02,
         )
@@ -373,7 +375,10 @@ def _still_falling(part: xr.Dataset, family: str) -> list[Claim]:
 def _width_two(part: xr.Dataset) -> Claim:
     """Return the claim on the hierarchical predictors of width 2."""
     errors = (part.train.isel(step=-1) / part.variance).sel(rank=2, data="true")
-    statement = f"{HIERARCHICAL}, width 2, fits true data: training error divided by the variance of the labels"
+    statement = (
+        f"{HIERARCHICAL} factorization, width 2, fits true data: mean squared error over the training images after the "
+        "last step, divided by the variance of the labels"
+    )
     return _largest(statement, errors, 0.4)
 
 
@@ -394,8 +399,18 @@ def _against_published(part: xr.Dataset, settings: Settings) -> list[Claim]:
             continue
         for which, errors in (("training", part.train.isel(step=-1)), ("test", part.test)):
             known = PUBLISHED[settings.images]["true"][which == "test"][k]
-            bound = round(max(1.3 * known, known + 0.005), 4) if rank <= 5 or which == "test" else FITTED
-            statement = f"CP, rank {rank}: {which} error on true data, published as {known:g}"
+            near = rank <= 5 or which == "test"
+            bound = round(max(1.3 * known, known + 0.005), 4) if near else FITTED
+            why = (
+                "30% or 0.005 above, whichever is more"
+                if near
+                else "one for all ranks above 5, which fit almost exactly"
+            )
+            cut = f", each error cut off at {LARGEST_ERROR:g}," if which == "test" else ""
+            statement = (
+                f"CP factorization, rank {rank}: mean squared error over the {which} images of true data{cut} after the "
+                f"last step, published as {known:g}. The bound is {why}"
+            )
             found.append(_largest(statement, errors.sel(data="true", rank=rank), bound))
     return found
 
@@ -403,15 +418,21 @@ def _against_published(part: xr.Dataset, settings: Settings) -> list[Claim]:
 def _largest(statement: str, values: xr.DataArray, bound: float) -> Claim:
     """Return the finding that the largest of all values, averaged over classes, is at most a bound."""
     values, over = _averaged(values)
-    which = f"largest of {values.size} values" if values.size > 1 else "one run"
+    which = f"largest of {values.size} values{_one_for_each(values)}" if values.size > 1 else "one run"
     return finding(f"{statement}, {over}{which}", reduce.largest(values), at_most=bound)
 
 
 def _least(statement: str, values: xr.DataArray, bound: float) -> Claim:
     """Return the finding that the least of all values, averaged over classes, is at least a bound."""
     values, over = _averaged(values)
-    which = f"least of {values.size} values" if values.size > 1 else "one run"
+    which = f"least of {values.size} values{_one_for_each(values)}" if values.size > 1 else "one run"
     return finding(f"{statement}, {over}{which}", reduce.least(values), at_least=bound)
+
+
+def _one_for_each(values: xr.DataArray) -> str:
+    """Return how a claim says over which dimensions its values are reduced."""
+    named = {"data": "data set", "rank": "rank", "seed": "seed"}
+    return f", one for each {' and '.join(named[str(dim)] for dim in values.dims)}"
 
 
 def _averaged(values: xr.DataArray) -> tuple[xr.DataArray, str]:

@@ -200,32 +200,37 @@ def claims(record: xr.Dataset) -> list[Claim]:
     of = f"alpha = {min(settings.alphas):g}"
     return [
         theorem(
-            "Components stay balanced: imbalance divided by the largest final squared norm of a component's vector, "
-            f"largest along {reduce.count(record.drift.size, 'flow')}, relative tolerance {settings.rtol:g}",
+            "Components stay balanced: largest difference between the squared norms of two vectors of one component, "
+            "divided by the largest final squared norm of a component's vector, largest along "
+            f"{reduce.count(record.drift.size, 'flow')}. The exact flow keeps the difference at 0; the bound is 1000 "
+            "times the relative tolerance of the solver",
             reduce.largest(record.drift),
             at_most=1000 * settings.rtol,
         ),
         finding(
-            "The norm of the second largest final component divided by the norm of the largest is proportional to "
-            f"alpha^{settings.order}, where alpha is the scale of the initialization: fitted exponent for alpha up to "
-            f"{SMALL:g}, from medians of {reduce.count(record.seed)}",
+            "The norm of the second largest component of the final factorization divided by the norm of the largest "
+            f"is proportional to alpha^{settings.order}, where alpha is the factor that scales the initial vectors of "
+            f"all components: exponent fitted to the medians over {reduce.count(record.seed)} for alpha up to "
+            f"{SMALL:g}",
             slope(record),
             within=(settings.order - 0.3, settings.order + 0.3),
         ),
         finding(
-            "The leading component of the initialization has the largest final norm: share of "
-            f"{reduce.count(small.size, 'run')} with alpha up to {SMALL:g}",
+            "The leading component, whose initial vectors are lengthened as the theorem requires, has the largest "
+            f"norm at the end: share of {reduce.count(small.size, 'run')} with initial scale alpha up to {SMALL:g}",
             reduce.mean(small),
             at_least=1.0,
         ),
         finding(
-            "The trajectory is close to the flow of the leading component alone: distance between the two divided by "
-            f"the norm of the target, largest at all compared times, {of}, {reduce.count(compared)}",
+            "The end tensor of the factorization stays close to that of the flow of its leading component alone: "
+            "Frobenius distance between both at equal times, divided by the norm of the target, from the initial "
+            f"scale {of}, largest over the recorded times of {reduce.count(compared)}",
             reduce.largest(compared),
             at_most=1e-2,
         ),
         finding(
-            f"The target is recovered: relative error over all entries, {of}, median of {reduce.count(smallest.seed)}",
+            "The target is recovered: relative error over all entries, observed and unobserved, at the end, from the "
+            f"initial scale {of}, median of {reduce.count(smallest.seed)}",
             reduce.median(smallest.error),
             at_most=1e-3,
         ),

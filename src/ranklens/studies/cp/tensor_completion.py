@@ -199,8 +199,9 @@ def claims(record: xr.Dataset) -> list[Claim]:
     off = [record[f"linear_off_{order}"].values for order in ORDERS]
     found = [
         theorem(
-            "Fitting the entries directly ends at the observed values and zeros elsewhere: distance from that tensor "
-            f"divided by the norm of the target, largest of {reduce.count(sum(x.size for x in off), 'run')}",
+            "Fitting the entries directly, without a factorization, ends at the observed values and zeros elsewhere: "
+            "Frobenius distance of the final tensor from that tensor, where the target has norm 1, largest of "
+            f"{reduce.count(sum(x.size for x in off), 'run')}",
             reduce.largest([reduce.largest(x) for x in off]),
             at_most=1e-4,
         ),
@@ -228,40 +229,42 @@ def _recovery(at: xr.Dataset, settings: Settings, order: int) -> list[Claim]:
     of = f"Order {order}, {counts} observed entries"
     return [
         finding(
-            f"{of}: the factorization beats fitting entries directly: relative error of the factorization divided by "
-            f"that of fitting entries directly, both over all entries, medians of {reduce.count(at.seed)}, largest of "
-            "all initializations and numbers of entries",
+            f"{of}: the factorization beats fitting the entries directly: relative error over all entries, observed "
+            "and unobserved, of the factorization divided by that of fitting the entries directly, each a median of "
+            f"{reduce.count(at.seed)}, largest ratio over all initializations and numbers of observed entries",
             reduce.largest(medians),
             at_most=0.1,
         ),
         finding(
-            f"{of}: fitting entries directly misses the unobserved ones: squared relative error divided by the share "
-            "of unobserved entries, which is about 1 if unobserved entries are predicted as 0, mean of "
-            f"{reduce.count(direct.size, 'run')}",
+            f"{of}: fitting the entries directly misses the unobserved ones: squared relative error over all entries "
+            f"divided by the share of unobserved entries, mean of {reduce.count(direct.size, 'run')}. The ratio is "
+            "about 1 if unobserved entries are predicted as 0",
             reduce.mean(direct**2 / unobserved),
             within=(0.7, 1.3),
         ),
         finding(
-            f"{of}: the factorization ends at rank one: share of {reduce.count(rank.size, 'run')} that a tensor of "
-            f"rank 1 fits up to a relative error of {settings.rank_rtol:.0%}",
+            f"{of}: the factorization ends at rank one: share of {reduce.count(rank.size, 'run')} (all "
+            "initializations, numbers of observed entries and seeds) whose final tensor is within a relative "
+            f"Frobenius distance of {settings.rank_rtol:.0%} of a tensor of CP rank 1",
             reduce.share(rank, lambda found: found == 1),
             at_least=0.9,
         ),
         finding(
-            f"{of}: fitting entries directly ends at a high rank: lower bound on the CP rank of every tensor within a "
-            f"relative error of {settings.rank_rtol:.0%}, least of {reduce.count(direct_rank.size, 'run')}",
+            f"{of}: fitting the entries directly ends at a high rank: lower bound on the CP rank of every tensor "
+            f"within a relative Frobenius distance of {settings.rank_rtol:.0%} of the final tensor, least of "
+            f"{reduce.count(direct_rank.size, 'run')}. The target has rank 1",
             reduce.least(direct_rank),
             at_least=5,
         ),
         finding(
-            f"{of}: the smallest initialization uses one component: number of components whose norm is above "
-            f"{COUNTS:.0%} of the largest norm, median of {reduce.count(smallest.size, 'run')}",
+            f"{of}: from the smallest initialization the factorization uses one component: number of components whose "
+            f"final norm is above {COUNTS:.0%} of the largest, median of {reduce.count(smallest.size, 'run')}",
             reduce.median(smallest),
             at_most=1,
         ),
         finding(
-            f"{of}: every initialization uses few components: number of components whose norm is above {COUNTS:.0%} "
-            f"of the largest norm, largest of {reduce.count(components.size, 'run')}",
+            f"{of}: from every initialization the factorization uses few of its components: number of components "
+            f"whose final norm is above {COUNTS:.0%} of the largest, largest of {reduce.count(components.size, 'run')}",
             reduce.largest(components),
             at_most=6,
         ),

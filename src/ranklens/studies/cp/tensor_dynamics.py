@@ -104,14 +104,15 @@ def claims(record: xr.Dataset) -> list[Claim]:
         laws.law_claim(record, "component norms"),
         laws.drift_claim(record, settings.rtol, "Differences between squared norms of the vectors of a component"),
         finding(
-            f"Components are learned one at a time: share of {seeds} in which at least {needed} of {rank - 1} later "
-            f"components pass 10% of their final norm only after the one before passed 90%",
+            f"Components are learned one at a time, in descending order of their norms: share of {seeds} in which at "
+            f"least {needed} of the components 2 to {rank} pass 10% of their final norm only after the component "
+            "before has passed 90% of its own",
             reduce.share(waits, lambda w: w >= needed),
             at_least=0.6,
         ),
         finding(
-            f"The end tensor has rank {rank}: norm of component {rank + 1} divided by the norm of component {rank}, "
-            f"in descending order of the norms, median of {seeds}",
+            f"The final end tensor has rank {rank}, up to a remainder: norm of component {rank + 1} divided by the "
+            f"norm of component {rank}, in descending order of the final norms, median of {seeds}",
             reduce.median(gaps),
             at_most=1e-3,
         ),

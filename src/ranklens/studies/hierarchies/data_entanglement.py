@@ -221,24 +221,32 @@ def claims(record: xr.Dataset) -> list[Claim]:
         f"Entanglement entropy of the data tensor between a patch of {int(record.patch[-1])} pixels and all other "
         "pixels, mean over the patches"
     )
-    error = f"Training error at width {settings.width} after {settings.steps} steps, mean over the classes"
-    bound = f"Lower bound on the relative squared error of factorizations of width {int(beyond.width)}"
+    error = (
+        f"Mean squared error over the training images of a hierarchical factorization of width {settings.width} after "
+        f"{settings.steps} steps, mean over the classes"
+    )
+    bound = (
+        "Lower bound on the squared Frobenius error of every hierarchical factorization of width "
+        f"{int(beyond.width)} that fits the data tensor, relative to the squared norm of the data tensor"
+    )
     return [
         theorem(
-            "Entropies of patches are at most the logarithm of the largest rank that their matricizations can have: "
-            f"entropy minus this bound, largest over all patches, orders and {many}",
+            "The entanglement entropy of a patch of pixels with all other pixels is at most the logarithm of the "
+            "largest rank that this matricization of the data tensor can have: entropy minus this bound, in nats, "
+            f"largest over all patches, orders of the pixels and {many}",
             reduce.largest(record.excess),
             at_most=1e-9,
         ),
         theorem(
-            "The entropy computed from Gram matrices of images is the entropy of the data tensor, which is formed "
-            f"for {ORACLE} pixels: largest absolute difference over all orders and {many}",
+            "The entanglement entropy computed from Gram matrices of images is the entropy of the data tensor "
+            f"itself, which is formed for {ORACLE} pixels: absolute difference in nats, largest over all orders of "
+            f"the pixels and {many}",
             reduce.largest(record.oracle),
             at_most=1e-7,
         ),
         *(
             finding(
-                f"{entropy}, {over} order of the pixels divided by {under} order (largest of {many})",
+                f"{entropy}, with the pixels in {over} order divided by {under} order (largest of {many})",
                 reduce.largest(_ratio(record.entropy.isel(patch=-1), over, under)),
                 at_most=most,
             )
@@ -250,7 +258,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
         ),
         *(
             finding(
-                f"{bound}, {order} order of the pixels divided by permuted order (largest of {many})",
+                f"{bound}, with the pixels in {order} order divided by permuted order (largest of {many})",
                 reduce.largest(_ratio(beyond, order, "permuted")),
                 at_most=0.9,
             )
@@ -258,7 +266,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
         ),
         *(
             finding(
-                f"{error}, {order} order of the pixels divided by permuted order (median of {many})",
+                f"{error}, with the pixels in {order} order divided by permuted order (median of {many})",
                 reduce.median(_ratio(train, order, "permuted")),
                 at_most=0.95,
             )

@@ -103,15 +103,16 @@ def claims(record: xr.Dataset) -> list[Claim]:
         laws.law_claim(record, "local component norms at the root"),
         laws.drift_claim(record, settings.rtol, "Differences between squared slice norms of local components"),
         finding(
-            f"The matricization of the end tensor at the root has rank {rank}: singular value {rank + 1} divided by "
-            f"singular value {rank}, largest of {seeds}",
+            "The matricization of the final end tensor at the root of the mode tree (modes 1 and 2 as rows, 3 and 4 "
+            f"as columns) has rank {rank}, up to a remainder: singular value {rank + 1} divided by singular value "
+            f"{rank}, largest of {seeds}",
             reduce.largest(gaps),
             at_most=1e-3,
         ),
         finding(
-            "The singular values of the end tensor's matricization at the root are learned one at a time: share of "
-            f"{seeds} in which each of {rank} singular values passes 10% of its final size only after the one before "
-            "passed 90%",
+            "The singular values of the end tensor's matricization at the root of the mode tree (modes 1 and 2 as "
+            f"rows, 3 and 4 as columns) are learned one at a time: share of {seeds} in which each of the singular "
+            f"values 2 to {rank} passes 10% of its final size only after the one before has passed 90% of its own",
             reduce.share(waits, lambda w: w == rank - 1),
             at_least=0.5,
         ),

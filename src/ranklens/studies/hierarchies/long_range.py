@@ -195,15 +195,17 @@ def _theorems(record: xr.Dataset, settings: Settings) -> list[Claim]:
     """Return the two bounds on truncated networks."""
     return [
         theorem(
-            "Truncation changes the end tensor by at most a bound computed from the norms of the dropped components: "
-            f"change divided by this bound, largest of {record.moved_over_bound.size} truncations",
+            "Keeping the largest components of every bond changes the end tensor by at most a bound computed from "
+            "the norms of the dropped components and of the nodes: Frobenius norm of the change divided by this "
+            f"bound, largest of {record.moved_over_bound.size} truncations of trained networks",
             reduce.largest(record.moved_over_bound),
             at_most=1.0,
         ),
         theorem(
-            f"With {settings.kept} components per bond, the rank of a matricization is at most the smallest cut of "
-            "the network: first singular value beyond this bound divided by the largest singular value, largest of "
-            f"{record.beyond_cut.size} matricizations",
+            f"If {settings.kept} components remain at every bond, the rank of a matricization of the end tensor is at "
+            "most the minimal cut, the smallest product of bond sizes that separates its rows from its columns: "
+            "first singular value beyond this bound divided by the largest singular value, largest of "
+            f"{record.beyond_cut.size} matricizations of trained networks. It is 0 up to rounding",
             reduce.largest(record.beyond_cut),
             at_most=ROUNDING,
         ),
@@ -213,15 +215,17 @@ def _theorems(record: xr.Dataset, settings: Settings) -> list[Claim]:
 def _far_over_near(record: xr.Dataset) -> list[Claim]:
     """Return findings on iterations and errors of the far pair, in both trees, relative to the near pair."""
     steps, tests = (_median(record, name) for name in ("step", "test"))
-    iterations = "Iterations to the final training loss"
+    iterations = "Number of steps until the training loss reaches its stopping value or the steps run out"
     errors = "Mean squared error over unobserved entries at the end"
+    far = "ratio of the target that compares two modes far apart in the mode tree to the target that compares two siblings"
     both = f"(medians of {reduce.count(record.seed)})"
-    own = "far pair of modes in another tree, where they are siblings, divided by near pair"
+    own = (
+        "ratio of the target that compares the far modes, fitted along another tree in which they are siblings, to the "
+        "target that compares two siblings in the first tree"
+    )
     return [
-        finding(
-            f"{iterations}, far pair of modes divided by near pair {both}", steps["far"] / steps["near"], at_least=4.0
-        ),
-        finding(f"{errors}, far pair of modes divided by near pair {both}", tests["far"] / tests["near"], at_least=4.0),
+        finding(f"{iterations}, {far} {both}", steps["far"] / steps["near"], at_least=4.0),
+        finding(f"{errors}, {far} {both}", tests["far"] / tests["near"], at_least=4.0),
         finding(f"{iterations}, {own} {both}", steps[CONTROL] / steps["near"], at_most=2.0),
         finding(f"{errors}, {own} {both}", tests[CONTROL] / tests["near"], at_most=2.0),
     ]
@@ -234,21 +238,23 @@ def _ranks(record: xr.Dataset, settings: Settings) -> list[Claim]:
     beyond, within = settings.rank + 1, settings.rank
     return [
         finding(
-            "Effective rank of the final tensor's matricization at the root, target on the near pair of modes "
-            f"(median of {seeds})",
+            "Effective rank of the final end tensor's matricization at the root (modes 1 and 2 as rows), for the "
+            f"near target, which compares the indices of modes 1 and 2 and has rank 1 there (median of {seeds})",
             ranks["near"],
             at_most=1.05,
         ),
         finding(
-            "Effective rank of the final tensor's matricization at the root, target on the far pair of modes, which "
-            f"has rank {settings.size - 1} there (median of {seeds})",
+            "Effective rank of the final end tensor's matricization at the root (modes 1 and 2 as rows), for the far "
+            f"target, which compares the indices of modes 1 and 3 and has rank {settings.size - 1} there (median of "
+            f"{seeds}). The bound is three quarters of this rank",
             ranks["far"],
             at_least=0.75 * (settings.size - 1),
         ),
         finding(
-            f"Low rank does not need small components: component norm {beyond} divided by component norm {within} at "
-            f"the root, relative to singular value {beyond} divided by singular value {within} there, whose median is "
-            f"{reduce.median(singular):.0e} (least of {seeds})",
+            f"Low rank does not need small components: for a random target of hierarchical rank {within}, the ratio "
+            f"of component norms {beyond} and {within} at the root of the trained network, divided by the ratio of "
+            f"singular values {beyond} and {within} of the matricization there, least of {seeds} (the ratio of "
+            f"singular values has the median {reduce.median(singular):.0e})",
             reduce.least(component / singular),
             at_least=10.0,
         ),

@@ -109,8 +109,9 @@ def law_claim(record: xr.Dataset, quantity: str) -> Claim:
     """
     points = evaluated(record, "law_error", LAW_PERIOD)
     statement = (
-        f"The law gives the rates of {quantity}: relative error against a central difference, largest of "
-        f"{len(points)} points of all runs"
+        f"The law gives the rates of {quantity}: difference between the rate by the law and a central difference in "
+        f"time, divided by the latter, largest over all of them at {len(points)} recorded times of all runs (rates "
+        "near 0 are compared with 0.1% of the largest rate)"
     )
     return theorem(statement, reduce.largest(points), at_most=1e-5)
 
@@ -125,8 +126,9 @@ def drift_claim(record: xr.Dataset, rtol: float, quantities: str) -> Claim:
     """
     points = evaluated(record, "drift", DRIFT_PERIOD)
     statement = (
-        f"{quantities} are conserved: change since the start divided by the largest squared slice norm, largest of "
-        f"{len(points)} points of all runs, relative tolerance {rtol:g}"
+        f"{quantities} are conserved: absolute change of an entry since the start, divided by the largest squared "
+        f"slice norm of the network at that time, largest over {len(points)} recorded times of all runs. The exact "
+        "flow has no change; the bound is 100 times the relative tolerance of the solver"
     )
     return theorem(statement, reduce.largest(points), at_most=100 * rtol)
 
