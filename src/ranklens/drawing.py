@@ -84,7 +84,7 @@ def figure(columns: int = 1, rows: int = 1, *, width: float = 4.2, height: float
 
 
 def style(k: int) -> LineStyle:
-    """Return the colour and dashes of line k, counted from 0. They repeat after `FEW` lines."""
+    """Return the colour and dashes of line k, counted from 0, as arguments of `Axes.plot`. They repeat after `FEW`."""
     return {"color": COLOURS[k % FEW], "linestyle": STYLES[k % FEW]}
 
 

@@ -74,13 +74,13 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
         progress: True for a status line on the terminal; or a function that is called with that line; None for none.
 
     Returns:
-        A Dataset with coordinate `step`, variables `loss` and the tracked ones along it, the final parameters `state`
-        and the state of the optimizer. Its attributes are "stopped", "message" (details of "stopped"), "evaluations"
-        (of a gradient), "steps", "seconds", "solver" (the optimizer), "batch_size" (0 for all), "seed", "until_loss",
-        "early" (1 after a warning or an interrupt, else 0), "network", "loss_function" and "versions". "stopped" is
-        "loss", "steps", or "nan": the descent diverged, and network and record end at the last recorded row before
-        that. The record of an ensemble has a dimension `member`; rows after the end of a member hold NaN, and
-        `stopped` and `steps` are variables, one per member.
+        A Dataset with coordinate `step`, variables `loss` and the tracked ones along it, `state` (all trained
+        parameters at the end, as one vector) and the state of the optimizer. Its attributes are "stopped", "message"
+        (details of "stopped"), "evaluations" (of a gradient), "steps", "seconds", "solver" (the optimizer),
+        "batch_size" (0 for all), "seed", "until_loss", "early" (1 after a warning or an interrupt, else 0), "network",
+        "loss_function" and "versions". "stopped" is "loss", "steps", or "nan": the descent diverged, and network and
+        record end at the last recorded row before that. The record of an ensemble has a dimension `member`; rows after
+        the end of a member hold NaN, and `stopped` and `steps` are variables, one per member.
 
         Ctrl-C raises a KeyboardInterrupt whose attribute `record` holds the record up to the last row.
 

@@ -61,10 +61,13 @@ def end_matrix_flow(  # noqa: PLR0913  (what ends a run, what it records, how ex
 
         W' = -U (K o g) V^T,    K(s, s') = (s^2 - s'^2) / (s^(2/L) - s'^(2/L)),    K(s, s) = L s^(2 - 2/L).
 
-    For whole L it equals W' = -sum_j (W W^T)^((L-j)/L) G (W^T W)^((j-1)/L), the change that balanced factors give to
-    their product, summed as a geometric series in the basis of W. Nothing in K needs L to be whole. As L grows, K / L
-    tends to the logarithmic mean of s^2 and s'^2: depth `inf` uses that mean as its K, and its time is L times the time
-    of a flow of depth L.
+    Here o is the entrywise product, and entry (i, j) of K is K(s_i, s_j). For whole L the flow is
+
+        W' = -sum_(j=1)^L (W W^T)^((L-j)/L) G (W^T W)^((j-1)/L),
+
+    the change that balanced factors give to their product, summed as a geometric series in the basis of W. Nothing in K
+    needs L to be whole. As L grows, K / L tends to the logarithmic mean of s^2 and s'^2: depth `inf` uses that mean as
+    its K, and its time is L times the time of a flow of depth L.
 
     Rank-deficient and rectangular matrices have zeros among s; there K(s, 0) = s^(2 - 2/L), and K(0, 0) = 0 (1 at
     L = 1). For 1 < L < 2 a singular value may reach zero in finite time, where the equation has no unique solution: the
@@ -82,7 +85,7 @@ def end_matrix_flow(  # noqa: PLR0913  (what ends a run, what it records, how ex
         until_evaluations: stop after this many evaluations of the gradient.
         times: record only at the start, at these increasing times and at the end; the run stops at the last of them
             at the latest. None records every step of the solver.
-        rtol: relative tolerance, as for `gradient_flow`.
+        rtol: relative tolerance, at most 0.1. Errors of a whole run fall in proportion to it.
         atol: absolute error per step of the entries of W (or of ln s, U and V); None takes about rtol / 2 times the
             initial size of each, or of a tenth of their root mean square if that is more.
         track: {name: function of the matrix}; each function is evaluated under no_grad at every recorded time.

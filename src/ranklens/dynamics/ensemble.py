@@ -75,11 +75,12 @@ def descend_together(
         goal: the loss that every member is to reach; 0 if there is none, so that taking all steps is the goal.
         every: record at the multiples of this many steps.
         track: {name: function of one network}, evaluated for every member in every recorded row.
-        progress: as in `gradient_descent`.
+        progress: True for a status line on the terminal; or a function that is called with that line; None for none.
 
     Returns:
         A Dataset with coordinates `step` and `member`; `loss` and the tracked variables along both, NaN after a member
-        has ended; `stopped` ("loss", "steps" or "nan") and `steps` per member; and the final parameters `state`.
+        has ended; `stopped` ("loss", "steps" or "nan") and `steps` per member; and `state`, the trained parameters of
+        each member at its end, of shape (members, parameters).
 
     Raises:
         TypeError: for a task that is no problem.

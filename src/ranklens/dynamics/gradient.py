@@ -19,6 +19,9 @@ class LossGradient:
     allocated once (`Planned`); for any other problem, and where a few entries of a large tensor are cheaper than the
     tensor, autograd differentiates `task.loss(net)`. Both give the same numbers up to rounding.
 
+    `gradient()` returns the loss, a scalar without a graph, and writes the gradient to the tensors `gradient.parts`.
+    `gradient(rows)` does so for the mini-batch of the observations at these positions.
+
     Args:
         net: the network. Its trained parameters may be written in place; `is_current` tells whether they have been
             replaced since.
@@ -83,7 +86,7 @@ class LossGradient:
         """Return the loss, a scalar without a graph, and write the gradient to `parts`.
 
         Args:
-            rows: positions of the observations that count, for a mini-batch; None takes all.
+            rows: positions of the observations of a mini-batch; None takes all observations.
         """
         if self.planned is None or self._readout is None or not self.is_planned(rows):
             with torch.enable_grad():

@@ -78,7 +78,9 @@ class GroupRMSprop(torch.optim.Optimizer):
 
     @property
     def effective_lr(self) -> float:
-        """Return the ratio of step to gradient in the first group at the last step: its time in gradient flow.
+        """Return the factor by which the last step multiplied minus the gradient of the first parameter group.
+
+        This factor is the time by which the step advances along gradient flow.
 
         It is 0 before the first step. For an ensemble it is the largest of the members.
         """
@@ -139,7 +141,8 @@ def _scale(state: dict[str, Tensor], beta: float, eps: float) -> Tensor:
 class SharedAdam(torch.optim.Optimizer):
     r"""Take steps of Adam with one second moment shared by all parameters.
 
-        m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) sum_p |g_p|^2,   theta <- theta - lr m^ / sqrt(v^)
+        m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) sum_p |g_p|^2,
+        theta <- theta - lr m^ / (sqrt(v^) + eps)
 
     Here m^ and v^ are the moments m and v, corrected for their initial value zero, and g_p is the gradient of parameter
     p. Adam has one second moment per entry, which turns the step away from the gradient. With a shared one, steps

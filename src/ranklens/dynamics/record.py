@@ -172,7 +172,8 @@ def warn_if_early(outcome: Outcome, loss: float, goal: float) -> None:
     Args:
         outcome: how the run ended.
         loss: the loss at its end.
-        goal: as for `is_early`.
+        goal: the loss that was to be reached. At 0 or less there is none, and a flow that comes to rest, or a descent
+            that takes all its steps, has reached its goal.
     """
     if is_early(outcome.stopped, goal) and outcome.stopped in REMEDIES:
         wanted = f", but until_loss is {goal:.3g}" if goal > 0 else ""
@@ -190,9 +191,10 @@ class Recorder(Generic[Subject]):
 
     Args:
         axis: name of the coordinate, "time" or "step".
-        track: {name: function of the subject}; the variable of that name gets the dimensions (axis, name_0, name_1,
+        track: {name: function of the subject}, where the subject is the object whose run is recorded, such as a network
+            or a matrix, in its present state; the variable of that name gets the dimensions (axis, name_0, name_1,
             ...), one per dimension of the function's value.
-        before: the record that is resumed, if any; its rows come first.
+        before: the record that is resumed, whose rows come first; None for a new run.
     """
 
     def __init__(
@@ -221,7 +223,7 @@ class Recorder(Generic[Subject]):
         Args:
             at: the time or step.
             loss: the loss there.
-            subject: the present state, which the tracked functions are given under no_grad.
+            subject: the network or matrix in its present state; the tracked functions are applied to it under no_grad.
 
         Raises:
             ValueError: if a tracked value changed its shape.
@@ -241,7 +243,7 @@ class Recorder(Generic[Subject]):
             self.tracked[name].append(value)
 
     def result(self, outcome: Outcome, state: Mapping[str, ArrayLike], attrs: Attributes) -> xr.Dataset:
-        """Return the record as `finish` does, or raise it if the run was interrupted.
+        """Return the record of the run, made by `finish`, or raise an exception with it if the run was interrupted.
 
         Args:
             outcome: how the run ended.
@@ -265,6 +267,8 @@ class Recorder(Generic[Subject]):
 
     def finish(self, state: Mapping[str, ArrayLike], attrs: Mapping[str, str | float | int]) -> xr.Dataset:
         """Return the record: all rows, the final state as further variables, and the attributes.
+
+        Rows of the resumed record come first. Axis k of a variable of the final state is the dimension "{name}_{k}".
 
         Args:
             state: {name: values at the end of the run}.

@@ -41,9 +41,9 @@ class Field(Protocol[Subject_co]):
     """The right-hand side of a flow as the solver needs it: states and velocities are flat arrays.
 
     Attributes:
-        array: the present state; it shares its memory with the subject.
+        array: the present state as a flat array.
         evaluations: the number of velocities computed so far.
-        slope: the norm of the latest velocity.
+        slope: the Euclidean norm of the latest velocity.
     """
 
     array: Floats
@@ -110,11 +110,11 @@ class Run(Generic[Subject]):
 
     Args:
         field: the right-hand side, at the initial state.
-        recorder: gets one row per recorded time.
-        rtol: relative error that the solver allows per step, from `local_error`.
+        recorder: the `Recorder` to which one row per recorded time is added.
+        rtol: relative error that the solver allows per step: `local_error` of the run's relative tolerance.
         atol: absolute error per step of each number of the state.
         time: the time at the start.
-        ending: a further reason to stop, as a function of the state; the empty string goes on.
+        ending: a function of the state, a flat array, that returns a reason to stop, or the empty string to go on.
 
     Attributes:
         point: the present point; after `go`, the last one.
@@ -325,11 +325,12 @@ class Run(Generic[Subject]):
 def default_errors(start: Floats, rtol: float) -> Floats:
     """Return the absolute error that the solver allows per step for every number of a state.
 
-    It is the relative error times the number's own initial size, or times a tenth of the root mean square of all
-    numbers where that is more, so that a small start is resolved however large the others are.
+    It is `local_error(rtol)` times the number's own initial size, or times a tenth of the root mean square of all
+    numbers where that is more, so that a small start is resolved however large the others are. The result is an array
+    of the shape of `start`. Its entries are positive: if all numbers are zero, their root mean square counts as 1.
 
     Args:
-        start: the initial state.
+        start: the initial state, a flat array.
         rtol: the relative tolerance of the run.
     """
     scale = float(np.sqrt(np.square(start).mean())) or 1.0
@@ -337,10 +338,12 @@ def default_errors(start: Floats, rtol: float) -> Floats:
 
 
 def local_error(rtol: float) -> float:
-    """Return the relative error that the solver may make per step, given the relative tolerance of a run.
+    """Return the relative error that the solver may make per step, 5e-7 (rtol / 1e-6)^1.05.
 
-    It is half of rtol at 1e-6, and falls with the power 1.05 of rtol: smaller steps are more steps, and with this power
-    the error of a whole run falls in proportion to rtol.
+    Smaller steps are more steps. With the power 1.05 the error of a whole run falls in proportion to rtol.
+
+    Args:
+        rtol: the relative tolerance of the run.
     """
     return 5e-7 * (rtol / 1e-6) ** 1.05
 

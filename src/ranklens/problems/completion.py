@@ -93,10 +93,10 @@ class Completion(Observations):
         return tensor.entries(self._like("indices", tensor.stacks[0]), check=False)
 
     def subset(self, rows: Tensor) -> "Completion":
-        """Return the problem made of some of the observations.
+        """Return the problem made of some of the observations, with their target and loss unchanged.
 
         Args:
-            rows: row numbers of the observations to keep.
+            rows: integer positions of the observations to keep, in the order wanted.
         """
         return Completion(
             self.indices[rows],
@@ -118,7 +118,9 @@ class Completion(Observations):
             observed: number of observed entries, from 1 to all.
             seed: seed of the choice of entries and of the noise.
             noise: standard deviation of Gaussian noise on the observed values.
-            loss: as for `Completion`.
+            loss: "mse" (mean squared error), "half_sse" (half the sum of squares), "huber", "l1" (mean absolute error),
+                a `rl.losses.Loss`, or a callable (predictions, values) -> one number per observation, of which the mean
+                is taken.
 
         Raises:
             TypeError: if the target is not made of real numbers, or `observed` is no integer.
@@ -156,7 +158,9 @@ class Completion(Observations):
             z: value of entry (0, 1), not zero.
             z2: value of entry (1, 0), not zero.
             eps: value of entry (1, 1); 0 is the example itself, other values perturb it.
-            loss: as for `Completion`.
+            loss: "mse" (mean squared error), "half_sse" (half the sum of squares), "huber", "l1" (mean absolute error),
+                a `rl.losses.Loss`, or a callable (predictions, values) -> one number per observation, of which the mean
+                is taken.
 
         Raises:
             ValueError: for d < 2, z z2 = 0, or values that are not finite.

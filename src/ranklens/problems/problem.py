@@ -48,13 +48,13 @@ class BatchedProblem(Protocol):
     """A problem made of observations, of which descent can use mini-batches."""
 
     def loss(self, tensor: TensorNetwork, /) -> Tensor:
-        """Return the loss over all observations of this problem."""
+        """Return the loss of a network over all observations of this problem: a differentiable scalar."""
 
     def __len__(self) -> int:
         """Return the number of observations."""
 
     def subset(self, rows: Tensor, /) -> "BatchedProblem":
-        """Return the problem made of some of the observations; `rows` has their positions, from 0 to len - 1."""
+        """Return the problem made of some of the observations; `rows` holds their positions, integers below len."""
 
 
 def loss_name(task: Problem) -> str:
@@ -165,7 +165,7 @@ class Observations:
         raise AssertionError("every subclass predicts")
 
     def loss(self, tensor: TensorNetwork | Tensor) -> Tensor:
-        """Return the loss of a network or of a tensor, a differentiable scalar.
+        """Return the loss of a network or of a tensor over all observations, a differentiable scalar.
 
         Args:
             tensor: a network or a tensor, of the problem's shape.
@@ -175,6 +175,8 @@ class Observations:
 
     def error(self, tensor: TensorNetwork | Tensor) -> Tensor:
         """Return the recovery error |tensor - target| / |target|, in Frobenius norms over all entries.
+
+        The result is a scalar without an autograd graph. It is NaN for a target of zeros.
 
         Args:
             tensor: a network or a tensor, of the problem's shape.
@@ -201,10 +203,10 @@ class Observations:
         return self._moved[key]
 
     def subset(self, rows: Tensor) -> "Observations":
-        """Return the problem made of some of the observations.
+        """Return the problem made of some of the observations, with their target and loss unchanged.
 
         Args:
-            rows: row numbers of the observations to keep.
+            rows: integer positions of the observations to keep, in the order wanted.
 
         Raises:
             AssertionError: in this base class.
@@ -215,11 +217,11 @@ class Observations:
         """Return two problems: one of a random part of the observations, and one of the others.
 
         Args:
-            fraction: share of the observations to hold out.
+            fraction: share of the observations to hold out; their number is rounded to the nearest integer.
             seed: seed of the random choice.
 
         Returns:
-            The problems `.train` and `.held_out`.
+            A `Split` with the problem `train` of the observations to fit, and the problem `held_out` of the others.
 
         Raises:
             ValueError: if one of the two would be empty.

@@ -23,10 +23,10 @@ class Readout(Protocol):
     """The loss of a problem as a function of the end tensor that a planned contraction has computed in its memory."""
 
     def loss(self) -> Tensor:
-        """Return the loss at the end tensor that the contraction computed last: a scalar without graph."""
+        """Return the loss at the end tensor that the contraction computed last: a scalar without an autograd graph."""
 
     def loss_and_upstream(self) -> Tensor:
-        """Return the loss at the end tensor that the contraction computed last, a scalar without graph.
+        """Return the loss at the end tensor that the contraction computed last, a scalar without a graph for autograd.
 
         The derivative of the loss in every entry of the end tensor is written to the contraction's `upstream`.
         """
@@ -40,13 +40,15 @@ class Readout(Protocol):
 
 
 def reads_end_tensor(task: Problem, layout: Layout, observations: int | None = None) -> bool:
-    """Return whether a problem is evaluated fastest on the whole end tensor, in a way that `readout` knows.
+    """Return whether the loss of a problem is computed from the whole end tensor, by `readout`.
 
-    Only the problems of this library are known, not subclasses, whose loss may be another.
+    True for a completion if the whole end tensor takes no more operations than the observed entries one by one. True
+    for sensing of both kinds if the end tensor has at most 2^26 entries. False for any other problem, and for a
+    subclass of these, whose loss may be another.
 
     Args:
         task: the problem.
-        layout: of the network.
+        layout: labels and sizes of the network.
         observations: how many of the problem's observations are evaluated; None stands for all.
     """
     if type(task) is Completion:
@@ -57,7 +59,7 @@ def reads_end_tensor(task: Problem, layout: Layout, observations: int | None = N
 
 
 def readout(task: Problem, planned: Planned) -> Readout:
-    """Return how a problem reads a planned contraction.
+    """Return an object that computes a problem's loss, and its derivative, from the result of a planned contraction.
 
     Args:
         task: a problem for which `reads_end_tensor` is true.

@@ -21,7 +21,9 @@ class Sensing(Observations):
             mode: row i of the n-th holds x_in.
         values: (m,) observed values y_i: a tensor, a numpy array or a list.
         target: the whole tensor, if it is known; `error` needs it.
-        loss: as for `Completion`.
+        loss: "mse" (mean squared error), "half_sse" (half the sum of squares), "huber", "l1" (mean absolute error), a
+            `rl.losses.Loss`, or a callable (predictions, values) -> one number per observation, of which the mean is
+            taken.
 
     Raises:
         TypeError: for vectors or values that are not real numbers.
@@ -63,10 +65,10 @@ class Sensing(Observations):
         return result
 
     def subset(self, rows: Tensor) -> "Sensing":
-        """Return the problem made of some of the observations.
+        """Return the problem made of some of the observations, with their target and loss unchanged.
 
         Args:
-            rows: row numbers of the observations to keep.
+            rows: integer positions of the observations to keep, in the order wanted.
         """
         vectors = [part[rows] for part in self.vectors]
         return Sensing(vectors, self.values[rows], target=self.target, loss=self.objective)
@@ -79,7 +81,9 @@ class DenseSensing(Observations):
         operators: (m, *shape) tensors A_i: a tensor, a numpy array or nested lists.
         values: (m,) observed values y_i: a tensor, a numpy array or a list.
         target: the whole tensor, if it is known; `error` needs it.
-        loss: as for `Completion`.
+        loss: "mse" (mean squared error), "half_sse" (half the sum of squares), "huber", "l1" (mean absolute error), a
+            `rl.losses.Loss`, or a callable (predictions, values) -> one number per observation, of which the mean is
+            taken.
 
     Raises:
         TypeError: for operators or values that are not real numbers.
@@ -108,10 +112,10 @@ class DenseSensing(Observations):
         return self._like("operators", whole) @ whole.reshape(-1)
 
     def subset(self, rows: Tensor) -> "DenseSensing":
-        """Return the problem made of some of the observations.
+        """Return the problem made of some of the observations, with their target and loss unchanged.
 
         Args:
-            rows: row numbers of the observations to keep.
+            rows: integer positions of the observations to keep, in the order wanted.
         """
         operators = self.operators[rows].reshape(-1, *self.shape)
         return DenseSensing(operators, self.values[rows], target=self.target, loss=self.objective)

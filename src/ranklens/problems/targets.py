@@ -31,7 +31,7 @@ def low_rank_matrix(
         seed: seed of U and V.
 
     Returns:
-        A float64 matrix.
+        A float64 matrix of shape `shape`.
 
     >>> import ranklens as rl
     >>> W = rl.targets.low_rank_matrix((20, 30), rank=3)
@@ -52,7 +52,7 @@ def cp(shape: Sequence[int], rank: int, norm: float | None = None, *, seed: int 
         seed: seed of the vectors.
 
     Returns:
-        A float64 tensor of CP rank at most `rank`.
+        A float64 tensor of shape `shape` and of CP rank at most `rank`.
 
     >>> import ranklens as rl
     >>> int(rl.numerical_rank(rl.matricize(rl.targets.cp((6, 7, 8), rank=2), (0,))))
@@ -81,11 +81,11 @@ def hierarchical(
         shape: sizes of the modes.
         rank: width of every interior tree node, or {modes of a tree node: its width}.
         norm: Frobenius norm; None takes sqrt(number of entries), so that entries are of order one.
-        tree: the mode tree; None takes the default of `rl.hierarchical`.
+        tree: the mode tree; None is the binary tree that joins adjacent modes first.
         seed: seed of the nodes.
 
     Returns:
-        A float64 tensor.
+        A float64 tensor of shape `shape`.
 
     >>> import ranklens as rl
     >>> s = rl.singular_values(rl.matricize(rl.targets.hierarchical((8,) * 4, rank=5, norm=64.0), (0, 1)))

@@ -42,10 +42,11 @@ def check_nodes(nodes: Sequence[TensorLike]) -> list[Tensor]:
 
 
 def check_indices(indices: TensorLike, shape: Sequence[int]) -> Tensor:
-    """Return mode indices as an int64 tensor.
+    """Return mode indices as an int64 tensor of shape (batch, order), after checking them.
 
     Args:
-        indices: integers of shape (batch, order), as a tensor, numpy array or nested lists.
+        indices: integers of shape (batch, order), one row per entry and one column per mode: a tensor, numpy array or
+            nested lists.
         shape: sizes of the modes.
 
     Raises:
@@ -105,7 +106,10 @@ def check_vectors(vectors: TensorLike | Sequence[TensorLike], shape: Sequence[in
 
 
 def check_finite(W: Tensor) -> Tensor:
-    """Return a tensor whose entries are finite.
+    """Return a tensor itself, after checking that its entries are finite.
+
+    Args:
+        W: a tensor of any shape.
 
     Raises:
         ValueError: if an entry is not finite.

@@ -43,8 +43,8 @@ def sweep(layout: Layout) -> "Bond | None":
     """Return the plan by which a network that is a tree of nodes and bonds is swept, from its leaves to a central bond.
 
     Returns:
-        The central bond, with the visits below it; None if the network has a cycle, separate parts, or no bonds. The
-        plan is kept in `layout.plans`.
+        The central bond as a `Bond`, whose `visits` hold all nodes and other bonds of the tree; None if the network has
+        a cycle, separate parts, or no bonds. The plan is kept in `layout.plans`.
     """
     return layout.plan("sweep", lambda: _plan_sweep(layout))
 
@@ -86,17 +86,17 @@ def unstack(layout: Layout, stacks: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def work(layout: Layout) -> int:
-    """Return the cost of the whole end tensor, in multiply-adds, by the cheapest path found.
+    """Return how many multiply-adds it takes to compute the whole end tensor, in the cheapest order that was found.
 
-    An end tensor of more than `WHOLE` entries is not planned; its number of entries, a lower bound, is returned
-    instead.
+    For an end tensor of more than `WHOLE` (2^26) entries no order is searched. The number of its entries is returned
+    instead, which is a lower bound.
     """
     entries = math.prod(layout.shape)
     return entries if entries > WHOLE else _path(layout, "tensor").work
 
 
 def path_of_end_tensor(layout: Layout) -> Path:
-    """Return the cheapest pairwise contraction of the whole end tensor that was found."""
+    """Return the cheapest plan that was found to compute the whole end tensor by contracting two tensors at a time."""
     return _path(layout, "tensor")
 
 
@@ -137,7 +137,8 @@ def look_up(layout: Layout, k: int, node: Tensor, indices: Tensor) -> Tensor:
         indices: (batch, order) mode indices.
 
     Returns:
-        A tensor whose axes have the labels `batch_labels(layout, k)`.
+        For a node with modes, a tensor (batch, *bonds): an axis over the entries, then the node's bonds in the order of
+        its axes. For a node without modes, the node itself.
     """
     axes = [axis for axis, label in enumerate(layout.nodes[k]) if label in layout.mode_labels]
     if not axes:
@@ -146,7 +147,10 @@ def look_up(layout: Layout, k: int, node: Tensor, indices: Tensor) -> Tensor:
 
 
 def batch_labels(layout: Layout, k: int) -> tuple[Label, ...]:
-    """Return the labels of a node after `look_up`: the batch axis in place of all its modes, then its bonds."""
+    """Return the labels of the axes of the tensor that `look_up` returns for node k.
+
+    For a node with modes these are the label `BATCH`, then its bonds. For a node without modes they are its bonds.
+    """
     labels = layout.nodes[k]
     bonds = tuple(label for label in labels if label not in layout.mode_labels)
     return bonds if len(bonds) == len(labels) else (BATCH, *bonds)
@@ -158,12 +162,14 @@ def batch_labels(layout: Layout, k: int) -> tuple[Label, ...]:
 
 @dataclass(frozen=True)
 class Visit:
-    """A stack of equal nodes in a sweep.
+    """A stack of nodes that a sweep contracts in one operation.
 
-    Each node receives one message from every bond below it, and sends one to its bond above.
+    The bond above a node is the one towards the central bond of the sweep; its other bonds are below it. The
+    contraction of all nodes on the far side of a bond is called its message. Each node is contracted with one message
+    from every bond below it, and the result is its message to the bond above.
 
     Attributes:
-        nodes: positions of the nodes.
+        nodes: positions of the nodes in the network.
         up: axis of each node that meets the bond above.
         below: pairs (axis, the bonds at this axis, one per node).
         modes: for every node, its modes and those of all nodes below it. Their sizes are in the same order for all
@@ -178,11 +184,12 @@ class Visit:
 
 @dataclass(frozen=True)
 class Bond:
-    """A group of equal bonds in a sweep. The nodes of every visit below are ordered by the bond that they send to.
+    """A group of bonds that a sweep treats in one operation, because equal subtrees hang below them.
 
     Attributes:
         labels: labels of the bonds.
-        visits: stacks of nodes that send messages to these bonds, in blocks of equal length: block i sends to bond i.
+        visits: stacks of the nodes directly below these bonds. The nodes of a stack are ordered in blocks of equal
+            length: those of block i are below bond i.
     """
 
     labels: tuple[Label, ...]
@@ -299,14 +306,14 @@ def tensor(layout: Layout, nodes: Sequence[Tensor]) -> Tensor:
 
 
 def reads_whole(layout: Layout, batch: int) -> bool:
-    """Return whether it takes fewer operations to form the whole end tensor than to compute a batch of its entries.
+    """Return whether the whole end tensor takes no more operations than a batch of its entries computed one by one.
 
     Args:
         layout: labels and sizes of the network.
         batch: number of entries.
 
     Returns:
-        True if it takes fewer operations and the end tensor has at most `WHOLE` entries.
+        True if it takes no more operations and the end tensor has at most `WHOLE` (2^26) entries.
     """
     return math.prod(layout.shape) <= WHOLE and work(layout) <= batch * _work_per_row(layout, entries=True)
 
@@ -333,9 +340,9 @@ def entries(layout: Layout, stacks: Sequence[Tensor], indices: Tensor) -> Tensor
 def reads_indicators(layout: Layout) -> bool:
     """Return whether `entries` computes with indices as zeros and ones of the network's dtype.
 
-    This is so for a product of at least `LOG_FACTORS` leaves, one per mode in the order of the modes, whose modes all
-    have size 2. `entries` converts integers at every call. A caller that uses the same indices often converts them
-    once, and passes zeros and ones of that dtype instead.
+    This is so for a network of one bond that joins at least `LOG_FACTORS` (32) nodes, if each node has one mode, the
+    nodes are in the order of the modes, and all modes have size 2. `entries` converts integers at every call. A caller
+    that uses the same indices often converts them once, and passes zeros and ones of that dtype instead.
     """
     swept = sweep(layout)
     if swept is None or len(swept.visits) != 1 or len(swept.labels) != 1 or set(layout.shape) != {2}:
@@ -366,7 +373,12 @@ def evaluate(layout: Layout, stacks: Sequence[Tensor], vectors: Sequence[Tensor]
 
 
 def flatten(indices: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the positions (batch,) of mode indices (batch, modes) in the end tensor flattened in row-major order."""
+    """Return the positions of entries in the end tensor flattened in row-major order, of shape (batch,).
+
+    Args:
+        indices: mode indices of shape (batch, number of modes).
+        shape: sizes of the modes.
+    """
     strides = [math.prod(shape[n + 1 :]) for n in range(len(shape))]
     return (indices * torch.tensor(strides, dtype=torch.long, device=indices.device)).sum(dim=1)
 

@@ -22,8 +22,8 @@ class CPRankEstimate:
     """The result of `cp_rank_estimate`.
 
     Attributes:
-        rank: the smallest rank at which a fit has a relative error of at most `rtol`. None if no rank up to the largest
-            one tried has such a fit.
+        rank: the smallest rank at which a fit has a relative error of at most `rtol`; 0 for a tensor of zeros. None if
+            no rank up to the largest one tried has such a fit.
         error: relative error |T - fit| / |T| of the best fit at this rank, or at the largest rank tried if `rank` is
             None.
         errors: {rank tried: relative error of the best fit}.
@@ -57,7 +57,8 @@ def cp_rank_estimate(
         largest: largest rank tried; ranks are tried from 1 upwards. None takes the product of all sizes but the
             largest, an upper bound of the rank.
         starts: number of random initializations per rank.
-        sweeps: largest number of sweeps of alternating least squares per initialization.
+        sweeps: largest number of sweeps per initialization. A sweep fits the factor matrix of each mode once, with the
+            others fixed.
         seed: seed of the initializations.
 
     Returns:

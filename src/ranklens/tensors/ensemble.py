@@ -20,10 +20,11 @@ class Ensemble(nn.Module):
 
     Args:
         nets: the networks, of one equation, one set of sizes, frozen nodes, dtype and device. They are copied.
-        step_sizes: factor of every member's step relative to the optimizer's; None stands for one everywhere.
+        step_sizes: one factor per member, by which the optimizer's step is multiplied; None stands for ones.
 
     Raises:
-        ValueError: for no networks, networks of different layouts, or factors that are negative or too few.
+        ValueError: for no networks, networks of different layouts, or factors that are negative, not finite, or not one
+            per member.
         TypeError: for something that is no network.
 
     >>> import ranklens as rl
@@ -52,7 +53,7 @@ class Ensemble(nn.Module):
 
     @property
     def stacks(self) -> tuple[nn.Parameter, ...]:
-        """Return the Parameters: those of one network, each with a leading axis over the members."""
+        """Return one Parameter per Parameter of a member, of shape (members, *shape of the member's Parameter)."""
         return tuple(self._parameters.values())  # type: ignore[arg-type]
 
     @property
@@ -67,7 +68,7 @@ class Ensemble(nn.Module):
         return tuple(self._members)
 
     def nodes(self) -> tuple[Tensor, ...]:
-        """Return the nodes in the order of the equation, each with a leading axis of members: views of the storage."""
+        """Return the nodes in the order of the equation, as views of shape (members, *shape of the node)."""
         return self.split([stack.detach() for stack in self.stacks])
 
     def split(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -85,7 +86,7 @@ class Ensemble(nn.Module):
         return tuple(found[k] for k in range(len(self.layout.nodes)))
 
     def extra_repr(self) -> str:
-        """Return the number of members and what each is, for print(ensemble)."""
+        """Return the number of members and the text of the first one, for print(ensemble)."""
         return f"{len(self)} x {self._members[0]!r}"
 
 
@@ -94,10 +95,11 @@ def stack(nets: Sequence[TensorNetwork], *, step_sizes: Sequence[float] | Tensor
 
     Args:
         nets: the networks, such as one per seed or per initialization. They are copied.
-        step_sizes: factor of every member's step relative to the optimizer's; None stands for one everywhere.
+        step_sizes: one factor per member, by which the optimizer's step is multiplied; None stands for ones.
 
     Raises:
-        ValueError: for no networks, networks of different layouts, or factors that are negative or too few.
+        ValueError: for no networks, networks of different layouts, or factors that are negative, not finite, or not one
+            per member.
         TypeError: for something that is no network.
 
     >>> import ranklens as rl

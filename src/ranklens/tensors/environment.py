@@ -24,7 +24,7 @@ def environment(net: TensorNetwork, node: int, indices: Int[Tensor, "batch order
         indices: mode indices, one row per entry. They are not checked.
 
     Returns:
-        One tensor per entry, whose axes are the bonds of the node in the order of the node's axes.
+        A tensor (batch, *bonds): one row per entry, then the bonds of the node in the order of the node's axes.
 
     >>> import torch, ranklens as rl
     >>> from ranklens.tensors.environment import environment
@@ -42,7 +42,7 @@ def environment(net: TensorNetwork, node: int, indices: Int[Tensor, "batch order
 def component_entries(
     net: TensorNetwork, bond: Label, indices: Int[Tensor, "batch order"]
 ) -> Float[Tensor, "batch size"]:
-    """Return the entries of every component of a bond. Their sum over the components is the entry of the network.
+    """Return the parts of entries that the components of a bond contribute. They sum to the entry of the network.
 
     Args:
         net: the network.
@@ -50,7 +50,7 @@ def component_entries(
         indices: mode indices, one row per entry. They are not checked.
 
     Returns:
-        One row per entry and one column per value of the bond.
+        A tensor (batch, size of the bond): one row per entry and one column per component.
 
     >>> import torch, ranklens as rl
     >>> from ranklens.tensors.environment import component_entries
@@ -73,7 +73,7 @@ def open_entries(
         indices: mode indices, one row per entry. They are not checked.
 
     Returns:
-        One tensor per entry, whose axes are `bonds` in their order.
+        A tensor (batch, *sizes of `bonds`): one row per entry, then the open bonds in the order of `bonds`.
     """
     layout, values = net.layout, net.nodes
     looked_up = [look_up(layout, k, values[k], indices) for k in nodes]

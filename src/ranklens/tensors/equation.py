@@ -13,6 +13,9 @@ def parse(equation: str) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
     Args:
         equation: one letter per index. Spaces are ignored.
 
+    Returns:
+        A list with one tuple of labels per node, and the tuple of the labels of the end tensor.
+
     Raises:
         ValueError: if there is not exactly one ``->``, or an index is not a letter.
 
@@ -31,7 +34,7 @@ def parse(equation: str) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
 
 
 def write(nodes: Sequence[Sequence[Label]], out: Sequence[Label]) -> str:
-    """Return the einsum string of labels. Single letters stay; every other label becomes the first unused symbol.
+    """Return the einsum string of labels. Single letters stay; every other label becomes the first letter not yet used.
 
     Args:
         nodes: the labels of every node.

@@ -137,8 +137,9 @@ def hierarchical(
     Returns:
         The network. A bond is labelled by its tree node: the sorted tuple of the modes below it. The nodes of the
         network are those of the leaves, then those of the interior tree nodes from the leaves upwards, the root last.
-        Sizes below one, a width for a tree node that does not exist, and more than 2^26 parameters with the default
-        widths raise a ValueError.
+        With p the parent, the node of leaf n has shape (size of mode n, R_p), that of v (R_v, R_p), and the root's
+        (R_v,). Sizes below one, a width for a tree node that does not exist, and more than 2^26 parameters with the
+        default widths raise a ValueError.
 
     Raises:
         ValueError: if there are fewer than two modes, or the tree has other modes.
@@ -261,8 +262,8 @@ def tucker(
         device: device of the nodes; None is the CPU.
 
     Returns:
-        The network, with bonds "r0" .. "r{N-1}". Node 0 is the core, and node n + 1 is the factor of mode n. Sizes
-        below one raise a ValueError.
+        The network, with bonds "r0" .. "r{N-1}". Node 0 is the core, of shape `rank`. Node n + 1 is the factor matrix
+        of mode n, of shape (size of mode n, size of bond "r{n}"). Sizes below one raise a ValueError.
 
     >>> import ranklens as rl
     >>> rl.tucker((2, 3, 4), rank=(1, 2, 3)).equation

@@ -65,9 +65,10 @@ def normal_(net: TensorNetwork, std: float = 1e-3, mean: float = 0.0, *, seed: i
 def scaled_(net: TensorNetwork, scale: float = 1e-6, *, seed: int = 0) -> TensorNetwork:
     r"""Draw the trained nodes so that the entries of the END tensor have standard deviation `scale`.
 
-    An entry of the end tensor is a sum, over all values of all bonds, of products of M distinct entries of nodes. Such
-    products are uncorrelated, so the variance of their sum is std^(2M) prod_bonds R, where std is the standard
-    deviation of the node entries and R the size of a bond. The draw therefore has std = (scale^2 / prod R)^(1/(2M)).
+    An entry of the end tensor is a sum, over all values of all bonds, of products of M entries, one from each of the M
+    nodes. Such products are uncorrelated, so the variance of their sum is std^(2M) prod_bonds R, where std is the
+    standard deviation of the node entries and R the size of a bond. The draw therefore has std =
+    (scale^2 / prod_bonds R)^(1/(2M)).
 
     Args:
         net: the network. Anything else raises a TypeError.
@@ -176,14 +177,15 @@ def balance_(net: TensorNetwork, tolerance: float = 1e-12) -> TensorNetwork:
 
     Args:
         net: the network. Its frozen nodes are not changed. Anything but a network raises a TypeError.
-        tolerance: the imbalance that is accepted, in units of the largest squared norm of a node. Values below 100
-            times the rounding error of the dtype are raised to this.
+        tolerance: the value of `net.imbalance()` that is accepted, relative to the largest squared norm of a node.
+            Values below 100 times the rounding error of the dtype are raised to this.
 
     Returns:
         The network.
 
     Raises:
-        RuntimeError: if the imbalance is still above the tolerance after `SWEEPS` sweeps over the bonds.
+        RuntimeError: if the imbalance is still above the tolerance after all bonds were balanced in turn `SWEEPS`
+            times.
 
     Source: Razin, Maman, Cohen (ICML 2021 and 2022), whose theorems assume balance.
 

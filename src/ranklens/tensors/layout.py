@@ -86,7 +86,7 @@ class Layout:
 
     @cached_property
     def incidence(self) -> dict[Label, tuple[tuple[int, int], ...]]:
-        """Return the places of every label: pairs (node, axis), in the order of the nodes."""
+        """Return {label: pairs (node, axis) at which it occurs, in the order of the nodes}, for modes and bonds."""
         found = defaultdict(list)
         for k, labels in enumerate(self.nodes):
             for axis, label in enumerate(labels):
@@ -95,7 +95,7 @@ class Layout:
 
     @cached_property
     def sizes(self) -> dict[Label, int]:
-        """Return the size of every label."""
+        """Return {label: size of the axes that have it}, for modes and bonds."""
         return {label: self.shapes[meets[0][0]][meets[0][1]] for label, meets in self.incidence.items()}
 
     @cached_property
@@ -125,6 +125,6 @@ class Layout:
 
     @cached_property
     def modes(self) -> tuple[tuple[int, ...], ...]:
-        """Return the modes of every node, as positions in the end tensor, in the order of the node's axes."""
+        """Return one tuple per node: its modes, in the order of its axes, as positions in the end tensor's shape."""
         place = {label: n for n, label in enumerate(self.out)}
         return tuple(tuple(place[x] for x in labels if x in place) for labels in self.nodes)

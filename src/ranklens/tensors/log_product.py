@@ -19,7 +19,7 @@ COLUMNS = 16
 
 
 def log_product(table: Tensor, rows: Tensor) -> Tensor:
-    """Return the products prod_n table[n, rows[b, n], r] for every row b and value r.
+    """Return the products over n of table[n, rows[b, n], r], for every row b of `rows` and every r of the last axis.
 
     The logarithm of the absolute value of a product is a sum, the sign is the parity of a count of negative factors,
     and a product is zero if the count of its zero factors is not. All three sums over the nodes n are matrix products

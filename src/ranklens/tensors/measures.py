@@ -88,7 +88,7 @@ def effective_rank(W: Matrices) -> Float[Tensor, "*batch"]:
     outcomes is at most ln k. It equals the rank if all non-zero singular values are equal.
 
     Args:
-        W: one matrix (rows, columns), or a batch (*batch, rows, columns), as in `singular_values`.
+        W: one matrix (rows, columns), or a batch (*batch, rows, columns), of finite floating-point numbers.
 
     Returns:
         One number per matrix.
@@ -108,7 +108,7 @@ def stable_rank(W: Matrices) -> Float[Tensor, "*batch"]:
     It lies between 1 and the rank, and is 0 for the zero matrix.
 
     Args:
-        W: one matrix (rows, columns), or a batch (*batch, rows, columns), as in `singular_values`.
+        W: one matrix (rows, columns), or a batch (*batch, rows, columns), of finite floating-point numbers.
 
     Returns:
         One number per matrix.
@@ -121,7 +121,9 @@ def stable_rank(W: Matrices) -> Float[Tensor, "*batch"]:
 
 
 def effective_rank_of(spectrum: Float[Tensor, "*batch values"]) -> Float[Tensor, "*batch"]:
-    """Return the `effective_rank` of matrices from their singular values.
+    """Return the `effective_rank` of matrices from their singular values, one number per matrix.
+
+    It is 0 where all singular values are zero.
 
     Args:
         spectrum: singular values along the last dimension, in any order.
@@ -130,7 +132,9 @@ def effective_rank_of(spectrum: Float[Tensor, "*batch values"]) -> Float[Tensor,
 
 
 def stable_rank_of(spectrum: Float[Tensor, "*batch values"]) -> Float[Tensor, "*batch"]:
-    """Return the `stable_rank` of matrices from their singular values.
+    """Return the `stable_rank` of matrices from their singular values, one number per matrix.
+
+    It is 0 where all singular values are zero.
 
     Args:
         spectrum: singular values along the last dimension, the largest first.
@@ -142,7 +146,8 @@ def stable_rank_of(spectrum: Float[Tensor, "*batch values"]) -> Float[Tensor, "*
 def entropy(weights: Float[Tensor, "*batch values"]) -> Float[Tensor, "*batch"]:
     """Return the entropy -sum p ln p of normalized weights, p = weights / sum of the weights, in nats.
 
-    It is 0 if all weights are zero. Its gradient is finite where some weights are zero.
+    The sums run over the last dimension, so the result has the shape of the other dimensions. It is 0 if all weights
+    are zero. Its gradient is finite where some weights are zero.
 
     Args:
         weights: numbers that are not negative, along the last dimension.
@@ -159,7 +164,7 @@ def numerical_rank(W: Matrices, rtol: float | None = None) -> Int[Tensor, "*batc
     """Return the number of singular values that exceed `rtol` times the largest one.
 
     Args:
-        W: one matrix (rows, columns), or a batch (*batch, rows, columns), as in `singular_values`.
+        W: one matrix (rows, columns), or a batch (*batch, rows, columns), of finite floating-point numbers.
         rtol: relative threshold, at least 0 and below 1 (or a ValueError is raised). None takes `rank_cutoff`, the
             level of rounding.
 
@@ -184,7 +189,7 @@ def schatten_norm(W: Matrices, p: float) -> Float[Tensor, "*batch"]:
     is a quasi-norm.
 
     Args:
-        W: one matrix (rows, columns), or a batch (*batch, rows, columns), as in `singular_values`.
+        W: one matrix (rows, columns), or a batch (*batch, rows, columns), of finite floating-point numbers.
         p: exponent, positive or infinite.
 
     Returns:
@@ -212,7 +217,7 @@ def nuclear_norm(W: Matrices) -> Float[Tensor, "*batch"]:
     """Return the nuclear norm: the sum of the singular values.
 
     Args:
-        W: one matrix (rows, columns), or a batch (*batch, rows, columns), as in `singular_values`.
+        W: one matrix (rows, columns), or a batch (*batch, rows, columns), of finite floating-point numbers.
 
     Returns:
         One number per matrix.
@@ -230,7 +235,7 @@ def distance_to_rank(W: Matrices, rank: int) -> Float[Tensor, "*batch"]:
     It is the norm of the singular values beyond the first `rank` ones.
 
     Args:
-        W: one matrix (rows, columns), or a batch (*batch, rows, columns), as in `singular_values`.
+        W: one matrix (rows, columns), or a batch (*batch, rows, columns), of finite floating-point numbers.
         rank: zero or more.
 
     Returns:
@@ -298,7 +303,8 @@ def hierarchical_rank(T: Tensors, tree: ModeTree, rtol: float | None = None) -> 
         T: a floating-point tensor whose last `tree.order` dimensions are its modes. The dimensions before these are a
             batch.
         tree: the mode tree.
-        rtol: relative threshold of the ranks, as in `numerical_rank`.
+        rtol: singular values of at most this times the largest of a matricization count as zero. None takes
+            `rank_cutoff`, the level of rounding.
 
     Returns:
         {tree node: rank}. Each rank is an integer tensor, of the shape of the batch.
@@ -329,7 +335,7 @@ def entanglement_entropy(T: Tensors, modes: Sequence[int], order: int | None = N
 
     Args:
         T: a floating-point tensor whose last `order` dimensions are its modes. The dimensions before these are a batch.
-        modes: numbers of the modes on one side of the partition, as in `matricize`.
+        modes: numbers of the modes on one side of the partition, from 0 to order - 1, each once.
         order: number of modes. None takes all dimensions.
 
     Returns:

@@ -112,8 +112,8 @@ class TensorNetwork(nn.Module):
     def stacks(self) -> tuple[nn.Parameter, ...]:
         """Return the Parameters in which the nodes are stored.
 
-        Nodes of equal shape and role are stacked along a new leading axis of one Parameter. Any other node is a
-        Parameter by itself.
+        Nodes that are contracted in one operation are stacked along a new leading axis of one Parameter; they have
+        equal shapes, and all or none are trained (see `contract.stacks_of`). Any other node is a Parameter by itself.
         """
         return tuple(self._parameters.values())  # type: ignore[arg-type]
 
@@ -198,7 +198,7 @@ class TensorNetwork(nn.Module):
         return contract.tensor(self._layout, self.nodes)
 
     def forward(self) -> Tensor:
-        """Return the end tensor, as `tensor()` does."""
+        """Return the end tensor, a tensor of shape `net.shape`, so that `net()` is `net.tensor()`."""
         return self.tensor()
 
     def entries(
@@ -322,7 +322,8 @@ class TensorNetwork(nn.Module):
         The violation at a bond of order 2 is the Frobenius norm of the difference of the Gram matrices of its two
         nodes. At a bond of higher order it is the largest difference of squared slice norms at one value of the bond.
         Gradient flow conserves these differences. If all are 0, the laws of the component norms hold as they are
-        written in `TensorNetwork`. Frozen nodes do not count. `rl.theory.conserved` returns the differences themselves.
+        written in `TensorNetwork`. Frozen nodes do not count. Without bonds, the result is 0. `rl.theory.conserved`
+        returns the differences themselves.
         """
         with torch.no_grad():
             return torch.stack([self._violation(bond) for bond in self.bonds] or [self.stacks[0].new_zeros(())]).max()

@@ -80,7 +80,8 @@ class ModeTree:
 
         Args:
             n: number of modes.
-            pool: number of nodes that are joined at a time. The last group of a level may be smaller.
+            pool: number of nodes that are joined at a time. The last group of a level may be smaller. If it is a single
+                node, the node is passed up to the next level as it is.
 
         >>> import ranklens as rl
         >>> rl.ModeTree.distant(4, 2).interior
@@ -94,8 +95,8 @@ class ModeTree:
 
         Args:
             side: number of rows and of columns of the grid.
-            pool: number of rows and of columns of the patches that are joined. Patches at the lower and at the right
-                edge may be smaller.
+            pool: number of rows and of columns of the patches that are joined into one node, level by level. Patches at
+                the lower and at the right edge may be smaller.
 
         >>> import ranklens as rl
         >>> rl.ModeTree.square(4, 2).interior[0]

@@ -16,14 +16,15 @@ def leading_factor(net: TensorNetwork, task: Completion) -> Float[Tensor, " comp
 
         (|grad L(0)| / <-grad L(0), w_r^1/|w_r^1| outer ... outer w_r^N/|w_r^N|>)^(1/(N-2))
 
-    Near zero the gradient of a Huber loss is constant. The norm u of the vectors of a balanced component then grows as
-    u' = u^(N-1) gamma, with gamma at most |grad L(0)| for every component, and non-decreasing for component r. A
-    component blows up at the time u^-(N-2) / ((N-2) gamma). Component r blows up first if its u is larger than all
-    others by this factor.
+    Here N is the number of modes. The inner product in the denominator is gamma_r, the alignment of the component with
+    minus the gradient. Near zero the gradient of a Huber loss is constant. All N vectors of a balanced component have
+    one norm u, which then grows as u' = u^(N-1) gamma, where gamma is the component's alignment at that time. It is at
+    most |grad L(0)| for every component, and does not decrease in time for component r. A component blows up at the
+    time u^-(N-2) / ((N-2) gamma). Component r blows up first if its u is larger than all others by this factor.
 
     Args:
         net: a CP network of order N >= 3; only the directions of its vectors matter.
-        task: a completion.
+        task: a completion of a tensor of the network's shape.
 
     Returns:
         (R,) one factor per component, at least 1; infinite for a component along which the loss does not fall.

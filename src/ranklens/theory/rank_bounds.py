@@ -26,9 +26,9 @@ def pruning_bound(net: TensorNetwork, widths: Mapping[Hashable, int]) -> Float[T
 
         |W - W'| <= sum over bonds of (sum of the dropped component norms) x (product of the norms of the other nodes)
 
-    Here W' is the truncated end tensor, and the other nodes are the M - K nodes that a bond of order K does not meet.
-    With B the largest norm of a node, each product is at most B^(M - K). This is the form of the paper, where a tree
-    node v has K = |C(v)| + 1, and M = |T|.
+    Here W' is the truncated end tensor, M is the number of nodes, and the other nodes are the M - K nodes that a bond
+    of order K does not meet. With B the largest norm of a node, each product is at most B^(M - K). This is the form of
+    the paper for a hierarchical factorization, where K is one more than the number of children of the bond's tree node.
 
     The bound holds because the bonds may be truncated one after the other. Each truncation removes components C_r,
     which are contractions of K slices with the other nodes. A contraction is no larger than the product of the norms
@@ -37,7 +37,7 @@ def pruning_bound(net: TensorNetwork, widths: Mapping[Hashable, int]) -> Float[T
 
     Args:
         net: the network.
-        widths: {bond: number of components to keep}, as for `rl.truncate`.
+        widths: {bond: number of components to keep, those of largest norm}. Other bonds keep all components.
 
     Returns:
         A float64 scalar; 0 if only components of norm zero are dropped.

@@ -22,10 +22,11 @@ def component_rate(net: TensorNetwork, task: Problem, bond: Hashable) -> Float[T
 
         d sigma_r / dt = gamma_r sigma_r^2 sum_k |s_k|^(-2),    gamma_r = <-grad L, C_r / sigma_r>
 
-    Here s_k are the K slices of component r, and C_r is its part of the end tensor. Each slice moves by minus its
-    gradient g_k, and <s_k, g_k> = <grad L, C_r> for every k, because each node is used once. At a balanced point the
-    rate is K sigma^(2-2/K) gamma. Where exactly one slice is zero, its norm starts to grow, and the rate is the
-    one-sided derivative.
+    Here K is the number of nodes that the bond meets, s_k are the K slices of component r, C_r is its part of the end
+    tensor, and grad L is the gradient of the loss in the end tensor; gamma_r is called the alignment. Each slice moves
+    by minus its gradient g_k, and <s_k, g_k> = <grad L, C_r> for every k, because each node is used once. At a balanced
+    point the rate is K sigma^(2-2/K) gamma. Where exactly one slice is zero, its norm starts to grow, and the rate is
+    the one-sided derivative. Where two or more slices are zero, the rate is 0.
 
     Args:
         net: the network; frozen nodes do not move, and their terms are left out.
