@@ -68,7 +68,8 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
         every: record at the multiples of this many steps.
         batch_size: number of observations per step, from a new seeded shuffle in every epoch; None takes all.
         seed: seed of the shuffles.
-        track: {name: function of the network}; each function is evaluated under no_grad in every recorded row.
+        track: {name: function of the network that returns a number, tensor or array, always of one shape}; it is
+            evaluated under no_grad in every recorded row.
         resume: the record of an earlier descent: go on from its last state with the state of its optimizer, bit by
             bit as if it had not been interrupted, and return both as one.
         progress: True for a status line on the terminal; or a function that is called with that line; None for none.
@@ -77,10 +78,10 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
         A Dataset with coordinate `step`, variables `loss` and the tracked ones along it, `state` (all trained
         parameters at the end, as one vector) and the state of the optimizer. Its attributes are "stopped", "message"
         (details of "stopped"), "evaluations" (of a gradient), "steps", "seconds", "solver" (the optimizer),
-        "batch_size" (0 for all), "seed", "until_loss", "early" (1 after a warning or an interrupt, else 0), "network",
-        "loss_function" and "versions". "stopped" is "loss", "steps", or "nan": the descent diverged, and network and
-        record end at the last recorded row before that. The record of an ensemble has a dimension `member`; rows after
-        the end of a member hold NaN, and `stopped` and `steps` are variables, one per member.
+        "batch_size" (0 for all), "seed", "until_loss", "early" (1 after a warning `StoppedEarly` or an interrupt, else
+        0), "network", "loss_function" and "versions". "stopped" is "loss", "steps", or "nan": the descent diverged, and
+        network and record end at the last recorded row before that. The record of an ensemble has a dimension `member`;
+        rows after the end of a member hold NaN, and `stopped` and `steps` are variables, one per member.
 
         Ctrl-C raises a KeyboardInterrupt whose attribute `record` holds the record up to the last row.
 

@@ -88,18 +88,21 @@ def end_matrix_flow(  # noqa: PLR0913  (what ends a run, what it records, how ex
         rtol: relative tolerance, at most 0.1. Errors of a whole run fall in proportion to it.
         atol: absolute error per step of the entries of W (or of ln s, U and V); None takes about rtol / 2 times the
             initial size of each, or of a tenth of their root mean square if that is more.
-        track: {name: function of the matrix}; each function is evaluated under no_grad at every recorded time.
+        track: {name: function of the matrix that returns a number, tensor or array, always of one shape}; it is
+            evaluated under no_grad at every recorded time.
         progress: True for a status line on the terminal; or a function that is called with that line; None for none.
 
     Returns:
-        A Dataset like that of `gradient_flow`, with the logarithms of the singular values `log_sigma` (time,
-        min(rows, columns)), the `sign` of the determinant (0 for a matrix that is not square or is singular) and the
-        final `matrix`. The attribute "stopped" may also be "singular".
+        A Dataset with coordinate `time`. Along it are the `loss`, the tracked variables, the natural logarithms of the
+        singular values `log_sigma` (time, min(rows, columns)), and the `sign` of the determinant (0 for a matrix that
+        is not square or is singular). Its variable `matrix` (rows, columns) is the final matrix. Its attributes are
+        those that `gradient_flow` lists, and "depth". "stopped" may also be "singular": a singular value reached
+        zero up to rounding, at a depth between 1 and 2.
 
     Raises:
         TypeError: for a start that is not float64, or a task that is no problem.
         ValueError: for a depth below 1, a start that is no finite matrix, a logarithmic run of a singular matrix or
-            of a depth below 2, a loss whose gradient is discontinuous, or bounds that make no sense.
+            of a depth below 2, a loss whose gradient is discontinuous, or bounds or tolerances outside their ranges.
 
     Warns:
         StoppedEarly: if the run ends by "evaluations", "singular", "nan", or (unless `until_loss` is 0) "stationary".

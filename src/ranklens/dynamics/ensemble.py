@@ -74,7 +74,8 @@ def descend_together(
         small: a member stops when its recorded loss is this small.
         goal: the loss that every member is to reach; 0 if there is none, so that taking all steps is the goal.
         every: record at the multiples of this many steps.
-        track: {name: function of one network}, evaluated for every member in every recorded row.
+        track: {name: function of one network that returns a number, tensor or array, always of one shape}, evaluated
+            for every member in every recorded row.
         progress: True for a status line on the terminal; or a function that is called with that line; None for none.
 
     Returns:

@@ -63,25 +63,27 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
         rtol: relative tolerance, at most 0.1. Errors of a whole run fall in proportion to it.
         atol: absolute error per step; None takes for every parameter about rtol / 2 times its own initial size (or
             times a tenth of the root mean square of all parameters, if that is more), which resolves small starts.
-        track: {name: function of the network}; each function is evaluated under no_grad at every recorded time.
+        track: {name: function of the network that returns a number, tensor or array, always of one shape}; it is
+            evaluated under no_grad at every recorded time.
         resume: the record of an earlier flow of this network: go on from its last state, and return both as one.
         progress: True for a status line on the terminal; or a function that is called with that line; None for none.
 
     Returns:
-        A Dataset with coordinate `time`, variables `loss` and the tracked ones along it, the final parameters `state`,
-        and `atol`, the absolute errors that a resumed run needs. Its attributes are "stopped", "message" (details of
-        "stopped"), "evaluations" (of the gradient), "steps" (of the solver), "seconds", "solver", "rtol",
-        "until_loss", "early", "network", "loss_function" and "versions". "stopped" is "loss", "time", "evaluations",
-        "stationary" (the gradient vanishes, the next change is beyond time 1e25, or the loss does not fall any more)
-        or "nan" (the flow diverged).
+        A Dataset with coordinate `time`, variables `loss` and the tracked ones along it, `state` (all trained
+        parameters at the end, as one vector), and `atol`, the absolute errors that a resumed run needs. Its attributes
+        are "stopped", "message" (details of "stopped"), "evaluations" (of the gradient), "steps" (of the solver),
+        "seconds", "solver", "rtol", "until_loss", "early" (1 after a warning `StoppedEarly` or an interrupt, else 0),
+        "network", "loss_function" and "versions". "stopped" is "loss", "time", "evaluations", "stationary" (the
+        gradient vanishes, the next change is beyond time 1e25, or the loss does not fall any more) or "nan" (the flow
+        diverged).
 
         Ctrl-C raises a KeyboardInterrupt whose attribute `record` holds the record so far.
 
     Raises:
         TypeError: for a network that is not in float64 on the CPU or on CUDA, several networks from `rl.stack`, or a
             task that is no problem.
-        ValueError: for a loss whose gradient is discontinuous ("l1"), a network with all nodes frozen, or bounds that
-            make no sense.
+        ValueError: for a loss whose gradient is discontinuous ("l1"), a network with all nodes frozen, or bounds or
+            tolerances outside their ranges, such as times that do not increase.
 
     Warns:
         StoppedEarly: if the run ends by "evaluations", "nan", or (unless `until_loss` is 0) "stationary".

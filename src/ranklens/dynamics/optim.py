@@ -80,9 +80,8 @@ class GroupRMSprop(torch.optim.Optimizer):
     def effective_lr(self) -> float:
         """Return the factor by which the last step multiplied minus the gradient of the first parameter group.
 
-        This factor is the time by which the step advances along gradient flow.
-
-        It is 0 before the first step. For an ensemble it is the largest of the members.
+        This factor is the time by which the step advances along gradient flow. It is 0 before the first step. For an
+        ensemble it is the largest of the members.
         """
         state = self.state[self._first]
         group = self.param_groups[0]

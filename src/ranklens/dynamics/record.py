@@ -105,7 +105,8 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        stopped: the reason in one word, such as "loss", "time" or "nan".
+        stopped: the reason in one word: "loss", "time", "steps", "evaluations", "stationary", "singular", "nan" or
+            "interrupted".
         message: details of the reason, or the empty string.
         cost: the work it took, together with that of the runs it resumed.
     """

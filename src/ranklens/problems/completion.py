@@ -111,7 +111,7 @@ class Completion(Observations):
     def sample(
         cls, target: TensorLike, observed: int, *, seed: int = 0, noise: float = 0.0, loss: AnyLoss = "mse"
     ) -> "Completion":
-        """Return the completion of a known tensor from random entries: different ones, drawn uniformly.
+        """Return the completion of a known tensor from random entries: distinct ones, drawn uniformly.
 
         Args:
             target: the whole tensor.

@@ -22,6 +22,8 @@ Elementwise = Callable[[Tensor, Tensor], Tensor]
 class Loss:
     """An elementwise loss together with its reduction over observations.
 
+    A loss is called with two tensors of shape (m,), predictions and values, and returns a differentiable scalar.
+
     Attributes:
         name: name of the loss in records.
         elementwise: function (predictions, values) -> one number per observation.
@@ -107,9 +109,10 @@ class _Huber:
 
 
 def huber(delta: float = 1.0) -> Loss:
-    """Return the Huber loss: the mean of e^2 / 2 where |e| <= delta, and of delta (|e| - delta / 2) elsewhere.
+    """Return the Huber loss: the mean over observations of e^2 / 2 if |e| <= delta, else of delta (|e| - delta / 2).
 
-    Here e is prediction minus value. Beyond delta the size of the gradient does not depend on e.
+    Here e is the prediction minus the value of one observation. Beyond delta the size of the gradient does not depend
+    on e.
 
     Args:
         delta: the size of e at which the loss turns from quadratic to linear.

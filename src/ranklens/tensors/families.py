@@ -188,7 +188,8 @@ def tensor_train(
 
     Returns:
         The network, with bonds "r1" .. "r{N-1}" from left to right. The axes of a node are the bond on its left, its
-        mode and the bond on its right. Sizes below one raise a ValueError.
+        mode and the bond on its right; the first node has no bond on its left, and the last none on its right. Sizes
+        below one raise a ValueError.
 
     >>> import ranklens as rl
     >>> rl.tensor_train((2, 3, 4), rank=5).equation

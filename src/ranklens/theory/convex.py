@@ -26,15 +26,16 @@ class NuclearNormCompletion:
     """A solution of least nuclear norm, and a lower bound that proves how close to the least it is.
 
     Attributes:
-        matrix: the solution; it fits every observation exactly.
-        nuclear_norm: the nuclear norm of `matrix`.
+        matrix: the solution; it fits every observation exactly, up to rounding.
+        nuclear_norm: the nuclear norm of `matrix`; infinite if `nuclear_norm_psd` found no positive semidefinite
+            matrix.
         dual: the certificate Y. For a completion it is a matrix of spectral norm at most 1 that is zero at unobserved
             entries, so every X that fits has |X|_* >= <Y, X> = <Y, matrix>. For `nuclear_norm_psd` it is a combination
             of the operators with eigenvalues of at most 1.
         lower_bound: <Y, matrix>; no solution has a smaller nuclear norm.
-        gap: the relative gap 1 - lower_bound / nuclear_norm.
+        gap: the relative gap 1 - lower_bound / nuclear_norm; 0 if `matrix` is zero, infinite if the norm is infinite.
         steps: number of steps of the iteration.
-        converged: whether the gap reached the tolerance.
+        converged: whether the gap is at most the tolerance.
     """
 
     matrix: Tensor
@@ -66,7 +67,7 @@ def nuclear_norm_completion(
         steps: stop after this many steps, even if the gap is larger; `converged` is then False.
 
     Returns:
-        The matrix, its nuclear norm, the dual certificate and the gap.
+        The matrix, its nuclear norm, the certificate, the lower bound and the gap, as a `NuclearNormCompletion`.
 
     Raises:
         TypeError: for another kind of problem.
@@ -114,7 +115,7 @@ def nuclear_norm_psd(task: DenseSensing, *, tolerance: float = 1e-7, steps: int 
         steps: stop after this many steps, also if no positive semidefinite matrix fits; `converged` is then False.
 
     Returns:
-        The matrix, its trace, the dual certificate and the gap.
+        The matrix, its trace, the certificate, the lower bound and the gap, as a `NuclearNormCompletion`.
 
     Raises:
         TypeError: for another kind of problem.

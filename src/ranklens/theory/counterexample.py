@@ -124,7 +124,8 @@ def solution_determinant(task: Completion) -> SolutionDeterminant:
         task: a completion of a square matrix with exactly one unobserved entry.
 
     Returns:
-        The determinant as a function of the unobserved entry, and the sign from which fitting drives it to infinity.
+        A `SolutionDeterminant`: the determinant as a function of the unobserved entry w, and the sign of initial
+        determinants from which fitting drives |w| to infinity (0 if there is none).
 
     Raises:
         ValueError: for another number of unobserved entries, or a problem that is not about square matrices.

@@ -160,7 +160,8 @@ def lambda_balanced_(net: TensorNetwork, W0: TensorLike, imbalance: float) -> Te
 
         W2^T W2 - W1 W1^T = lambda I,    W2 = U diag(a) Q^T, W1 = Q diag(b) V^T,   a b = s, a^2 - b^2 = lambda
 
-    for W0 = U diag(s) V^T and any orthogonal Q; this function takes Q = I.
+    for the singular value decomposition W0 = U diag(s) V^T, vectors a and b (products and squares are entrywise) and
+    any orthogonal Q; this function takes Q = I.
 
     Args:
         net: a square deep matrix of depth 2 whose width is its number of rows.
