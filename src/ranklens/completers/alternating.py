@@ -27,9 +27,12 @@ JITTER = 1e-10
 class NormalEquations:
     """A batch of least squares problems: minimize sum over observations of (<features, x> - value)^2 for every row.
 
+    A row is one problem, with a vector x of its own and with observations of its own. The features of an observation
+    are the vector whose inner product with x is the prediction.
+
     Attributes:
-        gram: sum of the outer products of the features, for every row.
-        moment: sum of the features times the values, for every row.
+        gram: sum of the outer products of the features, for every row, of shape (rows, size, size).
+        moment: sum of the features times the values, for every row, of shape (rows, size).
     """
 
     gram: Float[Tensor, "rows size size"]
@@ -40,11 +43,20 @@ class NormalEquations:
 
         Args:
             ridge: added to the diagonal of every Gram matrix, besides the tiny ridge that `ridge_solve` always adds.
+
+        Returns:
+            The minimizers, of shape (rows, size).
         """
         return ridge_solve(self.gram, self.moment, ridge)
 
     def change(self, x: Float[Tensor, "rows size"]) -> float:
-        """Return the sum of squared residuals of all rows at x, minus the sum at zero."""
+        """Return by how much the sum of squared residuals, added over all rows, is larger at x than at zero.
+
+        At a minimizer the result is negative or zero.
+
+        Args:
+            x: one vector per row, of shape (rows, size).
+        """
         return float((x[:, None, :] @ self.gram @ x[:, :, None]).sum() - 2 * (x * self.moment).sum())
 
 
@@ -52,11 +64,12 @@ class NormalEquations:
 class Order:
     """The observations sorted by the row of a node that they belong to.
 
-    A row of a node is a value of its modes. A node without modes has one row, to which all observations belong.
+    A row of a node is a combination of values of its modes. A node without modes has one row, to which all observations
+    belong.
 
     Attributes:
-        positions: positions of the observations, sorted by row.
-        starts: where in `positions` each row begins; the last number is where the last row ends.
+        positions: (m,) positions of the m observations in the list of observations, sorted by row.
+        starts: (rows + 1,) where in `positions` each row begins; the last number is where the last row ends.
     """
 
     positions: Int[Tensor, " m"]
@@ -99,13 +112,13 @@ class AlternatingLeastSquares:
 
     @torch.no_grad()
     def sweep(self, nodes: Sequence[int] | None = None) -> float:
-        """Solve for nodes in turn.
+        """Replace nodes in turn, each by the minimizer of the objective with all other nodes fixed.
 
         Args:
-            nodes: positions of the nodes; None takes every node once.
+            nodes: positions of the nodes in `net.nodes`, in the order of the replacements; None takes every node once.
 
         Returns:
-            The mean squared residual after the last node.
+            The mean, over the observed entries, of the squared residual after the last node, without the ridge.
         """
         squared = 0.0
         on_cpu = self.observed.values.device.type == "cpu"
@@ -235,12 +248,12 @@ def ridge_solve(
     singular system has a solution whatever the units of other systems are. Where the moment is zero, x is zero.
 
     Args:
-        gram: positive semidefinite matrices.
-        moment: right-hand sides.
-        ridge: added to the diagonals.
+        gram: positive semidefinite matrices, of shape (*batch, size, size).
+        moment: right-hand sides, of shape (*batch, size).
+        ridge: number, at least 0, that is added to the diagonals.
 
     Returns:
-        The solutions.
+        The solutions x, of shape (*batch, size).
     """
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     scale = diagonal.mean(dim=-1)[..., None, None]

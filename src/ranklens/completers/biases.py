@@ -19,7 +19,7 @@ class Biases:
 
     Attributes:
         mean: the mean of the observed values.
-        modes: N tensors (d_n,), one number per index of the mode.
+        modes: one tensor of shape (d_n,) for each of the N modes: the biases of the indices of mode n.
         damping: number of zero residuals that are added to the observations of every bias, which shrinks biases with
             few observations towards zero. Infinite for biases that stay zero.
     """
@@ -29,10 +29,10 @@ class Biases:
     damping: float
 
     def at(self, indices: Int[Tensor, "m order"]) -> Float[Tensor, " m"]:
-        """Return the predictions at some positions: the mean plus one bias per mode.
+        """Return the predictions at m positions, of shape (m,): the mean plus one bias per mode.
 
         Args:
-            indices: (m, N) mode indices.
+            indices: (m, N) positions: column n is the index in mode n.
         """
         total = torch.full((len(indices),), self.mean, dtype=torch.float64, device=indices.device)
         for bias, own in zip(self.modes, indices.T, strict=True):

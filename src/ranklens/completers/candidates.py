@@ -40,7 +40,7 @@ class Candidates:
 
     Attributes:
         networks: the networks, the largest first.
-        begin: position of the network at which a search for the best size should begin.
+        begin: position, in `networks`, of the network at which a search for the best size should begin.
     """
 
     networks: tuple[TensorNetwork, ...]
@@ -55,9 +55,11 @@ def make_candidates(
     Args:
         net: the trained network.
         train: the entries to fit.
-        held_out: entries whose error chooses where to begin.
-        noise_level: the ridge at which noise alone keeps no component.
-        factor: ratio of held-out root mean square errors that counts as equal.
+        held_out: entries whose error chooses where a search should begin; not used for a deep matrix.
+        noise_level: the ridge at which a fit to noise alone has no component; a share of it is the ridge of the
+            elimination.
+        factor: number of at least 1. A held-out root mean square error counts as equal to the least one if it is at
+            most this many times as large.
     """
     if is_chain(net):
         return matrix_candidates(net)
@@ -66,9 +68,10 @@ def make_candidates(
 
 @torch.no_grad()
 def matrix_candidates(net: TensorNetwork) -> Candidates:
-    """Return balanced pairs of factors of the end matrix of a deep matrix, truncated to every rank.
+    """Return balanced pairs of factors of the end matrix of a deep matrix, truncated to every rank from large to 1.
 
-    The search begins at the widest gap between neighbouring singular values.
+    The largest rank counts the singular values that have grown out of the initialization, up to a limit. The search
+    begins at the rank r for which the singular values r and r + 1 have the largest ratio.
 
     Args:
         net: the deep matrix.
@@ -101,8 +104,8 @@ def tensor_candidates(
         train: the entries to fit.
         held_out: entries whose error is measured at every size.
         ridge: ridge of the least squares.
-        factor: ratio of held-out root mean square errors that counts as equal. The search begins at the smallest
-            network whose error equals the least in this sense.
+        factor: number of at least 1. The search begins at the smallest network whose held-out root mean square error
+            is at most this many times the least one.
     """
     net = net.with_nodes([node.double() for node in net.nodes])
     for bond in net.bonds:
@@ -129,15 +132,16 @@ def tensor_candidates(
 class Components:
     """Least squares for the weights c_r of a bond's components: entries are modelled by sum_r c_r C_r.
 
-    The network itself has all c_r = 1. Leaving out component r and reweighting the others raises the sum of squared
+    Here C_r is component r: the end tensor of the network with only index r of the bond. The network itself has all
+    c_r = 1. Leaving out component r and reweighting the others raises the sum of squared
     residuals by c_r^2 / (G^-1)_rr, where G is the Gram matrix of the components' entries. For one of two equal
     components that is next to nothing.
 
     Attributes:
         gram: G, the inner products of the components' entries at the observed positions. `of` adds `LIFT` times the
             mean of its diagonal to the diagonal.
-        moment: inner products of the components' entries with the observed values.
-        energy: sum of the squared values.
+        moment: inner products of the components' entries with the observed values, of shape (R,).
+        energy: sum of the squared observed values.
     """
 
     gram: Float[Tensor, "R R"]
@@ -166,23 +170,30 @@ class Components:
         return cls(gram, moment, float(train.values.square().sum()))
 
     def keep(self, kept: Sequence[int]) -> "Components":
-        """Return the normal equations for the weights of some of the components.
+        """Return the normal equations for the weights of some of the components; the others have weight zero.
 
         Args:
-            kept: positions of these components.
+            kept: positions of these components, the values of the bond's index.
         """
         rows = torch.tensor(kept, device=self.moment.device)
         return Components(self.gram[rows][:, rows], self.moment[rows], self.energy)
 
     def costs(self) -> Float[Tensor, " R"]:
-        """Return for each component by how much leaving it out raises the least sum of squared residuals."""
+        """Return by how much leaving out each component would raise the least sum of squared residuals.
+
+        Returns:
+            One number per component, of shape (R,). The sums are minimized over the weights of the components present.
+        """
         inverse = torch.linalg.inv(self.gram)
         return (inverse @ self.moment).square() / inverse.diagonal()
 
     def cheapest(self, count: int) -> list[int]:
         """Return the positions of the `count` components that remain after eliminating the cheapest one by one.
 
-        Costs are computed anew after every elimination.
+        Costs are computed anew after every elimination. The positions are in ascending order.
+
+        Args:
+            count: number of components to keep, at least 1.
         """
         kept = list(range(len(self.moment)))
         while len(kept) > count:
@@ -201,10 +212,13 @@ class Components:
         return self.energy - float(some.moment @ torch.linalg.solve(some.gram, some.moment))
 
     def weights(self, kept: Sequence[int]) -> Float[Tensor, " kept"]:
-        """Return the weights of some of the components for which the sum of squared residuals is least.
+        """Return the weights for which the sum of squared residuals of some of the components is least.
 
         Args:
-            kept: positions of these components.
+            kept: positions of these components; all others have weight zero.
+
+        Returns:
+            One weight per position in `kept`, in its order.
         """
         some = self.keep(kept)
         return torch.linalg.solve(some.gram, some.moment)

@@ -103,7 +103,7 @@ def _check_positive(name: str, value: object) -> None:
 
 
 def check_positions(indices: ArrayLike | pd.DataFrame, shape: Sequence[int]) -> Int[Tensor, "m order"]:
-    """Return positions in a tensor as a tensor of int64, after checking that they lie within a shape.
+    """Return positions in a tensor as an int64 tensor of shape (m, N), after checking that they lie within a shape.
 
     Args:
         indices: (m, N) integers, or a frame with one column per mode.

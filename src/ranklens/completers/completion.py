@@ -38,7 +38,11 @@ Initialize = Callable[[Observed, torch.dtype], TensorNetwork]
 
 @dataclass(frozen=True)
 class Settings:
-    """The arguments of a completer that the pipeline needs; `MatrixCompleter` explains them."""
+    """The arguments of a completer that `complete` needs.
+
+    `seed` is the completer's `random_state` as an int. The other fields have the meanings that `MatrixCompleter` gives
+    to its arguments of these names.
+    """
 
     biases: bool
     held_out: float
@@ -67,12 +71,14 @@ class Completion:
 
     Attributes:
         net: the network in float64, or None if it did not predict better than the biases.
-        biases: the biases, in units of scale.
-        scale: root mean square of the training entries after the biases are subtracted.
-        ridge: ridge of the last least squares, in units of scale.
+        biases: the biases, in units of `scale`: predictions are multiplied by `scale`.
+        scale: root mean square of the training entries after the biases are subtracted; another positive number if the
+            biases fit the training entries exactly.
+        ridge: ridge of the last least squares, for entries in units of `scale`; 0 without a network.
         rmse: held-out root mean square errors in the units of the data: of the "biases" alone, after the "descent", and
-            after the "polish".
-        profile: the course of the descent.
+            after the "polish". If the biases fit the training entries exactly, or there is only one entry, it has
+            only "biases", with the value 0.
+        profile: losses and spectra along the descent, a Dataset over `step` (see `Descended`); empty without a descent.
     """
 
     net: TensorNetwork | None
@@ -89,10 +95,10 @@ class Data:
 
     Attributes:
         whole: all entries.
-        train: the training set.
-        held_out: the held-out set.
-        biases: the biases of the training set.
-        scale: the unit, in units of the observed values.
+        train: the entries of the training set.
+        held_out: the entries of the held-out set; train and held_out together are `whole`.
+        biases: the biases fitted to the training set.
+        scale: size of one unit, in units of the observed values.
     """
 
     whole: Observed
@@ -116,7 +122,7 @@ class Data:
         )
 
     def biases_of_all(self) -> Biases:
-        """Return the biases fitted to all entries, or no biases if the training set has none."""
+        """Return the biases fitted to all entries, or biases of zero if the training set has no biases."""
         damping = self.biases.damping
         return fit_biases(self.whole, damping) if math.isfinite(damping) else self.biases
 
@@ -128,7 +134,7 @@ class Refined:
     Attributes:
         polish: the polish.
         choice: the size and ridge that it chose.
-        noise_level: the unit of ridges.
+        noise_level: the unit of ridges: the ridge at which noise alone keeps no component.
     """
 
     polish: Polish
@@ -137,7 +143,7 @@ class Refined:
 
     @property
     def error(self) -> float:
-        """Return the held-out root mean square error of the chosen fit."""
+        """Return the held-out root mean square error of the chosen fit, in the units of the data it was fitted to."""
         return self.polish.errors[self.choice]
 
     @property
@@ -151,11 +157,12 @@ def complete(observed: Observed, initialize: Initialize, settings: Settings) -> 
 
     Args:
         observed: the entries.
-        initialize: makes the network at its small initialization.
+        initialize: a function of the residuals that the biases leave in the training set, and of a dtype. It returns
+            a network of that dtype at its small initialization.
         settings: arguments of the completer.
 
     Returns:
-        The completion.
+        The completion, which predicts entries in the units of `observed`.
     """
     with threads(float(len(observed)) * WORK_PER_ENTRY):
         largest = float(observed.values.abs().max())

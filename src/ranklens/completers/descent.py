@@ -52,12 +52,16 @@ class Descended:
         best: the network at the step of least held-out loss.
         last: the network at the end. It fits the training entries better, and after a polish it may also predict
             better.
-        step: the step of least held-out loss.
-        held_out: the held-out mean squared error at that step.
+        step: the step of least held-out loss; 0 if no loss was finite.
+        held_out: the held-out mean squared error at that step; infinite if no loss was finite.
         stopped: "held-out" if the held-out loss no longer improved, "fitted" if the training loss vanished, "steps" if
             the number of steps was reached, "nan" if the loss was not finite.
-        profile: a Dataset over `step` with `train_loss`, `held_out_loss`, the spectra of the network ("standing") and
-            their effective ranks.
+        profile: a Dataset over `step`, with one row per evaluation. Its variables are `train_loss` (mean squared error
+            of the training entries, averaged over the steps since the row before), `held_out_loss` (mean squared
+            error of the held-out entries), `standing` over (step, standing_rank), and `effective_rank`. For a deep
+            matrix `standing` has the singular values of the end matrix in descending order; for other networks the
+            component norms of a bond in descending order. With several bonds, `standing_0`, `standing_1` and so on
+            are for the bonds in the order of `net.bonds`, and so is `effective_rank_0`.
     """
 
     best: TensorNetwork
@@ -107,7 +111,7 @@ class StoppingRule:
     escape: int | None = None
 
     def reason(self, now: Evaluation) -> str | None:
-        """Return why the descent should stop after an evaluation, or None if it should go on.
+        """Return why the descent should stop after an evaluation: "held-out" or "fitted"; None if it should go on.
 
         Args:
             now: the evaluation; successive calls get the evaluations in the order of their steps.
@@ -187,7 +191,8 @@ def descend(
         held_out: entries whose loss decides when to stop.
         lr: length of a step.
         steps: number of steps, at most.
-        patience: the factor of `StoppingRule`.
+        patience: number by which `StoppingRule` multiplies the step of the last improvement, to get the step at which
+            it ends the descent.
         batch_size: entries per step. None takes all of up to 2^20 entries, and 2^18 of more.
         seed: seed of the order of mini-batches, which is drawn anew for every pass over the entries.
 

@@ -21,7 +21,7 @@ PER_ENTRY = 32
 
 
 def outer_factors(net: TensorNetwork) -> tuple[Float[Tensor, "rows R"], Float[Tensor, "R columns"]]:
-    """Return two factors whose product is the end matrix of a deep matrix.
+    """Return two factors, of shapes (rows, R) and (R, columns), whose product is the end matrix of a deep matrix.
 
     The inner factors are multiplied into the outer factor of the side that has fewer rows or columns, which costs
     least.
@@ -37,11 +37,11 @@ def outer_factors(net: TensorNetwork) -> tuple[Float[Tensor, "rows R"], Float[Te
 
 
 def entries(net: TensorNetwork, indices: Int[Tensor, "m order"]) -> Float[Tensor, " m"]:
-    """Return entries of a network, differentiable in its nodes.
+    """Return entries of a network's end tensor, of shape (m,), differentiable in its nodes.
 
     Args:
         net: the network. The inner factors of a deep matrix are multiplied once, not once per entry.
-        indices: (m, N) positions, which are not checked.
+        indices: (m, N) positions: column n is the index in mode n. They are not checked.
     """
     if not is_chain(net):
         return contract.entries(net.layout, net.stacks, indices)
@@ -81,11 +81,13 @@ class _ProductEntries(torch.autograd.Function):
 
 @torch.no_grad()
 def predict(net: TensorNetwork, indices: Int[Tensor, "m order"]) -> Float[Tensor, " m"]:
-    """Return entries of a network in float64, without gradients, computed a chunk at a time.
+    """Return entries of a network's end tensor, of shape (m,), in float64, without gradients.
+
+    They are computed a chunk at a time, to save memory.
 
     Args:
         net: the network.
-        indices: (m, N) positions, which are not checked.
+        indices: (m, N) positions: column n is the index in mode n. They are not checked.
     """
     parts = [entries(net, part).double() for part in indices.split(CHUNK)]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device=indices.device)
@@ -96,8 +98,9 @@ def spectra(net: TensorNetwork) -> list[Tensor]:
     """Return the singular values of a deep matrix, or the component norms of every bond of another network.
 
     Returns:
-        One vector in decreasing order for a deep matrix; for other networks one such vector per bond, in the order of
-        `net.bonds`.
+        A list. For a deep matrix it has one vector, the singular values of the end matrix in descending order. For
+        other networks it has one vector per bond, in the order of `net.bonds`: the bond's component norms in
+        descending order.
     """
     if is_chain(net):
         left, right = outer_factors(net)

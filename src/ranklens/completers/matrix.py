@@ -67,18 +67,24 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         random_state: an integer, the seed of the split and of mini-batches.
 
     Attributes:
-        rank_: number of components of the fitted matrix; 0 if the biases (or zero) predict as well.
-        singular_values_: singular values of the fitted matrix, without biases.
+        rank_: rank of the fitted matrix without biases; 0 if the biases alone (or zero, without biases) predict the
+            held-out entries as well.
+        singular_values_: (rank_,) singular values of the fitted matrix without biases, in descending order.
         left_: (rows, rank_) left factor.
         right_: (columns, rank_) right factor; left_ @ right_.T is the fitted matrix without biases.
         mean_: the mean; zero without `biases`.
         row_biases_: (rows,) one number per row; zeros without `biases`.
         column_biases_: (columns,) one number per column; zeros without `biases`.
-        rmse_: held-out root mean square errors: of the "biases" alone, after the "descent", and after the "polish".
-        profile_: a Dataset over the training steps, with the singular values ("standing"), the effective rank, and the
-            training and held-out losses. Losses are in units of the mean square that the biases leave.
+        rmse_: {name: held-out root mean square error}, in the units of the data: of the "biases" alone, after the
+            "descent" (the training), and after the "polish" (the refinement). Without biases, "biases" is the error of
+            predicting zero. If this prediction fits the training entries exactly, or only one entry is observed,
+            rmse_ is {"biases": 0.0}.
+        profile_: a Dataset over `step`, with `standing` over (step, standing_rank), the singular values of W in
+            descending order, and with `effective_rank`, `train_loss` and `held_out_loss`. Losses are mean squared
+            errors, divided by the mean square that the biases leave on the training entries. Without training, the
+            Dataset is empty.
         n_features_in_: number of columns.
-        feature_names_in_: names of the columns, if the matrix was a frame with names of strings.
+        feature_names_in_: names of the columns; set only if the matrix was a frame whose column names are strings.
 
     Raises:
         ValueError: for arguments or data out of range; the message names them.
@@ -207,16 +213,19 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         return solved[:, :rank], solved[:, rank] if self.biases else np.zeros(rows)
 
     def transform(self, X: Matrix) -> NDArray[np.float64] | pd.DataFrame:
-        """Fill in the missing entries of rows, old or new; observed entries stay as they are.
+        """Return rows with their missing entries filled in; observed entries stay as they are.
+
+        The rows may be rows of the fitted matrix or new ones.
 
         The left factor and the bias of every row are solved for by ridge regression against the fitted right factor. A
         row without observed entries gets the mean plus the column biases.
 
         Args:
-            X: rows with the fitted columns, as an array, frame or sparse matrix like that of `fit`.
+            X: rows with the fitted columns: an array or frame with NaN for missing entries, or a sparse matrix whose
+                stored entries are the observed ones.
 
         Returns:
-            The filled matrix: a frame for a frame, else an array.
+            The filled matrix, of the shape of X: a frame for a frame, else an array, also for a sparse matrix.
         """
         observed = self._observed_rows(X)
         filled = self._whole_rows(observed)
@@ -227,12 +236,13 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         """Predict entries: at positions in the fitted matrix, or all entries of given rows.
 
         Args:
-            X: (m, 2) integers, one (row, column) position per prediction; or rows as in `transform`. Any two columns of
-                integers are taken for positions.
+            X: (m, 2) integers, one (row, column) position per prediction. Any array or frame of two columns of
+                integers is taken for positions. Or rows with the fitted columns, old or new: an array or frame with
+                NaN for missing entries, or a sparse matrix whose stored entries are the observed ones.
 
         Returns:
-            (m,) predictions at positions; for rows a matrix of their shape, in which observed entries are predicted
-            too.
+            For positions, (m,) predictions. For rows, an array of the shape of X, in which the observed entries are
+            replaced by predictions too.
         """
         check_is_fitted(self)
         if not _are_positions(X):
@@ -249,8 +259,12 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         """Return the coefficient of determination R^2 of predictions.
 
         Args:
-            X: (m, 2) integer positions; or a matrix of the fitted shape, whose observed entries are compared.
+            X: (m, 2) integer positions (row, column), if `y` is given; or a matrix of the fitted shape, in the forms
+                that `fit` takes, whose observed entries are compared with the predictions at their positions.
             y: (m,) values at the positions; not used for a matrix.
+
+        Returns:
+            1 minus the sum of squared errors divided by the sum of squared deviations of the values from their mean.
 
         Raises:
             ValueError: for a matrix of another shape than the fitted one.

@@ -64,11 +64,11 @@ class Polish:
     Attributes:
         candidates: networks of decreasing size.
         train: the entries to fit.
-        held_out: entries that choose.
-        biases: the biases to begin with.
-        noise_level: the unit of ridges.
-        errors: held-out root mean square error of every choice that was tried.
-        fits: the fits among them that may still be chosen.
+        held_out: entries by whose error the size and the ridge are chosen.
+        biases: the biases with which every fit begins.
+        noise_level: the unit of ridges: the ridge at which noise alone keeps no component.
+        errors: {choice: held-out root mean square error} for every choice that was tried.
+        fits: {choice: fit} for those tried choices that may still be the best; other fits are deleted to save memory.
     """
 
     candidates: Candidates
@@ -80,7 +80,9 @@ class Polish:
     fits: dict[Choice, Fit] = field(default_factory=dict)
 
     def error(self, choice: Choice) -> float:
-        """Return the held-out root mean square error of the fit with a size and a ridge, made at the first call.
+        """Return the held-out root mean square error of the fit with a size and a ridge.
+
+        The fit is made at the first call for this choice, and its error is kept in `errors`.
 
         Args:
             choice: the size and the ridge.
@@ -104,8 +106,8 @@ class Polish:
     def best(self) -> Choice:
         """Return the size and the ridge of the best fit that was tried.
 
-        The size is the smallest one that has a fit with an error equal to the least error so far, up to the ratio
-        `tolerated`. The ridge is the one of least error that was tried for this size.
+        The size is the smallest network that has a fit whose error is at most the ratio `tolerated` times the least
+        error so far. The ridge is the one of least error that was tried for this size.
         """
         size = max(choice.size for choice, found in self.errors.items() if found <= self._enough())
         return min((choice for choice in self.errors if choice.size == size), key=lambda choice: self.errors[choice])
@@ -204,9 +206,9 @@ def noise_level(train: Observed, sigma: float, nodes: int) -> float:
     pull of a ridge on a component of size s is proportional to s^(2/M), which rescales the level.
 
     Args:
-        train: the entries.
+        train: the entries to fit; only their number and the shape are used.
         sigma: standard deviation of the noise.
-        nodes: M, the number of nodes.
+        nodes: M, the number of nodes of the network; 2 for a product of two matrices.
     """
     level = sigma * sum(math.sqrt(len(train) / d) for d in train.shape)
     return level * math.prod(train.shape) ** (0.5 - 1 / nodes)

@@ -33,7 +33,7 @@ def aligned_(net: TensorNetwork, observed: Observed, scale: float, *, seed: int 
         net: a deep matrix, changed in place. If its smallest width is below the rank of Y, only as many leading
             singular values of Y are used as the width allows.
         observed: the entries to fit, of order one.
-        scale: spectral norm of the end matrix in units of sqrt(rows columns).
+        scale: spectral norm that the end matrix is to have, divided by sqrt(rows * columns).
         seed: seed of the power method, which large matrices need.
 
     Returns:
@@ -58,7 +58,8 @@ def leading(
         seed: seed of the power method, which is used for matrices of more than 2^20 entries.
 
     Returns:
-        U, s and V, with s in decreasing order.
+        U, of shape (rows, R), s, of shape (R,) and in descending order, and V, of shape (columns, R). The columns of U
+        and V are the singular vectors. R is `width`, or min(rows, columns) if that is smaller.
     """
     rows, columns = observed.shape
     i, j = observed.indices.cpu().numpy().T

@@ -61,12 +61,18 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
         random_state: an integer, the seed of the split, of the initialization and of mini-batches.
 
     Attributes:
-        network_: the fitted network without biases, in the units of the data; None if biases (or zero) predict as well.
-        widths_: {bond: number of components}; empty without a network.
-        rmse_: held-out root mean square errors: of the "biases" alone, after the "descent", and after the "polish".
-        profile_: a Dataset over the training steps, with the component norms of every bond ("standing"), their
-            effective rank, and the training and held-out losses. Losses are in units of the mean square that the biases
-            leave.
+        network_: the fitted network without biases, in the units of the data; None if the biases alone (or zero,
+            without biases) predict the held-out entries as well.
+        widths_: {label of the bond as text: number of components} of `network_`; empty without a network.
+        rmse_: {name: held-out root mean square error}, in the units of the data: of the "biases" alone, after the
+            "descent" (the training), and after the "polish" (elimination and least squares). Without biases, "biases"
+            is the error of predicting zero. If this prediction fits the training entries exactly, or only one entry is
+            observed, rmse_ is {"biases": 0.0}.
+        profile_: a Dataset over `step` of the training. With one bond it has `standing` over (step, standing_rank), the
+            component norms in descending order, and `effective_rank`. With several it has `standing_0`, `standing_1`
+            and so on, and `effective_rank_0` and so on, in the order of the network's `bonds`. `train_loss` and
+            `held_out_loss` are mean squared errors, divided by the mean square that the biases leave on the training
+            entries. Without training, the Dataset is empty.
 
     Raises:
         ValueError: for arguments or data out of range; the message names them.
@@ -182,6 +188,9 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
         Args:
             indices: (m, N) integer positions, or a frame with one column per mode.
             values: (m,) values at the positions.
+
+        Returns:
+            1 minus the sum of squared errors divided by the sum of squared deviations of the values from their mean.
         """
         return float(r2_score(np.asarray(values, dtype=np.float64), np.asarray(self.predict(indices))))
 

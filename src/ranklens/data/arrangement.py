@@ -29,7 +29,7 @@ def correlations(values: Float[Tensor, "M N"]) -> Float64[Tensor, "N N"]:
         values: M rows, at least two, of N features.
 
     Returns:
-        A symmetric matrix of numbers from 0 to 1.
+        A symmetric matrix of shape (N, N), of numbers from 0 to 1. Entry (i, j) is for features i and j.
 
     Raises:
         ValueError: for fewer than two rows, or numbers that are not finite.
@@ -71,7 +71,8 @@ def arrange(weights: Float[Tensor, "N N"], tree: ModeTree) -> Int64[Tensor, "N"]
         tree: a mode tree over the N features.
 
     Returns:
-        The feature at each mode: `features[:, arrange(weights, tree)]` has the features in the order of the modes.
+        (N,) numbers of features: entry n is the feature to put at mode n. If `values` has one column per feature, then
+        `values[:, arrange(weights, tree)]` has the columns in the order of the modes.
 
     Raises:
         ValueError: for weights of another size than the tree, not symmetric, or negative.

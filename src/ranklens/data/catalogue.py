@@ -25,8 +25,8 @@ class File:
             with the bytes.
         sha256: SHA-256 hash of the bytes, or of the array; None if no hash is published.
         hashed: whether `sha256` is the hash of the "bytes" or of the "array".
-        forms: names that the file may have in the data folder, if others than its own name and its name with ".gz".
-            Files that end in ".gz" are unpacked.
+        forms: names that the file may have in the data folder. An empty tuple stands for two names: the file's own
+            name, and that name with ".gz". Files that end in ".gz" are unpacked when they are read.
     """
 
     name: str
@@ -37,7 +37,7 @@ class File:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the names that the file may have in the data folder."""
+        """Return the names that the file may have in the data folder: `forms`, or its name and its name with ".gz"."""
         return self.forms or (self.name, f"{self.name}.gz")
 
 
@@ -140,6 +140,9 @@ def source(name: str) -> Source:
 
     Args:
         name: one of the keys of `SOURCES`.
+
+    Returns:
+        The description of the data set: its files, and where they can be downloaded. Nothing is read.
 
     Raises:
         ValueError: for an unknown name.

@@ -20,16 +20,17 @@ LARGEST = 2**26
 
 
 def data_tensor(features: Float[Tensor, "M N D"], weights: Float[Tensor, "M"] | None = None) -> Float64[Tensor, "..."]:
-    """Compute the data tensor, for few features: the sum over rows m of w_m x_m1 (outer) ... (outer) x_mN, over M.
+    """Compute the data tensor: (1 / M) sum over rows m of w_m x_m1 (outer) ... (outer) x_mN.
 
-    Here w_m is the weight of row m, and x_mn is the vector of its feature n.
+    Here w_m is the weight of row m, and x_mn is the vector of its feature n. The tensor has D^N entries, so N must be
+    small.
 
     Args:
         features: M rows of N features, each a vector of D numbers.
         weights: one number per row, such as its label; None takes ones.
 
     Returns:
-        A tensor with N modes of size D.
+        A float64 tensor with N modes of size D; mode n belongs to feature n.
 
     Raises:
         ValueError: for more than 2^26 entries, no rows, or numbers that are not finite.
@@ -64,8 +65,9 @@ def entanglement(
         weights: one number per row, such as its label; None takes ones.
 
     Returns:
-        The entropy of the normalized squared singular values, in nats; 0 for the zero tensor. It is at most the
-        logarithm of the rank of the matricization, and so of M and of the dimension of either side.
+        A scalar: the entropy, in nats, of the squared singular values of the data tensor's matricization, divided by
+        their sum; 0 for the zero tensor. It is at most the logarithm of the rank of the matricization, and so of M
+        and of the dimension of either side.
 
     Raises:
         ValueError: for modes that do not exist, repeat, or leave one side empty; no rows; numbers that are not finite.
@@ -95,8 +97,10 @@ def canonical_entanglement(
 ) -> dict[Node, Float64[Tensor, ""]]:
     """Compute the entanglement of a data set for each canonical partition of a tree: a node against all other features.
 
-    A hierarchical factorization of width R over the tree has an entanglement of at most ln R for each node. It can
-    therefore fit a data set well only if the entanglement of the data set is low for all nodes.
+    The entanglement is the entanglement entropy of the data tensor, (1 / M) sum over rows of the weight times the outer
+    product of the row's vectors, for the matricization with the node's features as rows. A hierarchical factorization
+    of width R over the tree has an entanglement of at most ln R for each node. It can therefore fit a data set well
+    only if the entanglement of the data set is low for all nodes.
 
     Args:
         features: M rows of N features, each a vector of D numbers.
@@ -104,7 +108,8 @@ def canonical_entanglement(
         weights: one number per row, such as its label; None takes ones.
 
     Returns:
-        The entropy in nats, by node, for all nodes except the root.
+        {node: entropy in nats, a scalar} for all tree nodes except the root, the leaves included. A node is the tuple
+        of its features.
 
     Source: Alexander, De La Vega, Razin, Cohen (NeurIPS 2023), theorems 1 and 2.
 
@@ -125,19 +130,20 @@ def unreachable(
 ) -> Float64[Tensor, ""]:
     """Compute a lower bound of the relative squared error of every hierarchical factorization of a given width.
 
-    The matricization of such a factorization for any node of the tree has rank at most R, the width. By the theorem of
-    Eckart and Young its squared distance to the data tensor is at least sum_{r > R} sigma_r^2, where sigma_r are the
-    singular values of the data tensor's matricization in falling order. The bound is the largest of these sums over the
-    nodes, divided by the squared norm of the data tensor.
+    The error is the squared Frobenius distance of the end tensor to the data tensor (see `data_tensor`), divided by the
+    squared norm of the data tensor. The matricization of such a factorization for any node of the tree has rank at most
+    R, the width. By the theorem of Eckart and Young its squared distance to the data tensor is at least sum_{r > R}
+    sigma_r^2, where sigma_r are the singular values of the data tensor's matricization in falling order. The bound is
+    the largest of these sums over the nodes, divided by the squared norm of the data tensor.
 
     Args:
         features: M rows of N features, each a vector of D numbers.
         tree: a mode tree over the N features.
-        width: R, of all bonds.
+        width: size R of all bonds, at least 1.
         weights: one number per row, such as its label; None takes ones.
 
     Returns:
-        A number from 0 to 1. At 0, the width may suffice.
+        A scalar from 0 to 1: the bound. If it is 0, a factorization of this width may equal the data tensor.
 
     Raises:
         ValueError: for a width below 1, a tree over another number of features, or features that are not finite.

@@ -57,7 +57,7 @@ def cifar(content: bytes) -> NDArray[np.uint8]:
         content: bytes of the file.
 
     Returns:
-        A uint8 array of shape (n, 3073): the label, then the image.
+        A uint8 array of shape (n, 3073): in each row the label, from 0 to 9, then the image.
 
     Raises:
         ValueError: for a size that is not a multiple of the size of a row, or for a label above 9.

@@ -51,7 +51,12 @@ def load(name: str) -> list[Array]:
     file is a FileNotFoundError.
 
     Args:
-        name: name of the data set, as in `fetch`.
+        name: "mnist", "fashion-mnist", "cifar10" or "ml-100k".
+
+    Returns:
+        One numpy array per file. For "mnist" and "fashion-mnist": training images, training labels, test images and
+        test labels. For "cifar10": the five training batches and the test batch, each of rows (label, image). For
+        "ml-100k": one array of rows (user, item, rating, time).
     """
     return [_read(name, file)[1] for file in source(name).files]
 
@@ -87,7 +92,7 @@ def state(name: str) -> str:
     """Return one line that says in which folder a data set is, or that it is not there, or which file is damaged.
 
     Args:
-        name: name of the data set, as in `fetch`. For an unknown name, the line says so.
+        name: "mnist", "fashion-mnist", "cifar10" or "ml-100k". For any other name, the line says that it is unknown.
     """
     try:
         return f"whole, in {[_read(name, file)[0].parent for file in source(name).files].pop()}"

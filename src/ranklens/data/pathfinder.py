@@ -106,11 +106,11 @@ class Pathfinder:
     """Images of paths, and whether the two markers of each are on one path.
 
     Attributes:
-        images: (count, side, side) grey levels, black 0.
+        images: (count, side, side) uint8 grey levels, from 0 for black to 255 for white.
         labels: (count,) 1 if both markers are on one path, else 0.
-        markers: (count, 2, 2) row and column of the two markers, in pixels.
-        rejected: share of all images begun that were given up because a path found no room.
-        distractors: mean number of distractors per image.
+        markers: (count, 2, 2) positions of the centres of the markers, in pixels; axes: image, marker, (row, column).
+        rejected: share, among all drawings that were begun, of those that were given up because a path found no room.
+        distractors: mean number of short paths (distractors) that were drawn per image.
     """
 
     images: UInt8[Tensor, "count side side"]
@@ -152,13 +152,14 @@ def pathfinder(
         side: height and width of the images, in pixels.
         strokes: sizes of dashes, paths and markers; None takes those for 150, 64 or 32 pixels, the largest that is not
             above `side`.
-        distractors: largest number of short paths, a third as long; fewer are drawn if there is no room. None takes
-            90 / `length` for 150 pixels, and as many per area, measured in lengths of a dash and a gap, for others.
+        distractors: largest number of short paths, with a third as many dashes; fewer are drawn if there is no room.
+            None takes 90 / `length` * (`side` / 150 * 4 / u)^2, rounded, where u is the length of a dash and a gap in
+            pixels: 90 / `length` for images of 150 pixels and the strokes made for them.
         contrast: level of dashes and markers, as a share of white, from 0.05 to 1.
         seed: seed of the images.
 
     Returns:
-        A `Pathfinder`.
+        A `Pathfinder` with the images, their labels (each 0 or 1 with equal chances) and the markers.
 
     Raises:
         ValueError: for numbers out of range, or settings that leave no room for the paths.
@@ -227,6 +228,9 @@ def strokes_for(side: int) -> Strokes:
 
     Args:
         side: height and width of the images, in pixels.
+
+    Returns:
+        The sizes made for images of 150, 64 or 32 pixels, whichever is the largest that is not above `side`.
 
     Raises:
         ValueError: for a side below 32.

@@ -26,8 +26,9 @@ class Labelled:
     """Images and their classes.
 
     Attributes:
-        images: (n, height, width) grey levels, or (n, channels, height, width) levels of colours.
-        labels: (n,) classes, counted from 0.
+        images: (n, height, width) grey levels, or (n, channels, height, width) levels of each colour. 0 is black;
+            `Images.largest` is the level of white.
+        labels: (n,) class of each image, counted from 0.
 
     Raises:
         ValueError: for different numbers of images and labels.

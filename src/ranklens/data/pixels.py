@@ -26,8 +26,8 @@ class PixelCompletion:
     It is a `rl.problems.BatchedProblem`, for `rl.gradient_descent`.
 
     Attributes:
-        images: (n, pixels) grey levels: one index per mode.
-        labels: (n,) value that the entry of each image should have.
+        images: (n, pixels) grey levels. The level of pixel k of an image is its index in mode k of the tensor.
+        labels: (n,) value that the tensor's entry at each image should have.
     """
 
     images: UInt8[Tensor, "n pixels"]
@@ -42,13 +42,13 @@ class PixelCompletion:
         """Return the problem made of some of the images.
 
         Args:
-            rows: (k,) row numbers.
+            rows: (k,) row numbers in `images`, in any order and possibly repeated.
         """
         rows = rows.to(self.labels.device)
         return PixelCompletion(self.images.index_select(0, rows), self.labels.index_select(0, rows))
 
     def errors(self, net: TensorNetwork) -> Float[Tensor, "n"]:
-        """Return the squared difference of entry and label for every image.
+        """Return the squared difference between the end tensor's entry and the label, (n,) numbers, one per image.
 
         Indices are not checked: levels of images are within the modes of a network made for them.
 
@@ -69,7 +69,7 @@ class PixelCompletion:
         return self._indicators[key]
 
     def loss(self, net: TensorNetwork) -> Float[Tensor, ""]:
-        """Return the mean over images of the squared difference of entry and label.
+        """Return the mean, over images, of the squared difference between the end tensor's entry and the label.
 
         Args:
             net: a network with one mode per pixel, whose size is the number of grey levels.
@@ -95,7 +95,7 @@ class Selection:
     """Which images of a data set are used, and at which resolution.
 
     Attributes:
-        name: "digits", "mnist" or "fashion-mnist", as in `rl.data.images`.
+        name: "digits" (8 x 8 pixels), "mnist" or "fashion-mnist" (both 28 x 28).
         levels: number of grey levels of a pixel, 2 to 256.
         side: height and width, in pixels, to which images are averaged down; 0 leaves them as they are.
         train: number of training images; 0 takes as many as the data set has. The training images of "digits" are drawn
@@ -117,11 +117,12 @@ def draw(selection: Selection, control: str, seed: int) -> tuple[data.Labelled, 
 
     Args:
         selection: which images, and at which resolution.
-        control: one of `CONTROLS`.
+        control: "true", "random images" or "random labels".
         seed: seed of the selection and of the random parts.
 
     Returns:
-        Training images and test images: levels of shape (n, side, side) and classes from 0 to 9.
+        Training images and test images. Each has grey levels from 0 to `selection.levels` - 1, of shape
+        (n, side, side), and classes from 0 to 9.
     """
     loaded = data.images(selection.name)
     train, test = (_levels(part, loaded.largest, selection) for part in (loaded.train, loaded.test))
@@ -141,17 +142,21 @@ def against(parts: tuple[data.Labelled, data.Labelled], label: int, value: float
         label: the class.
         value: value of the entries of images of this class; the entries of all other images are 0.
         dtype: dtype of these values.
+
+    Returns:
+        The two problems; the images are flattened to (n, pixels), row by row.
     """
     train, test = (PixelCompletion(part.images.flatten(1), value * (part.labels == label).to(dtype)) for part in parts)
     return PixelData(train, test)
 
 
 def pad(images: PixelData, side: int) -> PixelData:
-    """Return the images in the middle of black ones of side x side pixels; an odd border is wider below and right.
+    """Return problems whose images are the given ones in the middle of a black square; the labels are unchanged.
 
     Args:
-        images: square images.
-        side: height and width of the padded images, in pixels.
+        images: problems of square images.
+        side: height and width of the padded images, in pixels. If the border has an odd width in total, it is one
+            pixel wider below and on the right.
     """
     return PixelData(_pad(images.train, side), _pad(images.test, side))
 

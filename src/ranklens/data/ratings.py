@@ -35,7 +35,10 @@ class Ratings:
 
     @property
     def indices(self) -> Int64[Tensor, "n 2"]:
-        """Return the pair (user, item) of each rating: the indices of the entries, as `rl.Completion` takes them."""
+        """Return the indices of the observed entries, of shape (n, 2): one row (user, item) for each rating.
+
+        `rl.Completion` takes indices in this form.
+        """
         return torch.stack([self.users, self.items], dim=1)
 
 

@@ -18,14 +18,14 @@ class SameClass:
     """Pairs of images, which are put on canvases only when they are used, to save memory.
 
     Attributes:
-        images: (n, channels, height, width) images, shifted and scaled by `mean` and `std`. The empty canvas is 0, so
-            it has the mean colour.
+        images: (n, channels, height, width) float32 images, from which `mean` was subtracted and which were then
+            divided by `std`. The empty canvas is 0, so it has the mean colour.
         pairs: (count, 2) row numbers of the two images of each pair.
         labels: (count,) 1 if both images of a pair are of one class, else 0.
-        boxes: the places of the two images on the canvas, each (top, left, height, width).
+        boxes: the places of the two images on the canvas, each (top, left, height, width) in pixels.
         canvas: height and width of the canvas, in pixels.
         mean: (channels,) mean level of each channel that was subtracted.
-        std: (channels,) standard deviation of each channel that images were divided by.
+        std: (channels,) standard deviation that each channel was divided by; 1 for a channel that is constant.
     """
 
     images: Float32[Tensor, "n channels height width"]
@@ -77,12 +77,12 @@ def same_class(
         count: number of pairs.
         distance: number of columns between the two images; the published values are 0 to 160 for images of 32 x 32.
         canvas: height and width of the canvas, in pixels.
-        like: for a test set, the pairs of the training set: images are shifted and scaled by its mean and standard
-            deviation. None takes the mean and the standard deviation of these images.
+        like: for a test set, the pairs of the training set, whose mean and standard deviation are used to shift and
+            scale the images. None takes the mean and the standard deviation, per channel, of all of `images`.
         seed: seed of the pairs.
 
     Returns:
-        A `SameClass`.
+        A `SameClass` of `count` pairs, with labels 1 for equal classes and 0 for different ones.
 
     Raises:
         ValueError: for fewer than one pair; for a negative distance; for a canvas that is too small; for images of one

@@ -226,9 +226,9 @@ class LocalityPenalty:
 
     @property
     def due(self) -> bool:
-        """Return whether the next call, if it is not under `torch.no_grad`, computes the penalty.
+        """Return whether a call at this moment would compute the penalty; otherwise it would return 0.
 
-        This is so if `steps` is a multiple of `every`; otherwise the next call returns 0.
+        This is so if `steps` is a multiple of `every`, `weight` is positive, and gradients are enabled.
         """
         return self.weight > 0 and self.steps % self.every == 0 and torch.is_grad_enabled()
 

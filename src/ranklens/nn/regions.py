@@ -90,8 +90,8 @@ class PatchPairs:
     boxes that touch have distance 0. The first box is drawn uniformly among all boxes with a partner at an allowed
     distance, and the second uniformly among the partners of the first.
 
-    Call the sampler with the shape of one input, (channels, rows, columns), and a generator. The result is a pair of
-    boxes, each (top, left, height, width) in pixels.
+    Call the sampler with the shape of one input, whose last two axes are rows and columns, and a `torch.Generator`. The
+    result is a pair of boxes, each (top, left, height, width) in pixels.
 
     Attributes:
         size: height and width of a box in pixels, or one number for both.
