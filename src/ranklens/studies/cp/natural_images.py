@@ -408,8 +408,8 @@ def _against_published(part: xr.Dataset, settings: Settings) -> list[Claim]:
             )
             cut = f", each error cut off at {LARGEST_ERROR:g}," if which == "test" else ""
             statement = (
-                f"CP factorization, rank {rank}: mean squared error over the {which} images of true data{cut} after the "
-                f"last step, published as {known:g}. The bound is {why}"
+                f"CP factorization, rank {rank}: mean squared error over the {which} images of true data{cut} after "
+                f"the last step, published as {known:g}. The bound is {why}"
             )
             found.append(_largest(statement, errors.sel(data="true", rank=rank), bound))
     return found

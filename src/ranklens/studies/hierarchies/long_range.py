@@ -217,7 +217,10 @@ def _far_over_near(record: xr.Dataset) -> list[Claim]:
     steps, tests = (_median(record, name) for name in ("step", "test"))
     iterations = "Number of steps until the training loss reaches its stopping value or the steps run out"
     errors = "Mean squared error over unobserved entries at the end"
-    far = "ratio of the target that compares two modes far apart in the mode tree to the target that compares two siblings"
+    far = (
+        "ratio of the target that compares two modes far apart in the mode tree to the target that compares two "
+        "siblings"
+    )
     both = f"(medians of {reduce.count(record.seed)})"
     own = (
         "ratio of the target that compares the far modes, fitted along another tree in which they are siblings, to the "

@@ -60,6 +60,12 @@ NEAR = 1e-4
 # Least |rate| * time / size of a component whose rate is measured: others are at rest, and a difference is rounding.
 MOVING = 1e-2
 KINDS = ("matrix", "tensor", "hierarchical")
+# for each factorization, in words: the meaning of K, the size sigma, and the kind of end tensor
+NAMED = {
+    "matrix": ("its depth", "singular value", "matrix"),
+    "tensor": ("its order", "component norm", "tensor"),
+    "hierarchical": ("number of children of a tree node plus 1", "component norm at the root", "tensor"),
+}
 
 
 @dataclass(frozen=True)
@@ -212,25 +218,29 @@ def _claims_of(kind: str, points: _Points) -> list[Claim]:
         slope, factor = exponent(size, rate / gamma)
         raw, _ = exponent(size, rate)
     ratio = rate / (K * size ** (2 - 2 / K) * gamma)
+    what, quantity, end = NAMED[kind]
     return [
         theorem(
-            f"{kind.capitalize()} factorization, K = {K}: the rate of a size sigma (singular value or component "
-            "norm), divided by its alignment gamma with the negative gradient, is a power of sigma with exponent "
-            f"2 - 2/K = {2 - 2 / K:.4g}: absolute difference between fitted exponent and 2 - 2/K, from {len(size)} "
-            f"points (the rate alone has the fitted exponent {raw:.2f})",
+            f"{kind.capitalize()} factorization, K = {K} ({what}): the rate d sigma / dt of each {quantity} sigma, "
+            f"divided by its alignment gamma (inner product of the negative gradient of the loss in the end {end} "
+            f"with the direction of sigma), is a power of sigma with exponent 2 - 2/K = {2 - 2 / K:.4g}: absolute "
+            f"difference between the exponent fitted to {len(size)} points of all trajectories and 2 - 2/K (the rate "
+            f"alone has the fitted exponent {raw:.2f})",
             abs(slope - (2 - 2 / K)),
             at_most=0.005,
         ),
         theorem(
-            f"{kind.capitalize()} factorization, K = {K}: the rate of a size sigma, divided by its alignment gamma, "
-            "is K times a power of sigma: fitted factor divided by K",
+            f"{kind.capitalize()} factorization, K = {K} ({what}): the rate d sigma / dt of each {quantity} sigma, "
+            f"divided by its alignment gamma with the negative gradient of the loss in the end {end}, is K sigma^(2 - "
+            f"2/K): factor before the power of sigma, fitted together with the exponent to {len(size)} points of all "
+            "trajectories, divided by K",
             factor / K,
             within=(0.98, 1.02),
         ),
         theorem(
-            f"{kind.capitalize()} factorization, K = {K}: every size sigma with alignment gamma changes at the "
-            "rate K sigma^(2 - 2/K) gamma: absolute difference between 1 and the measured rate divided by this law, "
-            f"99% quantile of {len(size)} points",
+            f"{kind.capitalize()} factorization, K = {K} ({what}): each {quantity} sigma with alignment gamma changes "
+            "at the rate d sigma / dt = K sigma^(2 - 2/K) gamma: absolute difference between 1 and the measured rate "
+            f"divided by this law, 99% quantile of {len(size)} points of all trajectories",
             float(np.quantile(np.abs(ratio - 1), 0.99)),
             at_most=1e-2,
         ),

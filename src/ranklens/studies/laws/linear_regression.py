@@ -185,26 +185,28 @@ def claims(record: xr.Dataset) -> list[Claim]:
     adam = record.fit.sel(optimizer="Adam")
     return [
         theorem(
-            "Descent, momentum, mini-batches and flow stay in the row space: distance of the parameters' change from "
-            f"the row space, largest at all recorded steps of {reduce.count(gradients.farthest.size, 'run')}",
+            "Descent, momentum, mini-batches and flow change the parameters only within the row space of the design "
+            "matrix: Euclidean norm of the part of the change since the start that is orthogonal to the row space, "
+            f"largest at all recorded steps of {reduce.count(gradients.farthest.size, 'run')}. It is 0 up to rounding",
             reduce.largest(gradients.farthest),
             at_most=ROUNDING,
         ),
         theorem(
-            "Descent, momentum, mini-batches and flow find the solution nearest to their initialization: final "
-            "distance to this solution divided by the least norm of all solutions, largest of "
-            f"{reduce.count(gradients.end.size, 'run')}",
+            "Descent, momentum, mini-batches and flow end at the solution of the equations that is nearest to the "
+            "initial parameters: Euclidean distance of the final parameters from this solution, divided by the least "
+            f"norm of all solutions, largest of {reduce.count(gradients.end.size, 'run')}",
             reduce.largest(gradients.end),
             at_most=FOUND,
         ),
         finding(
-            "Adam and sign descent from zero do not end at the solution of least norm: final distance to it divided "
-            f"by its norm, least of {reduce.count(others.size, 'run')}",
+            "Adam and sign descent from zero do not end at the solution of least Euclidean norm: distance of the "
+            f"final parameters from this solution, divided by its norm, least of {reduce.count(others.size, 'run')}",
             reduce.least(others),
             at_least=0.1,
         ),
         finding(
-            f"Adam solves the equations: final training loss, largest of {reduce.count(adam.size, 'run')}",
+            "Adam nevertheless solves the equations: training loss (mean squared residual of the equations) at the "
+            f"end, largest of {reduce.count(adam.size, 'run')}",
             reduce.largest(adam),
             at_most=1e-6,
         ),

@@ -241,22 +241,26 @@ def _drifts(record: xr.Dataset) -> list[Claim]:
     follow, others = (part.shrink for part in _parts(record))
     return [
         theorem(
-            "Plain descent: the change of the quantities that gradient flow conserves is proportional to the "
-            "learning rate: change divided by the change with half the learning rate, farthest from 2 of "
-            f"{reduce.count(record.seed)}",
+            "Plain descent: the change of W2^T W2 - W1 W1^T, which gradient flow of a product W2 W1 conserves, is "
+            "proportional to the learning rate: Frobenius norm of the change, divided by that with half the learning "
+            f"rate and twice as many steps, farthest from 2 of {reduce.count(record.seed)}",
             reduce.farthest(record.halving, 2),
             within=(1.9, 2.1),
         ),
         finding(
-            f"{', '.join(FOLLOW)}: the change of the quantities that gradient flow conserves falls with the learning "
-            "rate: change divided by the change with four times the learning rate, largest of the optimizers",
+            f"{', '.join(FOLLOW)}: the change of W2^T W2 - W1 W1^T, which gradient flow of a product W2 W1 conserves, "
+            f"falls with the learning rate: Frobenius norm of the change until the training loss is {EQUAL_LOSS:g}, "
+            "divided by that with four times the learning rate, largest of the optimizers (one seed). It is 1/4 if "
+            "the change is proportional to the learning rate, and 1 if it does not fall",
             reduce.largest(follow),
             at_most=0.5,
         ),
         finding(
-            f"{', '.join(str(name) for name in others.optimizer.values)}: the change of the quantities that "
-            "gradient flow conserves does not fall with the learning rate: change divided by the change with four "
-            "times the learning rate, least of the optimizers",
+            f"{', '.join(str(name) for name in others.optimizer.values)}: the change of W2^T W2 - W1 W1^T, which "
+            "gradient flow of a product W2 W1 conserves, does not fall with the learning rate: Frobenius norm of the "
+            f"change until the training loss is {EQUAL_LOSS:g}, divided by that with four times the learning rate, "
+            "least of the optimizers (one seed). It is 1/4 if the change is proportional to the learning rate, and 1 "
+            "if it does not fall",
             reduce.least(others),
             at_least=0.5,
         ),
@@ -268,15 +272,16 @@ def _orders(record: xr.Dataset) -> list[Claim]:
     first, seeds = order(record), reduce.count(record.seed)
     return [
         finding(
-            f"{', '.join(FOLLOW)}: large singular values are learned first: number of steps until the smallest reaches "
-            f"{LEAST:.0%} of its value in the target, divided by this number for the largest, least of the optimizers "
-            f"and {seeds}",
+            f"{', '.join(FOLLOW)}: large singular values of a fully observed matrix are learned first: number of "
+            f"steps until the smallest nonzero singular value of the target is reached up to {LEAST:.0%}, divided by "
+            f"this number for the largest, least of the optimizers and {seeds}",
             reduce.least(first.sel(optimizer=list(FOLLOW))),
             at_least=1.2,
         ),
         finding(
-            "The spectral optimizer learns small singular values first: number of steps until the smallest reaches "
-            f"{LEAST:.0%} of its value in the target, divided by this number for the largest, largest of {seeds}",
+            "The spectral optimizer learns small singular values of a fully observed matrix first: number of steps "
+            f"until the smallest nonzero singular value of the target is reached up to {LEAST:.0%}, divided by this "
+            f"number for the largest, largest of {seeds}",
             reduce.largest(first.sel(optimizer="spectral")),
             at_most=0.8,
         ),
@@ -290,26 +295,28 @@ def _completions(record: xr.Dataset) -> list[Claim]:
     until = records.settings_of(record, Settings).until_loss
     return [
         finding(
-            f"Completion with {', '.join(FOLLOW)} finds the target's rank r: singular value r + 1 divided by singular "
-            f"value r, median of the optimizers and {seeds}",
+            f"Completion of a matrix of rank r with {', '.join(FOLLOW)} ends at rank r, up to a remainder: singular "
+            "value r + 1 of the final end matrix divided by singular value r, median over all these optimizers and "
+            f"{seeds}",
             reduce.median(follow.beyond),
             at_most=1e-2,
         ),
         finding(
-            "Completion with the spectral optimizer does not find the target's rank r: singular value r + 1 divided "
-            f"by singular value r, median of {seeds}",
+            "Completion of a matrix of rank r with the spectral optimizer does not end at rank r: singular value r + "
+            f"1 of the final end matrix divided by singular value r, median of {seeds}",
             reduce.median(spectral.beyond),
             at_least=0.1,
         ),
         finding(
-            "Completion with the spectral optimizer is worse than with plain descent: relative error with the "
-            f"spectral optimizer divided by that with plain descent, both over all entries, medians of {seeds}",
+            "Completion with the spectral optimizer is worse than with plain descent: relative error over all "
+            f"entries, observed and unobserved, at the end, divided by that with plain descent (medians of {seeds})",
             reduce.median(spectral.error) / reduce.median(plain.error),
             at_least=3.0,
         ),
         finding(
-            f"All completions fit their observed entries: share of {reduce.count(record.loss.size, 'run')} with a "
-            f"training loss of at most {until:g}",
+            f"All completions fit their observed entries: share of {reduce.count(record.loss.size, 'run')}, one for "
+            f"each optimizer and seed, whose training loss at the end is at most {until:g}, the value at which "
+            "training stops",
             reduce.share(record.loss, lambda loss: loss <= until),
             at_least=1.0,
         ),

@@ -297,22 +297,28 @@ def _bounded(record: xr.Dataset) -> list[Claim]:
     outside = np.concatenate([points(record, family).outside.values for family in FAMILIES])
     return [
         theorem(
-            "The exact rates of component norms are within the bounds that follow from the relative imbalance: "
-            "amount by which a rate exceeds its bounds, divided by the larger bound (negative inside the bounds), "
-            f"largest of {len(outside)} components and times",
+            "The exact rate d sigma / dt of a component norm sigma at a bond of order K, with alignment gamma and "
+            "relative imbalance x (largest minus smallest squared slice norm of the component, divided by "
+            "sigma^(2/K)), lies between 1 / (1 + x) and (1 + x)^(K - 1) times the balanced law K sigma^(2 - 2/K) "
+            "gamma: amount by which the rate is outside these bounds, divided by the larger absolute bound (negative "
+            f"inside), largest of {len(outside)} components and times of all flows",
             reduce.largest(outside),
             at_most=ROUNDING,
         ),
         theorem(
-            "Imbalance never slows a component: exact rate divided by the rate of the balanced law, least of all "
-            "components and times",
+            "Imbalance never slows a component: exact rate d sigma / dt of a component norm sigma divided by the "
+            "balanced law K sigma^(2 - 2/K) gamma, with order K of the bond and alignment gamma, least of all "
+            f"components and times where the law is more than {COUNTS:g} of its largest value. The ratio is at least "
+            "1, because a sum of inverse squared slice norms with a given product is least if they are equal",
             reduce.least([reduce.least(ratios(record, family)[1]) for family in FAMILIES]),
             at_least=1 - ROUNDING,
         ),
         theorem(
-            "2 x 2 example from factors with W2^T W2 - W1 W1^T = lambda I: a singular value sigma changes at the rate "
-            "sqrt(lambda^2 + 4 sigma^2) <-gradient, u v^T>, where u and v are its singular vectors: relative error of "
-            f"this law, largest along {reduce.count(record.lambda_error, 'flow')}",
+            "2 x 2 example at depth 2 from factors with W2^T W2 - W1 W1^T = lambda I: a singular value sigma of W2 "
+            "W1 changes at the rate d sigma / dt = sqrt(lambda^2 + 4 sigma^2) u^T (-G) v, where u and v are its "
+            "singular vectors and G is the gradient of the loss in W2 W1: difference between the exact rate and this "
+            f"law divided by the exact rate, largest along {reduce.count(record.lambda_error, 'flow')}, one for each "
+            "lambda",
             reduce.largest(record.lambda_error),
             at_most=1e-5,
         ),
@@ -325,16 +331,19 @@ def _single(record: xr.Dataset) -> list[Claim]:
     late, early = time >= float(record.balanced_from), time < float(record.balanced_from)
     return [
         theorem(
-            "Single component: the law for balanced components is accurate once the relative imbalance is below "
-            f"{SHARE:g}: absolute difference between 1 and exact rate divided by law, largest of all times from then "
-            "on, one flow",
+            "CP factorization with one component: the balanced law d sigma / dt = K sigma^(2 - 2/K) gamma of its "
+            "norm sigma, with order K and alignment gamma, is accurate once the relative imbalance x (largest minus "
+            f"smallest squared slice norm, divided by sigma^(2/K)) stays below {SHARE:g}: absolute difference between "
+            "1 and the exact rate divided by the law, largest of all times from then on, one flow. The bound is (1 + "
+            f"x)^(K - 1) - 1 at x = {SHARE:g}",
             reduce.largest(off[late]),
             at_most=(1 + SHARE) ** (order(record, "CP") - 1) - 1,
         ),
         finding(
-            "Single component: the law for balanced components is not accurate while the relative imbalance is above "
-            f"{SHARE:g}: absolute difference between 1 and exact rate divided by law, largest of all times until then, "
-            "one flow",
+            "CP factorization with one component: the balanced law d sigma / dt = K sigma^(2 - 2/K) gamma of its "
+            "norm sigma, with order K and alignment gamma, is not accurate before the relative imbalance (largest "
+            f"minus smallest squared slice norm, divided by sigma^(2/K)) stays below {SHARE:g}: absolute difference "
+            "between 1 and the exact rate divided by the law, largest of all times until then, one flow",
             reduce.largest(off[early]),
             at_least=0.2,
         ),
@@ -346,8 +355,10 @@ def _bent(record: xr.Dataset) -> list[Claim]:
     away = [reduce.largest(np.exp(np.abs(np.log(np.abs(ratios(record, f)[1]))))) for f in FAMILIES]
     return [
         finding(
-            "Some rates are far from the balanced law: exact rate divided by law, or law divided by exact rate, "
-            "whichever is larger, largest of all components and times",
+            "Some rates are far from the balanced law: exact rate d sigma / dt of a component norm sigma divided by "
+            "the balanced law K sigma^(2 - 2/K) gamma, with order K of the bond and alignment gamma, or the inverse "
+            "of this ratio if that is larger, largest of all components and times where the law is more than "
+            f"{COUNTS:g} of its largest value",
             reduce.largest(away),
             at_least=1.5,
         )
@@ -359,16 +370,16 @@ def _stopping(record: xr.Dataset) -> list[Claim]:
     imbalances, ends = record.imbalance_lambda.values, saturated(record)
     return [
         finding(
-            f"2 x 2 example from factors with W2^T W2 - W1 W1^T = lambda I, lambda = {float(imbalances.max()):g}: the "
-            "unobserved entry w11 stops early, while |w11| grows without bound from balanced factors: |w11| at the "
-            "end, one flow",
+            "2 x 2 example at depth 2 from factors with W2^T W2 - W1 W1^T = lambda I, lambda = "
+            f"{float(imbalances.max()):g}: the unobserved entry w11 of W2 W1 stops early, while |w11| grows without "
+            "bound from balanced factors (lambda = 0): |w11| at the end, one flow",
             float(ends[np.argmax(imbalances)]),
             at_most=0.1,
         ),
         finding(
-            "2 x 2 example from factors with W2^T W2 - W1 W1^T = lambda I: the smaller lambda, the larger the |w11| at "
-            "which the flow stops: increase of the final |w11| from one lambda to the next smaller one, least of "
-            f"{len(ends) - 1} pairs",
+            "2 x 2 example at depth 2 from factors with W2^T W2 - W1 W1^T = lambda I: the smaller lambda, the larger "
+            "the absolute value |w11| of the unobserved entry at which the flow stops: increase of the final |w11| "
+            f"from one lambda to the next smaller one, least of {len(ends) - 1} pairs",
             reduce.least(np.diff(ends[np.argsort(-imbalances)])),
             at_least=0.05,
         ),

@@ -231,34 +231,36 @@ def claims(record: xr.Dataset) -> list[Claim]:
     )
     found = [
         theorem(
-            "Folding the square matrices into the encoder changes no output: absolute change, largest over all test "
-            f"images, numbers of layers and {many}",
+            "Multiplying the square matrices into the last layer of the encoder changes no output: absolute change "
+            "of a pixel of the reconstruction, where pixels are from 0 to 1, largest over all test images, numbers "
+            f"of layers and {many}",
             reduce.largest(record.folded),
             at_most=1e-4,
         ),
         finding(
-            f"{number}: change from one number of linear layers to the next larger one, up to {DEEPEST} layers, "
-            "largest (negative if the number falls every time)",
+            f"{number}: difference between one number of linear layers in the middle and the next larger one, up to "
+            f"{DEEPEST} layers, the largest (negative if the number of directions falls every time)",
             reduce.largest(falls),
             at_most=-1.0,
         ),
         finding(
-            f"{number}: with {deepest} linear layers divided by with {plain}",
+            f"{number}: with {deepest} linear layers in the middle divided by with {plain}",
             trained[deepest] / trained[plain],
             at_most=0.5,
         ),
         finding(
-            f"{number}: with {deepest} linear layers, after training divided by before training",
+            f"{number}: with {deepest} linear layers in the middle, after training divided by before training",
             trained[deepest] / untrained[deepest],
             at_most=0.6,
         ),
     ]
     if settings.images == "shapes":
-        statement = f"{number}: with {deepest} linear layers, for images with {DEGREES} degrees of freedom"
+        statement = f"{number}: with {deepest} linear layers, where {DEGREES} numbers describe an image"
         found.append(finding(statement, trained[deepest], within=(4.0, 10.0)))
     found += [
         finding(
-            f"Mean squared error over test images (medians of {many}): with {n} linear layers divided by with {plain}",
+            f"Mean squared error of the reconstruction of test images (medians of {many}): with {n} linear layers in "
+            f"the middle divided by with {plain}",
             error[n] / error[plain],
             at_most=1.2,
         )

@@ -206,28 +206,32 @@ def claims(record: xr.Dataset) -> list[Claim]:
     measures = {kind: reduce.median(measure(record, kind, settings.train)) for kind in (first, deepest)}
     return [
         theorem(
-            "Collapsing changes no output: absolute change divided by the largest absolute output, largest over test "
-            f"images, kinds of layers and {many}",
+            "Collapsing the factored layers to plain ones changes no output of the trained network: absolute change "
+            f"of a logit divided by the largest absolute logit, largest over {COMPARED} test images, kinds of layers "
+            f"and {many}",
             reduce.largest(record.collapsed),
             at_most=1e-5,
         ),
         *(
             finding(
-                f"Fewest parameters that lose at most {LOST:.0%} of the test accuracy of {first}: number for {first} "
-                f"divided by number for {kind} (median of {many})",
+                f"Fewest parameters after compression that lose at most {LOST:.0%} of test accuracy, relative to "
+                f"{first} layers before compression: number for {first} layers divided by number for {kind} (median "
+                f"of {many})",
                 reduce.median(_ratio(least(record, first), least(record, kind))),
                 at_least=3.0,
             )
             for kind in others
         ),
         finding(
-            f"Test accuracy before compression, {deepest} minus {first} (median of {many})",
+            f"Test accuracy before compression, {deepest} minus {first} layers (median of {many}). The bound is the "
+            "accuracy that compression may lose",
             reduce.median(record.test.sel(kind=deepest) - record.test.sel(kind=first)),
             at_least=-LOST,
         ),
         finding(
-            "Compression measure sqrt(parameters / training images), with the fewest parameters that lose at most "
-            f"{LOST:.0%} of test accuracy: {deepest} divided by {first} (medians of {many})",
+            "Compression measure sqrt(q / n), where n is the number of training images and q the fewest parameters "
+            f"after compression that lose at most {LOST:.0%} of the network's own test accuracy: {deepest} divided by "
+            f"{first} layers (medians of {many})",
             measures[deepest] / measures[first],
             at_most=1.0,
         ),

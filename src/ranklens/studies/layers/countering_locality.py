@@ -310,20 +310,23 @@ def claims(record: xr.Dataset) -> list[Claim]:
     at_near, at_far = (record.sel(range=settings.ranges[k]) for k in (0, -1))
     found = [
         theorem(
-            "Penalty of bilinear forms of rank r = 1, 2, 4, 8: largest distance over the ranks from "
-            "Gamma(r / 2) / (sqrt(pi) Gamma((r + 1) / 2)), its mean over Gaussian inputs",
+            "The locality penalty (mean absolute cosine between gradients in x at two values of y) of bilinear forms "
+            "x^T A y of rank r is Gamma(r / 2) / (sqrt(pi) Gamma((r + 1) / 2)) in the mean over Gaussian inputs: "
+            f"absolute difference between it and the penalty on a sample of {settings.samples} inputs, largest over r "
+            "= 1, 2, 4, 8",
             largest(np.abs(record.bilinear - [known_penalties.expected_penalty(int(rank)) for rank in record.form])),
             at_most=0.02,
         ),
         theorem(
-            "The penalty of a product g(x) h(y) and that of a sum g(x) + h(y) are 1, because the direction of their "
-            "gradient in x changes with y at most in sign: absolute difference from 1, larger of the two",
+            "The locality penalty (mean absolute cosine between gradients in x at two values of y) of a product g(x) "
+            "h(y) and that of a sum g(x) + h(y) are 1, because the direction of their gradient in x changes with y "
+            "at most in sign: absolute difference from 1, larger of the two",
             largest(np.abs(record.exact - 1)),
             at_most=1e-10,
         ),
         finding(
-            f"{far}: test accuracy at the last epoch, with the penalty of weight {most:g} minus without (median of the "
-            "seeds)",
+            f"{far}: test accuracy at the last epoch, of the network trained with the locality penalty of weight "
+            f"{most:g} minus the network trained without (median of the seeds)",
             median(at_far.test.sel(weight=most) - at_far.test.sel(weight=plain)),
             at_least=0.08,
         ),
@@ -331,13 +334,14 @@ def claims(record: xr.Dataset) -> list[Claim]:
     if far != near:
         found += [
             finding(
-                f"{near}: test accuracy at the last epoch, without the penalty minus with weight {most:g} (median of "
-                "the seeds)",
+                f"{near}: test accuracy at the last epoch, of the network trained without the locality penalty minus "
+                f"the network trained with weight {most:g} (median of the seeds)",
                 median(at_near.test.sel(weight=plain) - at_near.test.sel(weight=most)),
                 at_most=0.03,
             ),
             finding(
-                f"Test accuracy at the last epoch without the penalty, {near} minus {far} (median of the seeds)",
+                f"Test accuracy at the last epoch of networks trained without the locality penalty, {near} minus "
+                f"{far} (median of the seeds)",
                 median(at_near.test.sel(weight=plain) - at_far.test.sel(weight=plain)),
                 at_least=0.1,
             ),
@@ -345,7 +349,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
     return [
         *found,
         finding(
-            f"{far}: share of the logit's variance that depends on both patches jointly, with the penalty of weight "
+            f"{far}: share of the variance of the trained network's logit over test images that depends on both "
+            "patches jointly, and is not a sum of functions of one patch, with the locality penalty of weight "
             f"{most:g} divided by without (medians of the seeds)",
             median(at_far.share.sel(weight=most)) / median(at_far.share.sel(weight=plain)),
             at_least=1.2,

@@ -194,32 +194,34 @@ def claims(record: xr.Dataset) -> list[Claim]:
     return [
         theorem(
             "Composing each chain of kernels to one kernel does not change the outputs of the network: largest "
-            "difference from the outputs with one convolution for each kernel of a chain, divided by the largest "
-            f"output, largest of {many}",
+            "absolute difference from the outputs with one convolution for each kernel of a chain, divided by the "
+            f"largest absolute output, on {COMPARED} images before training, largest of {many}",
             reduce.largest(record.difference),
             at_most=1e-5,
         ),
         theorem(
-            "Composing each chain of kernels to one kernel does not change the gradients of the kernels: largest "
-            "difference from the gradients with one convolution for each kernel of a chain, divided by the largest "
-            f"entry of the kernel's gradient, largest of all kernels and {many}",
+            "Composing each chain of kernels to one kernel does not change the gradients of the kernels in the sum "
+            "of the squared outputs: largest absolute difference from the gradients with one convolution for each "
+            f"kernel of a chain, divided by the largest absolute entry of the kernel's gradient, on {COMPARED} images "
+            f"before training, largest of all kernels and {many}",
             reduce.largest(record.gradient),
             at_most=1e-4,
         ),
         finding(
-            f"Test accuracy at the last step, expanded minus plain network (median of {many})",
+            "Test accuracy after the last step of training, network with kernels expanded to chains minus plain "
+            f"network (median of {many})",
             reduce.median(last.sel(way="expanded") - last.sel(way="plain")),
             at_least=0.0,
         ),
         finding(
-            f"Test accuracy at the step with the best validation accuracy, expanded minus plain network (median of "
-            f"{many})",
+            "Test accuracy at the recorded step with the best validation accuracy, network with kernels expanded to "
+            f"chains minus plain network (median of {many})",
             reduce.median(chosen.sel(way="expanded") - chosen.sel(way="plain")),
             at_least=0.0,
         ),
         finding(
-            "Duration of a forward and a backward pass, with one convolution for each kernel of a chain divided by "
-            f"with composed kernels (medians of {many})",
+            "Duration of a forward and a backward pass of the expanded network on one batch, with one convolution "
+            f"for each kernel of a chain divided by with each chain composed to one kernel (medians of {many})",
             duration["layer by layer"] / duration["composed"],
             at_least=2.0,
         ),

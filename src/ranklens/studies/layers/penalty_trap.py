@@ -129,9 +129,10 @@ def claims(record: xr.Dataset) -> list[Claim]:
     for initial, weight in (("small", settings.weights[1]), ("order one", settings.weights[-1])):
         ratio = left.sel(initial=initial, weight=weight) / left.sel(initial=initial, weight=0)
         statement = (
-            f"Weights of standard deviation {INITIAL[initial]:g} ({initial}) at the start: training loss at the last "
-            f"step over the loss at the first, with the penalty of weight {weight:g} divided by without (median of the "
-            "seeds)"
+            f"Hierarchical factorization with initial weights of standard deviation {INITIAL[initial]:g} ({initial}): "
+            "training loss, without the penalty term, at the last step divided by the loss at the first; this ratio of "
+            f"a training with the locality penalty of weight {weight:g}, divided by the ratio of a training without "
+            "(median of the seeds)"
         )
         found.append(finding(statement, median(ratio), at_least=10.0))
     return found

@@ -216,19 +216,22 @@ def claims(record: xr.Dataset) -> list[Claim]:
     deep, shallow = medians.sel(depth=settings.depths[-1]), medians.sel(depth=settings.depths[0])
     ratio = deep / shallow
     over = f"{settings.depths[-1]} layers divided by {settings.depths[0]} (medians of {reduce.count(record.seed)}"
-    error = "Test error of linear networks, target of {} rank, " + over
+    error = (
+        "Mean squared error over the test examples after training, divided by the mean square of the targets, of "
+        "linear networks and a target of {} rank, " + over
+    )
     return [
         theorem(
-            f"Products of random {WIDTH} x {WIDTH} matrices have the known effective rank: absolute difference "
-            f"between it and the mean of {PRODUCTS} products, largest of {len(KNOWN)} numbers of factors up to "
-            f"{max(KNOWN)}",
+            f"Products of random Gaussian {WIDTH} x {WIDTH} matrices have the mean effective rank that is known from "
+            f"simulations: absolute difference between it and the mean of {PRODUCTS} products, largest of "
+            f"{len(KNOWN)} numbers of factors up to {max(KNOWN)}. The bound allows for the chance of so few products",
             reduce.largest(np.abs(record["product"] - known)),
             at_most=1.5,
         ),
         *(
             finding(
-                f"Effective rank of the Gram matrix of the outputs of {kind} networks before training, {over}; "
-                "largest over targets and optimizers)",
+                f"Effective rank of the Gram matrix Y^T Y of the outputs Y (test examples by outputs) of {kind} "
+                f"networks before training, {over}; largest over targets and optimizers)",
                 reduce.largest(ratio.before.sel(network=kind)),
                 at_most=0.8,
             )
@@ -236,8 +239,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
         ),
         *(
             finding(
-                f"Effective rank of the Gram matrix of the outputs after training on the target of {target} rank, "
-                f"{over}; largest over networks and optimizers)",
+                "Effective rank of the Gram matrix Y^T Y of the outputs Y (test examples by outputs) after training "
+                f"on the target of {target} rank, {over}; largest over networks and optimizers)",
                 reduce.largest(ratio.after.sel(target=target)),
                 at_most=0.95,
             )
