@@ -72,7 +72,7 @@ def descend_together(
         optimizer: an optimizer over `ensemble.parameters()` that treats members separately.
         steps: take at most this many steps.
         small: a member stops when its recorded loss is this small.
-        goal: the loss that every member is to reach; 0 if there is none, so that taking all steps is the goal.
+        goal: the loss that every member is to reach; 0 if there is none, and then taking all steps is not early.
         every: record at the multiples of this many steps.
         track: {name: function of one network that returns a number, tensor or array, always of one shape}, evaluated
             for every member in every recorded row.

@@ -29,7 +29,7 @@ class LossGradient:
         parts: one tensor per trained stack of `net`, of its shape, where gradients are written; None allocates them.
 
     Raises:
-        ValueError: for a network of another shape than that of the tensors that the problem observes.
+        ValueError: if the network's shape is not the shape of the tensors that the problem observes.
 
     >>> import torch, ranklens as rl
     >>> net = rl.deep_matrix((4, 4), depth=3, std=0.5)

@@ -22,9 +22,9 @@ class GroupRMSprop(torch.optim.Optimizer):
         v <- beta v + (1 - beta) sum_p |g_p|^2,   theta <- theta - lr g / (sqrt(v / (1 - beta^t)) + eps).
 
     Here g_p is the gradient of parameter p, and t counts steps. The scalar v is shared by all parameters of all groups,
-    so a step has the direction of minus the gradient. The trajectory follows that of gradient flow, in steps of time
-    `effective_lr`, which adapt. The parameters move by a distance of about lr per step, so the loss cannot settle
-    below a floor of order lr^2.
+    so a step has the direction of minus the gradient. The parameters follow the trajectory of gradient flow, in steps
+    of time `effective_lr`, which adapt. They move by a distance of about lr per step, so the loss cannot settle below a
+    floor of order lr^2.
 
     Args:
         params: parameters or parameter groups; groups may differ in lr only.
@@ -206,7 +206,7 @@ class SharedAdam(torch.optim.Optimizer):
 class SignDescent(torch.optim.Optimizer):
     """Take steps theta <- theta - lr sign(g): every entry moves by lr, whatever the size of its gradient.
 
-    This is steepest descent in the maximum norm, so its trajectory is not that of gradient flow, at any speed.
+    This is steepest descent in the maximum norm, so it does not follow the trajectory of gradient flow, at any speed.
 
     Args:
         params: parameters, or parameter groups.

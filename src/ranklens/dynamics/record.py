@@ -108,7 +108,7 @@ class Outcome:
         stopped: the reason in one word: "loss", "time", "steps", "evaluations", "stationary", "singular", "nan" or
             "interrupted".
         message: details of the reason, or the empty string.
-        cost: the work it took, together with that of the runs it resumed.
+        cost: the work of the run and of the runs that it resumed.
     """
 
     stopped: str

@@ -23,12 +23,16 @@ class Completion(Observations):
         indices: (m, N) integers, one row per observed entry: a tensor, a numpy array or nested lists.
         values: (m,) observed values: a tensor, a numpy array or a list.
         shape: sizes of the N modes.
-        target: the whole tensor, if it is known; `error` needs it.
+        target: the whole tensor, or None if it is not known; `error` needs it.
         loss: "mse" (mean squared error), "half_sse" (half the sum of squares), "huber", "l1" (mean absolute error), a
             `rl.losses.Loss`, or a callable (predictions, values) -> one number per observation, of which the mean is
             taken.
         duplicates: an entry that is observed more than once is refused if its values differ ("error"), kept as often as
             it is observed ("keep"), or replaced by the mean of its values ("mean").
+
+    Attributes:
+        indices: (m, N) int64 mode indices of the observations. If repeated entries were merged, the rows are sorted
+            and m is the number of distinct entries; `values` has the same length and order.
 
     Raises:
         ValueError: for no observations, indices outside the shape, or values that are not finite or conflict.

@@ -111,7 +111,7 @@ class Observations:
     Attributes:
         values: (m,) observed values, in float64.
         target: the whole tensor in float64, or None if it is not known.
-        objective: the loss.
+        objective: the loss, as a `Loss` that compares (m,) predictions with `values`.
         shape: sizes of the modes of the tensor that is observed.
     """
 

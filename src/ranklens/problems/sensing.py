@@ -20,10 +20,13 @@ class Sensing(Observations):
         vectors: a tensor or numpy array (m, N, d), or a list of N tensors, arrays or nested lists (m, d_n), one per
             mode: row i of the n-th holds x_in.
         values: (m,) observed values y_i: a tensor, a numpy array or a list.
-        target: the whole tensor, if it is known; `error` needs it.
+        target: the whole tensor, or None if it is not known; `error` needs it.
         loss: "mse" (mean squared error), "half_sse" (half the sum of squares), "huber", "l1" (mean absolute error), a
             `rl.losses.Loss`, or a callable (predictions, values) -> one number per observation, of which the mean is
             taken.
+
+    Attributes:
+        vectors: list of N tensors (m, d_n), one per mode.
 
     Raises:
         TypeError: for vectors or values that are not real numbers.
@@ -80,10 +83,13 @@ class DenseSensing(Observations):
     Args:
         operators: (m, *shape) tensors A_i: a tensor, a numpy array or nested lists.
         values: (m,) observed values y_i: a tensor, a numpy array or a list.
-        target: the whole tensor, if it is known; `error` needs it.
+        target: the whole tensor, or None if it is not known; `error` needs it.
         loss: "mse" (mean squared error), "half_sse" (half the sum of squares), "huber", "l1" (mean absolute error), a
             `rl.losses.Loss`, or a callable (predictions, values) -> one number per observation, of which the mean is
             taken.
+
+    Attributes:
+        operators: (m, number of entries of W) float64, the tensors A_i flattened in row-major order.
 
     Raises:
         TypeError: for operators or values that are not real numbers.

@@ -172,8 +172,8 @@ class Visit:
         nodes: positions of the nodes in the network.
         up: axis of each node that meets the bond above.
         below: pairs (axis, the bonds at this axis, one per node).
-        modes: for every node, its modes and those of all nodes below it. Their sizes are in the same order for all
-            nodes.
+        modes: one tuple per node: its own modes and the modes of all nodes below it, as positions in the shape of the
+            end tensor. All tuples list modes of equal sizes in the same order.
     """
 
     nodes: tuple[int, ...]

@@ -137,9 +137,9 @@ def hierarchical(
     Returns:
         The network. A bond is labelled by its tree node: the sorted tuple of the modes below it. The nodes of the
         network are those of the leaves, then those of the interior tree nodes from the leaves upwards, the root last.
-        With p the parent, the node of leaf n has shape (size of mode n, R_p), that of v (R_v, R_p), and the root's
-        (R_v,). Sizes below one, a width for a tree node that does not exist, and more than 2^26 parameters with the
-        default widths raise a ValueError.
+        If p is the parent of a tree node, the network's node has shape (size of mode n, R_p) for a leaf n, (R_v, R_p)
+        for an interior tree node v, and (R_v,) for the root v. Sizes below one, a width for a tree node that does not
+        exist, and more than 2^26 parameters with the default widths raise a ValueError.
 
     Raises:
         ValueError: if there are fewer than two modes, or the tree has other modes.

@@ -480,8 +480,9 @@ def differences(net: TensorNetwork, bond: Label) -> Float[Tensor, "rows size"]:
 
     Returns:
         At a bond of order 2 whose nodes are both trained, the (R, R) Gram matrix of the slices of the first node minus
-        that of the second. At every other bond, one row per trained node but the first: the R squared slice norms of
-        the first trained node minus those of this node. There are no rows if fewer than two of the nodes are trained.
+        the Gram matrix of the slices of the second node. At every other bond, one row per trained node but the first:
+        the R squared slice norms of the first trained node minus the R squared slice norms of this node. There are no
+        rows if fewer than two of the nodes are trained.
     """
     nodes = net.nodes
     free = [slices(nodes[k], axis) for k, axis in net.layout.meets(bond) if k not in net.layout.frozen]

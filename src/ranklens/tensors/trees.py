@@ -58,7 +58,7 @@ class ModeTree:
 
     @classmethod
     def adjacent(cls, n: int, pool: int = 2) -> "ModeTree":
-        """Return the tree that joins neighbouring modes first: that of a circuit with ordinary (local) pooling.
+        """Return the tree that joins neighbouring modes first, as a circuit with ordinary (local) pooling does.
 
         Args:
             n: number of modes.

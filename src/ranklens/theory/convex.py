@@ -104,10 +104,13 @@ def nuclear_norm_completion(
 def nuclear_norm_psd(task: DenseSensing, *, tolerance: float = 1e-7, steps: int = 100_000) -> NuclearNormCompletion:
     r"""Return the positive semidefinite matrix of least trace (its nuclear norm) among those that fit the observations.
 
-    The splitting is that of `nuclear_norm_completion`, with two changes: the observed entries are replaced by the
-    projection to <A_i, X> = y_i, and soft lowers eigenvalues instead of singular values. At a fixed point,
-    (X - Z) / t = sum_i c_i A_i has eigenvalues of at most 1, so that tr X' >= <sum_i c_i A_i, X'> = sum_i c_i y_i for
-    every positive semidefinite X' that fits.
+    The method is Douglas-Rachford splitting with a threshold t and a relaxation factor a,
+
+        X = projection of Z to <A_i, X> = y_i for all i,    Y = soft(2 X - Z, t),    Z <- Z + a (Y - X),
+
+    where soft lowers all eigenvalues by t and cuts them at zero. At a fixed point, (X - Z) / t = sum_i c_i A_i has
+    eigenvalues of at most 1, so that tr X' >= <sum_i c_i A_i, X'> = sum_i c_i y_i for every positive semidefinite X'
+    that fits.
 
     Args:
         task: inner products with square operators A_i; only the symmetric parts of the operators matter.
@@ -173,8 +176,8 @@ def _split(
         fitting: the projection to matrices that fit.
         shrunk: the soft thresholding of a matrix, by a given threshold.
         judged: from a matrix and (X - Z) to the nuclear norm, the certificate and its lower bound.
-        tolerance: as for `nuclear_norm_completion`.
-        steps: as for `nuclear_norm_completion`.
+        tolerance: stop when the relative gap between nuclear norm and lower bound is this small.
+        steps: stop after this many steps.
     """
     if not bool(start.any()):
         return NuclearNormCompletion(start, 0.0, start.clone(), 0.0, 0.0, 0, True)

@@ -224,10 +224,10 @@ def conserved(net: TensorNetwork, bond: Hashable) -> Tensor:
         bond: a label from `net.bonds`.
 
     Returns:
-        At a bond of order 2 and size R whose nodes are both trained: (R, R), the Gram matrix of the slices of the
-        first node minus that of the second. At every other bond: (trained nodes - 1, R), one row per trained node but
-        the first: the squared slice norms of the first trained node minus those of this node. There are no rows if
-        fewer than two of the nodes are trained.
+        At a bond of order 2 and size R whose nodes are both trained: (R, R), the Gram matrix of the slices of the first
+        node minus the Gram matrix of the slices of the second node. At every other bond: (trained nodes - 1, R), one
+        row per trained node but the first: the squared slice norms of the first trained node minus the squared slice
+        norms of this node. There are no rows if fewer than two of the nodes are trained.
 
     Raises:
         ValueError: for a label that is no bond.
