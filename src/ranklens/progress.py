@@ -14,7 +14,7 @@ def reporting_to(report: Report) -> Iterator[None]:
     """Send the progress of every run inside this context to `report`, unless the run has a `progress` of its own.
 
     Args:
-        report: a function that takes the line of text.
+        report: a function that takes one line of text, and is called with the current state of the run.
 
     Yields:
         Nothing.
@@ -31,11 +31,12 @@ def reporter(progress: bool | Report | None) -> Iterator[Report]:
     """Give a run the function to which it reports its progress.
 
     Args:
-        progress: a function that takes the line of text, True for a line on the terminal, or False for no reports. None
-            takes the function of the surrounding `reporting_to`, or no reports if there is none.
+        progress: a function that takes one line of text; True for a line on the terminal that every report replaces; or
+            False for no reports. None takes the function of the surrounding `reporting_to`, or, outside such a
+            context, no reports.
 
     Yields:
-        The function to call with a line of text.
+        The function that the run calls with one line of text at each report.
     """
     if callable(progress):
         yield progress

@@ -27,8 +27,8 @@ class Entry:
         title: its main statement.
         explanation: what it does and what it shows, in a few sentences.
         source: the paper and the figure or theorem that it reproduces.
-        claims: its claims, checked.
-        figure: its figure.
+        claims: its claims, each with the measured number, the bound, and whether it holds.
+        figure: the figure of its results.
         alt: a description of the figure in words.
         settings: the settings of the run, by name.
         seconds: wall-clock time of the run.
@@ -50,15 +50,15 @@ class Entry:
 
     @property
     def sound(self) -> bool:
-        """Return whether every claim that is a theorem holds."""
+        """Return whether every claim that is a theorem holds; claims that are findings do not count."""
         return all(claim.holds for claim in self.claims if claim.kind == "theorem")
 
 
 def entry(record: xr.Dataset, preset: str) -> Entry:
-    """Return the entry of a study: its record judged and drawn.
+    """Return the report's entry of a study: its claims checked on a record, its figure drawn, and its settings.
 
     Args:
-        record: the record, with the attributes that `studies.perform` adds.
+        record: the record that `studies.perform` returned, which names the study in its attributes.
         preset: the preset that was run; the command that repeats the run names it.
     """
     name = record.attrs["study"]
@@ -83,8 +83,8 @@ def keep(made: Entry, record: xr.Dataset, folder: Path) -> None:
     """Write a study's record, as NetCDF, and its figure, as PNG, PDF and SVG, to a folder.
 
     Args:
-        made: the entry of the report, which has the study's name and figure.
-        record: the record.
+        made: the entry of the report, which has the study's name and figure. The files are named after the study.
+        record: the record of the study's run.
         folder: the folder of the report.
     """
     files.save(record, folder / f"{made.name}.nc")
@@ -99,9 +99,9 @@ def write(entries: Sequence[Entry], folder: Path, preset: str) -> Path:
     """Write the page of the report, index.html; every text that is put into it is escaped.
 
     Args:
-        entries: the studies, in the order of the page. `keep` has written their files to the folder.
-        folder: the folder of the report.
-        preset: the preset that was run.
+        entries: the studies, in the order of the page. `keep` must have written their files to the folder before.
+        folder: the folder of the report, in which index.html is written or replaced.
+        preset: name of the preset with which the studies were run.
 
     Returns:
         The path of the page.
@@ -132,7 +132,7 @@ def number(value: float) -> str:
 
 
 def bound(claim: Claim) -> str:
-    """Return the bound of a claim as text, such as "≤ 0.1" or "0.5 to 2"."""
+    """Return the bound of a claim as text: "≤ 0.1" or "≥ 0.1" for one number, "0.5 to 2" for an interval."""
     if isinstance(claim.bound, tuple):
         return f"{number(claim.bound[0])} to {number(claim.bound[1])}"
     return f"{'≤' if claim.relation == '<=' else '≥'} {number(claim.bound)}"

@@ -23,11 +23,13 @@ def check_seed(seed: int) -> int:
 
 
 def derive(seed: int, name: str) -> int:
-    """Return a 63-bit seed for the stream `name`. Streams of different names are independent at equal `seed`.
+    """Return a seed for the stream `name`, from 0 to 2^63 - 1. Streams of different names are independent.
+
+    Equal arguments always give equal seeds.
 
     Args:
         seed: the seed that the user gave.
-        name: name of the stream.
+        name: name of the stream of random numbers: what these are used for.
 
     >>> derive(0, "noise") == derive(0, "noise"), derive(0, "noise") == derive(0, "split")
     (True, False)
@@ -37,7 +39,7 @@ def derive(seed: int, name: str) -> int:
 
 
 def stream(seed: int, name: str) -> torch.Generator:
-    """Return a generator for the stream `name`, on the CPU.
+    """Return a new generator on the CPU, at the beginning of the stream of random numbers called `name`.
 
     Numbers for other devices are drawn on the CPU too and then moved, so that all devices get equal numbers.
 
@@ -52,7 +54,7 @@ def normals(shapes: Iterable[Sequence[int]], seed: int, name: str) -> list[Tenso
     """Return standard normal float64 tensors of given shapes, drawn one after the other from one stream.
 
     Args:
-        shapes: one shape per tensor.
+        shapes: one shape per tensor, in the order in which the tensors are drawn and returned.
         seed: the seed that the user gave.
         name: name of the stream.
     """

@@ -18,8 +18,8 @@ def threads(work: float) -> Iterator[None]:
     Small contractions run many times slower on two threads than on one when other processes use the machine.
 
     Args:
-        work: multiply-adds of one step of the computation. From `THREADED` on, torch keeps its threads, up to the
-            number of CPU cores.
+        work: number of multiply-adds in one step of the computation. Below `THREADED`, torch uses one thread;
+            otherwise its present number of threads, but at most one per CPU core.
 
     Yields:
         Nothing.

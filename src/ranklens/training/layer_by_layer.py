@@ -12,7 +12,12 @@ from ranklens.nn.overparameterize import collapse
 
 
 def kernels(layer: ComposedConv2d) -> nn.ParameterList:
-    """Return the trainable kernels of an expanded Conv2d, the first of them applied to the input.
+    """Return the trainable kernels of an expanded Conv2d, each of shape (out, in, rows, columns).
+
+    They are in the order in which they are applied to the input, and are the layer's own Parameters, not copies.
+
+    Args:
+        layer: a Conv2d whose weight is a chain of kernels, made by `rl.nn.overparameterize(kind="expanded")`.
 
     Raises:
         TypeError: for a layer whose weight is not a chain of kernels.
@@ -43,7 +48,11 @@ class LayerByLayer(nn.Module):
         self.padding = layer.padding
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the output of the expanded layer on images x, (batch, channels, height, width)."""
+        """Return the output of the expanded layer, (batch, out channels, height, width).
+
+        Args:
+            x: images or activations, (batch, in channels, height, width).
+        """
         *inner, last = self.kernels
         for k, kernel in enumerate(inner):
             x = nn.functional.conv2d(x, kernel, padding=self.padding if k == 0 else 0)

@@ -19,7 +19,9 @@ class Task:
     Attributes:
         train: training examples.
         test: test examples, other images than the training examples.
-        patches: the two regions between which the locality penalty asks for dependence, or what draws such regions.
+        patches: the two regions of the locality penalty, each a box (top, left, height, width) in pixels or a boolean
+            mask over one image; or a sampler that draws two boxes. The penalty rewards a dependence of the network on
+            both regions together.
     """
 
     train: Examples
@@ -35,14 +37,17 @@ def same_class(
     The patches of the penalty are the places of the two images.
 
     Args:
-        images: name of the data set, as in `rl.data.images`. Training pairs are made of its training images, test
-            pairs of its test images.
+        images: name of the data set: "digits", "mnist", "fashion-mnist" or "cifar10". Training pairs are made of its
+            training images, test pairs of its test images.
         distance: number of columns between the two images.
         train: number of training pairs.
         test: number of test pairs.
         canvas: height and width of the canvas, in pixels.
         tile: side in pixels to which every image is averaged first; 0 leaves the images as they are.
         seed: seed of the pairs.
+
+    Returns:
+        The task. Its images have shape (channels, *canvas), and its labels are 1 for equal classes and 0 otherwise.
     """
     loaded = data.images(images)
     of_train, of_test = (averaged(part, tile) for part in (loaded.train, loaded.test))
@@ -74,12 +79,15 @@ def pathfinder(length: int, *, train: int, test: int, side: int = 150, patch: in
     patches of the penalty are drawn anew for every batch.
 
     Args:
-        length: number of dashes of a path.
+        length: number of dashes of each of the two long paths in an image.
         train: number of training images.
         test: number of test images.
         side: side of an image, in pixels.
         patch: side of the patches of the penalty, in pixels.
         seed: seed of the images.
+
+    Returns:
+        The task. Its images have shape (1, side, side), and its labels are 1 if both markers lie on one path, else 0.
     """
     train_images, test_images = (
         data.pathfinder(count, length, side, seed=seeds.derive(seed, name))

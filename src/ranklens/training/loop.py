@@ -18,7 +18,7 @@ Rows: TypeAlias = Tensor | slice  # Row numbers of the samples in a batch; an in
 
 
 def all_rows() -> slice:
-    """Return the batch of all samples, for training without mini-batches.
+    """Return the slice that selects all samples as one batch, for training without mini-batches.
 
     >>> all_rows()
     slice(None, None, None)

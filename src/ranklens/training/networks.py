@@ -25,8 +25,9 @@ AT_ONCE = 2000
 class ImageSplit:
     """Images and their classes, for training, for validation during training, and for the final test.
 
-    Each part is a pair: float32 images of shape (n, channels, height, width), and int64 classes of shape (n,). Pixels
-    are shifted and scaled so that the whole training set, before the selection, has mean 0 and standard deviation 1.
+    Each of `train`, `validation` and `test` is a pair: float32 images of shape (n, channels, height, width), and int64
+    classes of shape (n,). All are shifted and scaled by the mean and standard deviation, over all pixels and channels,
+    of the data set's whole training set, before images are selected from it.
     """
 
     train: tuple[Tensor, Tensor]
@@ -42,7 +43,7 @@ class Schedule:
         steps: number of steps.
         batch_size: number of images per step.
         lr: initial learning rate; it falls to zero along half a period of a cosine.
-        every: number of steps between two calls of `watch`.
+        every: number of steps from one call of the function `watch`, which `fit` is given, to the next.
     """
 
     steps: int
@@ -55,7 +56,7 @@ def split(images: str, train: int, validation: int, seed: int) -> ImageSplit:
     """Return random training and validation images of a data set, and all of its test images.
 
     Args:
-        images: name of the data set, as in `rl.data.images`.
+        images: name of the data set: "digits", "mnist", "fashion-mnist" or "cifar10".
         train: number of training images.
         validation: number of validation images, drawn from the remaining images of the training set.
         seed: seed of the selection.
@@ -78,7 +79,8 @@ def split(images: str, train: int, validation: int, seed: int) -> ImageSplit:
 def cnn(side: int, colours: int, seed: int) -> nn.Sequential:
     """Return an untrained classifier of ten classes: three 3 x 3 convolutions with ReLU, and one linear layer.
 
-    A 2 x 2 max-pooling follows each convolution, as long as the images are at least 4 pixels wide.
+    A 2 x 2 max-pooling follows each convolution, as long as the images are at least 4 pixels wide. The network maps
+    images (batch, colours, side, side) to (batch, 10) logits.
 
     Args:
         side: height and width of the images, in pixels.
@@ -99,7 +101,7 @@ def strided_cnn(channels: int, seed: int) -> nn.Sequential:
     """Return an untrained network with one logit per image: six convolutions with batch-norm, pooling, a linear layer.
 
     The first three convolutions have stride 2. The pooling is a mean over all positions, so that images may have any
-    size.
+    size. The network maps images (batch, channels, height, width) to (batch, 1) logits.
 
     Args:
         channels: number of channels of the images.
@@ -127,7 +129,8 @@ def fit(
         images: the data; only its training images are used.
         schedule: how long and how fast to train.
         seed: seed of the batches.
-        watch: is called with the number of steps taken, as in `training.loop.train`.
+        watch: is called with the number of steps taken: before the first step, after every `schedule.every`-th, and
+            after the last one. None calls nothing.
 
     Returns:
         The number of steps taken; fewer than in the schedule if the loss became infinite or NaN.
@@ -154,7 +157,7 @@ def accuracy(model: nn.Module, part: tuple[Tensor, Tensor]) -> float:
 
     Args:
         model: maps images to one logit per class.
-        part: images and their classes, such as `ImageSplit.test`.
+        part: a pair of images (n, channels, height, width) and int64 classes (n,), such as `ImageSplit.test`.
     """
     x, y = part
     predicted = torch.cat([model(rows).argmax(dim=1) for rows in x.split(AT_ONCE)])

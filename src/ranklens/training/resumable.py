@@ -59,14 +59,15 @@ class Plan:
 
     Attributes:
         epochs: largest number of epochs, at least 1.
-        stop: number of epochs after which training stops, once all training images were classified correctly in an
-            epoch; 0 trains for all `epochs`.
+        stop: number of further epochs after the first epoch in which all training images were classified correctly;
+            then training ends, if not before at `epochs`. 0 always trains for `epochs`.
         batch_size: number of images per step, over all devices together; at least two per device.
         lr: learning rate of SGD with momentum 0.9.
         weight: weight of the locality penalty.
         every: number of steps from one evaluation of the penalty to the next.
         fraction: share of each batch on which the penalty is evaluated.
-        watch: number of epochs from one measurement of the test accuracy to the next. Nothing depends on these.
+        watch: number of epochs from one measurement of the test accuracy to the next. The training does not depend on
+            these measurements.
         seed: seed of the batches and of the patches.
         accelerator: "cpu", "cuda", or another name that lightning-fabric accepts.
         devices: number of devices.
@@ -110,7 +111,7 @@ class Curves:
     """Measurements during training: one number per epoch, and the test accuracy after some of the epochs.
 
     Attributes:
-        loss: mean training loss of each epoch, without the penalty.
+        loss: mean cross entropy of the training images in each epoch, without the penalty.
         train: share of training images that were classified correctly in each epoch, each before its step was taken.
         test: share of test images that are classified correctly, after each of the epochs in `epochs`.
         epochs: numbers of epochs after which `test` was measured, counted from 1. The last one is the last epoch.
@@ -137,7 +138,7 @@ class Devices(Protocol):
     device: torch.device
 
     def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer, /) -> Any:
-        """Return the model and the optimizer, moved to the device and wrapped."""
+        """Return the pair (model, optimizer), moved to the device of this process and wrapped for the precision."""
 
     def to_device(self, tensor: Tensor, /) -> Tensor:
         """Return a tensor on the device of this process."""
@@ -149,7 +150,7 @@ class Devices(Protocol):
         """Return the context in which forward passes are computed in the chosen precision."""
 
     def all_reduce(self, tensor: Tensor, /, *, reduce_op: str) -> Any:
-        """Return the sum of a tensor over all processes; `reduce_op` is "sum"."""
+        """Return the elementwise sum of a tensor over all processes, equal in all of them; `reduce_op` is "sum"."""
 
 
 class _OneCpu:
@@ -215,9 +216,10 @@ def train(
     """Train a binary classifier on the cross entropy plus the weighted locality penalty.
 
     Args:
-        model: maps images to one logit each; it is trained in place.
+        model: maps images to one logit each, of shape (batch, 1); it is trained in place.
         examples: training examples and test examples.
-        patches: the two regions of the penalty, or a sampler of them, as in `rl.nn.locality_penalty`.
+        patches: two disjoint regions of the penalty, each a box (top, left, height, width) in pixels, or a boolean mask
+            over one image. Or a sampler, such as `rl.nn.PatchPairs`, that draws two boxes.
         plan: the settings of the run.
         checkpoint: file that is written after every epoch, and read at the start if it exists. A run that was stopped
             at any moment continues from this file, and ends with the numbers of a run that was not stopped.
@@ -340,8 +342,10 @@ def _batches(count: int, plan: Plan, epoch: int, fabric: Devices) -> Iterator[Te
 def accuracy(model: nn.Module, examples: Examples, fabric: Devices | None = None) -> float:
     """Return the share of images that are classified correctly, between 0 and 1; the model is put in evaluation mode.
 
+    An image is classified as 1 if its logit is positive, and as 0 otherwise.
+
     Args:
-        model: maps images to one logit each, positive for label 1.
+        model: maps images to one logit each, of shape (batch, 1).
         examples: images and labels.
         fabric: devices that evaluate the model; None takes the CPU.
     """
@@ -354,7 +358,7 @@ def outputs(model: nn.Module, examples: Examples, fabric: Devices | None = None)
     """Return the logit of every image, (count,) float32 numbers on the CPU; the model is put in evaluation mode.
 
     Args:
-        model: maps images to one logit each.
+        model: maps images to one logit each, of shape (batch, 1).
         examples: the images; labels are not used.
         fabric: devices that evaluate the model; None takes the CPU.
     """
