@@ -32,10 +32,10 @@ class Readout(Protocol):
         """
 
     def of(self, rows: Tensor) -> "Readout":
-        """Return the readout of a mini-batch, to be used for one evaluation. It sets `upstream` to zero.
+        """Return the readout whose loss runs over a mini-batch of the observations, on the same planned contraction.
 
         Args:
-            rows: positions of the observations.
+            rows: integer positions of the observations; one may come twice.
         """
 
 
