@@ -178,14 +178,16 @@ def claims(record: xr.Dataset) -> list[Claim]:
     over = _over_least(record, settings)
     found = [
         theorem(
-            "At depth 1 unobserved entries keep their initial values: norm of their change divided by the norm of "
-            f"the final end matrix, largest of {reduce.count(record.missing.sel(depth=1.0).size, 'run')}",
+            "At depth 1 unobserved entries of the end matrix keep their initial values: Euclidean norm of their "
+            "change divided by the Frobenius norm of the final end matrix, largest of "
+            f"{reduce.count(record.missing.sel(depth=1.0).size, 'run')}. It is 0 up to rounding",
             reduce.largest(record.missing.sel(depth=1.0)),
             at_most=1e-10,
         ),
         theorem(
-            "No flow ends below the least nuclear norm of all matrices with the same observed entries: final nuclear "
-            f"norm divided by a certified lower bound on the least one, least of {reduce.count(over, 'run')}",
+            "No flow ends below the least nuclear norm of all matrices with its observed entries: final nuclear norm "
+            f"divided by a certified lower bound on the least one, least of {reduce.count(over, 'run')}. The lower "
+            "bound is reduced by what the remaining training loss allows",
             reduce.least(over),
             at_least=1.0,
         ),
@@ -204,20 +206,20 @@ def _few(few: xr.Dataset, settings: Settings) -> list[Claim]:
     of, medians = f"From {int(few.observed)} entries", f"medians of {reduce.count(few.seed)}"
     return [
         finding(
-            f"{of}, depth 3 and more beat depth 2: relative error over all entries, largest of depths 3 and more "
-            f"divided by depth 2, {medians}",
+            f"{of}, depth 3 and more beat depth 2: relative error over all entries, observed and unobserved, the "
+            f"largest of depths 3 and more divided by that of depth 2, {medians}",
             deep / error[2],
             at_most=0.5,
         ),
         finding(
-            f"{of}, depth 2 beats the matrix of {NUCLEAR}: relative error over all entries, depth 2 divided by "
-            f"{NUCLEAR}, {medians}",
+            f"{of}, depth 2 beats the fitting matrix of {NUCLEAR}: relative error over all entries, observed and "
+            f"unobserved, of depth 2 divided by that of this matrix, {medians}",
             error[2] / reduce.median(few.least_error),
             at_most=1.0,
         ),
         finding(
-            f"{of}, depth 3 and more recover the matrix: relative error over all entries, largest of the depths, "
-            f"{medians}",
+            f"{of}, depth 3 and more recover the target: relative error over all entries, observed and unobserved, "
+            f"largest over depths of its {medians}",
             deep,
             at_most=0.03,
         ),
@@ -230,13 +232,14 @@ def _many(many: xr.Dataset, settings: Settings) -> list[Claim]:
     of, medians = f"From {int(many.observed)} entries", f"median of {reduce.count(many.seed)}"
     return [
         finding(
-            f"{of}, depth 2 and more recover the matrix: relative error over all entries, largest of the depths, "
-            f"{medians}",
+            f"{of}, depth 2 and more recover the target: relative error over all entries, observed and unobserved, "
+            f"largest over depths of its {medians}",
             reduce.largest(errors),
             at_most=0.03,
         ),
         finding(
-            f"{of}, the matrix of {NUCLEAR} recovers the target: relative error over all entries, {medians}",
+            f"{of}, the fitting matrix of {NUCLEAR} recovers the target: relative error over all entries, observed "
+            f"and unobserved, {medians}",
             reduce.median(many.least_error),
             at_most=0.03,
         ),

@@ -100,14 +100,15 @@ def claims(record: xr.Dataset) -> list[Claim]:
         laws.law_claim(record, "singular values"),
         laws.drift_claim(record, settings.rtol, "Differences between Gram matrices of neighbouring factors"),
         finding(
-            f"Singular values are learned one at a time: share of {seeds} in which each of {rank} singular values "
-            f"passes 10% of its final size only after the one before passed 90%",
+            f"The singular values of the end matrix are learned one at a time, in descending order: share of {seeds} "
+            f"in which each of the singular values 2 to {rank} passes 10% of its final size only after the one before "
+            "has passed 90% of its own",
             reduce.share(waits, lambda w: w == rank - 1),
             at_least=0.8,
         ),
         finding(
-            f"The end matrix has rank {rank}: singular value {rank + 1} divided by singular value {rank}, largest of "
-            f"{seeds}",
+            f"The final end matrix has rank {rank}, up to a remainder: singular value {rank + 1} divided by singular "
+            f"value {rank}, largest of {seeds}",
             reduce.largest(gaps),
             at_most=1e-3,
         ),

@@ -111,32 +111,36 @@ def _bounds(runs: list[tuple[int, xr.Dataset]]) -> list[Claim]:
     everywhere = f"at all times of all {reduce.count(runs, 'run')}"
     return [
         theorem(
-            f"The determinant stays positive: least sign {everywhere}",
+            f"The determinant of the 2 x 2 end matrix stays positive: its sign, least {everywhere}",
             reduce.least([reduce.least(r.sign) for _, r in runs]),
             at_least=1,
         ),
         theorem(
-            f"|w11| is at least (1 - e)^2 / e, with e = sqrt(2 loss): |w11| divided by this bound, least {everywhere}",
+            "The unobserved entry w11 of the 2 x 2 end matrix is at least (1 - e)^2 / e in absolute value, where e = "
+            f"sqrt(2 loss) while e < 1, with the training loss: |w11| divided by this bound, least {everywhere}",
             reduce.least([reduce.least(r.hole.values / b.w11.clamp_min(TINY).numpy()) for r, b in proved]),
             at_least=1.0,
         ),
         theorem(
-            "Every Schatten norm and quasi-norm, p from 1/4 to infinity, is at least (1 - e)^2 / e, with e = sqrt(2 "
-            f"loss): norm divided by this bound, least of all p, {everywhere}",
+            "Every Schatten norm or quasi-norm, p from 1/4 to infinity, of the 2 x 2 end matrix is at least (1 - "
+            "e)^2 / e, where e = sqrt(2 loss) while e < 1, with the training loss: norm divided by this bound, least "
+            f"of all p, {everywhere}",
             reduce.least(
                 [reduce.least(schatten(r, p) / b.w11.clamp_min(TINY).numpy()) for r, b in proved for p in NORMS]
             ),
             at_least=1.0,
         ),
         theorem(
-            "The distance to the matrices of rank one, sigma_2, is at most sqrt(2 loss): distance divided by this "
+            "The smaller singular value sigma_2 of the 2 x 2 end matrix, which is its Frobenius distance to the "
+            "nearest matrix of rank one, is at most sqrt(2 loss), with the training loss: sigma_2 divided by this "
             f"bound, largest {everywhere}",
             reduce.largest([reduce.largest(r.singular.values[:, 1] / b.sigma2.numpy()) for r, b in proved]),
             at_most=1.0,
         ),
         theorem(
-            "The effective rank is below its proved upper bound, a function of the loss: effective rank divided by "
-            f"this bound, largest {everywhere}",
+            "The effective rank of the 2 x 2 end matrix is at most exp of the entropy of (p, 1 - p), where p = e^2 / "
+            "(1 - e)^2 but at most 1/2 and e = sqrt(2 loss), with the training loss: effective rank divided by this "
+            f"bound, largest {everywhere}",
             reduce.largest([reduce.largest(r.effective_rank.values / b.effective_rank.numpy()) for r, b in proved]),
             at_most=1.0,
         ),
@@ -159,19 +163,22 @@ def _growths(deep: list[tuple[int, xr.Dataset]], record: xr.Dataset) -> list[Cla
     runs = reduce.count(deep, "run")
     return [
         finding(
-            f"Depth 3 and more: |w11| ends at 1 / sqrt(2 loss): 2 loss w11^2 at the end, farthest from 1 of {runs}",
+            "Depth 3 and more: |w11| of the 2 x 2 end matrix follows 1 / sqrt(2 loss), where w11 is the unobserved "
+            f"entry and loss the training loss: 2 loss w11^2 at the end, farthest from 1 of {runs}",
             reduce.farthest([float(2 * r.loss[-1] * r.hole[-1] ** 2) for _, r in deep], 1),
             within=(0.99, 1.01),
         ),
         finding(
-            "Depth L of 3 and more: |w11|^(2 + 2/L) grows in time at the rate 2 L + 2: measured mean rate after loss "
-            f"{LATE:g}, divided by this rate, farthest from 1 of {runs}",
+            "Depth L of 3 and more: |w11|^(2 + 2/L), where w11 is the unobserved entry of the 2 x 2 end matrix, "
+            f"grows in time at the rate 2 L + 2: its mean rate from the time when the training loss is {LATE:g} to "
+            f"the end, divided by 2 L + 2, farthest from 1 of {runs}",
             reduce.farthest([_growth(depth, r) for depth, r in deep], 1),
             within=(0.98, 1.02),
         ),
         finding(
-            f"Depth 3 and more: the nuclear norm is far from minimal: its value at loss {until:g} divided by the "
-            f"least of all fitting matrices, which is {LEAST_NUCLEAR:g}, least of {runs}",
+            "Depth 3 and more: the nuclear norm of the end matrix is far from the least: its value at the end, where "
+            f"the training loss is {until:g}, divided by {LEAST_NUCLEAR:g}, the least nuclear norm of all fitting "
+            f"matrices, least of {runs}. The bound is 99% of 1 / sqrt(2 loss), divided by {LEAST_NUCLEAR:g}",
             reduce.least([float(r.singular[-1].sum(skipna=False)) / LEAST_NUCLEAR for _, r in deep]),
             at_least=0.99 / (2 * until) ** 0.5 / LEAST_NUCLEAR,
         ),

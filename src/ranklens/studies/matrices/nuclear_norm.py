@@ -250,15 +250,16 @@ def _certificates(record: xr.Dataset) -> list[Claim]:
     """Return the claims on the certified least nuclear norms."""
     return [
         theorem(
-            "No flow ends below the least nuclear norm of all matrices with the same observed entries: final nuclear "
-            "norm divided by a certified lower bound on the least one, least of "
-            f"{reduce.count(record.norm.size, 'run')}",
+            "No flow ends below the least nuclear norm of all matrices with its observed entries: final nuclear norm "
+            f"divided by a certified lower bound on the least one, least of {reduce.count(record.norm.size, 'run')}. "
+            "The lower bound is corrected for the remaining training loss",
             reduce.least(record.norm / (record.least_bound + record.slack)),
             at_least=1.0,
         ),
         theorem(
-            "The least nuclear norms are certified: relative gap between the norm found and its lower bound, largest "
-            f"of {reduce.count(record.least_gap.size, 'problem')}",
+            "The least nuclear norms of all matrices with the observed entries are certified: norm found minus its "
+            "lower bound from a dual solution, relative to the norm, largest of "
+            f"{reduce.count(record.least_gap.size, 'problem')}",
             reduce.largest(record.least_gap),
             at_most=1e-6,
         ),
@@ -274,20 +275,22 @@ def _completion_claims(record: xr.Dataset) -> list[Claim]:
     every = [reduce.median(many.error.sel(depth=d)) for d in many.depth.values]
     return [
         finding(
-            f"From {int(few.observed)} entries, depth 3 and more beat the least nuclear norm: relative error over all "
-            f"entries, largest of the depths divided by the error at the least nuclear norm, medians of {seeds}",
+            f"From {int(few.observed)} entries, depth 3 and more beat the fitting matrix of least nuclear norm: "
+            "relative error over all entries, observed and unobserved, of the depth with the largest error divided "
+            f"by that of this matrix, medians of {seeds}",
             deep / reduce.median(few.least_error),
             at_most=0.5,
         ),
         finding(
-            f"From {int(few.observed)} entries, depth 3 ends above the least nuclear norm: share of {seeds} whose "
-            "nuclear norm is above the least by 1% or more",
+            f"From {int(few.observed)} entries, depth 3 ends above the least nuclear norm of all fitting matrices: "
+            f"share of {seeds} in which the final nuclear norm exceeds the least by 1% or more",
             reduce.share(above, lambda ratio: ratio >= 1.01),
             at_least=0.8,
         ),
         finding(
-            f"From {int(many.observed)} entries, every depth and the least nuclear norm recover the matrix: relative "
-            f"error over all entries, largest of their medians over {seeds}",
+            f"From {int(many.observed)} entries, flows of every depth and the fitting matrix of least nuclear norm "
+            f"recover the target: relative error over all entries, observed and unobserved, median of {seeds} for "
+            "each depth and for this matrix, largest of these medians",
             reduce.largest([*every, reduce.median(many.least_error)]),
             at_most=0.02,
         ),
@@ -300,15 +303,17 @@ def _positive_claims(record: xr.Dataset) -> list[Claim]:
     of = reduce.count(excess.isel(alpha=0).size, "run")
     return [
         finding(
-            "Commuting operators: the smallest initialization ends near the least trace of all positive semidefinite "
-            f"fitting matrices: final trace divided by the least trace, minus 1, largest of {of}",
+            "Sensing a positive semidefinite matrix with commuting operators: the flow from alpha I at the smallest "
+            "alpha ends near the least trace of all positive semidefinite matrices that fit: trace of the final end "
+            f"matrix divided by the least trace, minus 1, largest of {of}, one for each depth and seed",
             reduce.largest(excess.isel(alpha=-1)),
             at_most=0.05,
         ),
         finding(
-            "Commuting operators: a smaller initialization ends nearer to the least trace: (final trace divided by "
-            "the least trace, minus 1) from the largest initialization, divided by the value from the smallest one, "
-            f"least of {of}",
+            "Sensing a positive semidefinite matrix with commuting operators: the flow from alpha I ends nearer to "
+            "the least trace if alpha is smaller: excess (trace of the final end matrix divided by the least trace, "
+            f"minus 1) at the largest alpha, divided by the excess at the smallest alpha, least of {of}, one for each "
+            "depth and seed",
             reduce.least(excess.isel(alpha=0) / excess.isel(alpha=-1)),
             at_least=3.0,
         ),
@@ -322,21 +327,23 @@ def _parts_claims(record: xr.Dataset) -> list[Claim]:
     seeds = reduce.count(record.parts_seed)
     return [
         finding(
-            "Two blocks: the smallest initialization ends near the least nuclear norm of all fitting matrices: final "
-            f"nuclear norm divided by the least one, minus 1, largest of {seeds}",
+            "Observed entries in two blocks without a common row or column, depth 2: the flow from the smallest "
+            "initialization ends near the least nuclear norm of all fitting matrices: final nuclear norm divided by "
+            f"the least one, minus 1, largest of {seeds}",
             reduce.largest(excess),
             at_most=1e-3,
         ),
         finding(
-            "Two blocks: the flow ends at rank two although a matrix of rank one fits: second singular value divided "
-            f"by the first, least of {blocks.size} initializations",
+            "Observed entries in two blocks without a common row or column, depth 2: the flow ends at rank two "
+            "although a matrix of rank one fits: second singular value of the final end matrix divided by the first, "
+            f"least of {blocks.size} flows, one for each seed and initialization",
             reduce.least(blocks),
             at_least=0.1,
         ),
         finding(
-            "Connected entries: a smaller initialization ends nearer to rank one: (second singular value divided by "
-            "the first) from the smallest initialization, divided by the value from the largest one, median of "
-            f"{seeds}",
+            "Observed entries that do not split into blocks, depth 2: the flow from a smaller initialization ends "
+            "nearer to rank one: second singular value of the final end matrix divided by the first; this ratio from "
+            f"the smallest initialization, divided by the ratio from the largest one, median of {seeds}",
             reduce.median(connected.isel(scale=-1) / connected.isel(scale=0)),
             at_most=0.1,
         ),

@@ -216,8 +216,9 @@ def claims(record: xr.Dataset) -> list[Claim]:
         *_invariants(record, settings),
         *_branch(record, settings),
         finding(
-            "With the observation w22 = eps, |w11| ends at 1 / |eps|: |w11| |eps| at the end, farthest from 1 of "
-            f"{reduce.count(_runs(record, 'perturbed'), 'run')}",
+            "2 x 2 matrix with the observed values w12 = w21 = 1 and w22 = eps: the absolute value of the unobserved "
+            "entry w11 ends at 1 / |eps|, its value in the fitting matrix of rank one: |w11| |eps| at the end, "
+            f"farthest from 1 of {reduce.count(_runs(record, 'perturbed'), 'run')}",
             reduce.farthest([abs(float(r.hole[-1])) * float(r.eps) for r in _runs(record, "perturbed")], 1),
             within=(0.998, 1.002),
         ),
@@ -232,14 +233,16 @@ def _invariants(record: xr.Dataset, settings: Settings) -> list[Claim]:
     signed = [*perturbed[:1], *_runs(record, "larger"), *_runs(record, "recipe"), *logs]
     return [
         theorem(
-            "With the observation w22 = eps, |w11| is at least (1 - e)^2 / (|eps| + e), where e = sqrt(2 loss): |w11| "
-            f"divided by this bound, least at all times of {reduce.count([*perturbed, *logs], 'run')}",
+            "2 x 2 matrix with the observed values w12 = w21 = 1 and w22 = eps, where eps is 0 in one run: the "
+            "unobserved entry has |w11| at least (1 - e)^2 / (|eps| + e), where e = sqrt(2 loss) < 1 and loss is the "
+            "training loss: |w11| divided by this bound, least at all times with e < 1 of "
+            f"{reduce.count([*perturbed, *logs], 'run')}",
             reduce.least([_over_bound(r) for r in [*perturbed, *logs]]),
             at_least=1 - settings.rtol,
         ),
         theorem(
-            "The determinant keeps its initial sign, where float64 can resolve it: product of the initial and the "
-            f"present sign, least at all times of {reduce.count(signed, 'run')}",
+            "The determinant of the end matrix keeps its initial sign, in the runs where float64 can resolve it: "
+            f"product of the initial and the present sign, least at all times of {reduce.count(signed, 'run')}",
             reduce.least([reduce.least(r.sign * r.start_sign) for r in signed]),
             at_least=1,
         ),
@@ -255,13 +258,15 @@ def _branch(record: xr.Dataset, settings: Settings) -> list[Claim]:
     of = f"{len(wrong)} of {len(random)} random initial matrices"
     return [
         theorem(
-            "With the observation w22 = eps, the loss stays above eps^2 / 2 where w11 becomes negative: final loss "
-            f"divided by eps^2 / 2, least of {of}",
+            "2 x 2 matrix with the observed values w12 = w21 = 1 and w22 = eps: in flows in which the unobserved "
+            "entry w11 becomes negative, the positive determinant keeps w22 negative, so that the training loss "
+            f"stays above eps^2 / 2: final loss divided by eps^2 / 2, least of {of}",
             reduce.least([float(r.loss[-1]) for r in wrong]) / (settings.branch_eps**2 / 2),
             within=(1.0, 1.5),
         ),
         finding(
-            f"Where w11 becomes negative, it grows without fitting: |w11| at the end, least of {of}",
+            "2 x 2 matrix with the observed values w12 = w21 = 1 and w22 = eps: where the unobserved entry w11 "
+            f"becomes negative, |w11| grows although w22 is not fitted: |w11| at the end, least of {of}",
             reduce.least([-float(r.hole[-1]) for r in wrong]),
             at_least=1000.0,
         ),
@@ -274,21 +279,25 @@ def _growths(diverging: list[xr.Dataset], larger: list[xr.Dataset], settings: Se
     sizes = ", ".join(f"{size} x {size}" for size in settings.sizes)
     return [
         finding(
-            "Larger matrices whose unobserved entry has a zero cofactor: |w11| grows like 1 / sqrt(loss): factor by "
-            "which it grows while the loss falls by a factor of 100, which is 10 by this law, farthest from 10 of "
+            "Matrices of 3 rows and more, all entries observed but w11, whose cofactor in the observed entries is "
+            "zero: |w11| grows like 1 / sqrt(loss), with the training loss: factor by which |w11| grows while the "
+            "loss falls by a factor of 100, which is 10 by this law, farthest from 10 of "
             f"{reduce.count(diverging, 'run')}",
             reduce.farthest([_growth(r) for r in diverging], 10),
             within=(9.0, 12.0),
         ),
         finding(
-            "Larger matrices: the effective rank falls towards 1, its infimum, although the infimum of the rank is "
-            f"rows - 1: effective rank at the end from a positive determinant, largest of {sizes}",
+            "Matrices of 3 rows and more, all entries observed but w11, whose cofactor in the observed entries is "
+            "zero: the effective rank of the end matrix falls towards 1, its infimum, although the infimum of the "
+            "rank is rows - 1: effective rank at the end, from an initial matrix with positive determinant, largest "
+            f"of {sizes}",
             reduce.largest([float(r.effective_rank[-1]) for r in positive]),
             at_most=1.3,
         ),
         finding(
-            "Larger matrices: the unobserved entry w11 stays small if the initial determinant is negative: final "
-            f"|w11| divided by final |w11| from a positive initial determinant, largest of {sizes}",
+            "Matrices of 3 rows and more, all entries observed but w11, whose cofactor in the observed entries is "
+            "zero: |w11| stays small if the initial determinant is negative: |w11| at the end, divided by |w11| at "
+            f"the end from a positive initial determinant, largest of {sizes}",
             reduce.largest([_ratio(larger, size) for size in settings.sizes]),
             at_most=0.5,
         ),
@@ -300,20 +309,22 @@ def _depth_two_claims(record: xr.Dataset, settings: Settings) -> list[Claim]:
     [logs], [entries], [negative] = (_runs(record, f"depth 2, {x}") for x in ("logarithms", "entries", "negative"))
     return [
         finding(
-            "Depth 2: ln sigma_2 follows its law ln sigma_2(0) - w11^2 / 2: final ln sigma_2 divided by the value of "
-            "this law, one run",
+            "2 x 2 example at depth 2: the smaller singular value sigma_2 of the end matrix follows ln sigma_2 = ln "
+            "sigma_2(0) - w11^2 / 2, where w11 is the unobserved entry and sigma_2(0) the initial value: final ln "
+            "sigma_2 divided by the value of this law, one run",
             float(logs.smallest[-1]) / (math.log(settings.std) - float(logs.hole[-1]) ** 2 / 2),
             within=(0.97, 1.03),
         ),
         finding(
-            "Depth 2 from a negative determinant: w11 ends near 0, where every norm is least: final |w11|, one run",
+            "2 x 2 example at depth 2 from a negative determinant: the unobserved entry w11 ends near 0, where every "
+            "norm of fitting matrices is least: |w11| at the end, one run",
             abs(float(negative.hole[-1])),
             at_most=0.25,
         ),
         finding(
-            "Depth 2: a float64 flow of the matrix entries loses the sign of the determinant to rounding, and |w11| "
-            "stops early: final |w11| of this flow divided by final |w11| of the flow of the logarithms of the "
-            "singular values, one run each",
+            "2 x 2 example at depth 2: a float64 flow of the entries of the end matrix loses the sign of its "
+            "determinant to rounding, and the unobserved |w11| stops early: |w11| at the end of this flow, divided "
+            "by |w11| at the end of a flow of the logarithms of the singular values, one run each",
             abs(float(entries.hole[-1]) / float(logs.hole[-1])),
             at_most=0.5,
         ),
