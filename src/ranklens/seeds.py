@@ -12,7 +12,10 @@ from torch import Tensor
 
 
 def check_seed(seed: int) -> int:
-    """Return `seed` if it is an integer.
+    """Return `seed` unchanged, after checking that it is an integer.
+
+    Args:
+        seed: the seed, an int; a bool is not accepted.
 
     Raises:
         TypeError: if it is anything else, such as None, which would make a run that cannot be repeated.

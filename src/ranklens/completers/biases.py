@@ -40,18 +40,22 @@ class Biases:
         return total
 
     def times(self, factor: float) -> "Biases":
-        """Return these biases and their mean multiplied by a factor, as if fitted to values in another unit."""
+        """Return these biases and their mean multiplied by a factor, as if fitted to values in another unit.
+
+        The damping, which is a number of observations, is unchanged.
+        """
         return replace(self, mean=factor * self.mean, modes=tuple(factor * mode for mode in self.modes))
 
     def adapted(self, observed: Observed, sweeps: int = 1) -> "Biases":
         """Return the biases fitted to other values, with the mean unchanged.
 
-        Each bias in turn becomes the sum of the residuals at its observations, divided by their number plus the
-        damping; this is the ridge solution given the biases of the other modes.
+        Each bias in turn becomes the sum of the residuals at its observations (their values minus the mean and the
+        biases of all other modes), divided by their number plus the damping. This is the ridge solution given the
+        biases of the other modes.
 
         Args:
-            observed: the values to fit.
-            sweeps: number of times that every mode is fitted.
+            observed: the values to fit, with the mean not subtracted.
+            sweeps: number of times that the biases of every mode are fitted.
         """
         modes = list(self.modes)
         residual = observed.values - self.at(observed.indices)
@@ -77,9 +81,12 @@ def no_biases(shape: Sequence[int], device: torch.device | str | None = None) ->
 def fit_biases(observed: Observed, damping: float) -> Biases:
     """Return the biases of observed values: a ridge regression on the indices, solved by sweeps over the modes.
 
+    Their mean is the mean of the observed values.
+
     Args:
         observed: the values to fit.
-        damping: number of zero residuals that are added to the observations of every bias.
+        damping: number of zero residuals that are added to the observations of every bias. With 0, the bias of an index
+            without observations is NaN; with a positive number it is 0.
 
     >>> import torch
     >>> indices = torch.cartesian_prod(torch.arange(3), torch.arange(4))

@@ -32,7 +32,10 @@ class Completer(Protocol):
 
 
 def seed_of(random_state: object) -> int:
-    """Return the seed `random_state` as a Python int. It may be an integer of any type, such as numpy's.
+    """Return the seed `random_state` as a Python int.
+
+    Args:
+        random_state: an integer of any type, such as numpy's.
 
     Raises:
         TypeError: if it is not an integer. True, False and None are refused too: a fit without a seed could not be

@@ -52,7 +52,7 @@ class Observed:
         return replace(self, indices=self.indices.to(device), values=self.values.to(device))
 
     def mean_square(self) -> float:
-        """Return the mean of the squared values."""
+        """Return the mean of the squares of the m observed values; NaN without observations."""
         return float(self.values.square().mean())
 
     def split(self, fraction: float, seed: int) -> tuple["Observed", "Observed"]:
