@@ -64,7 +64,7 @@ KINDS = ("matrix", "tensor", "hierarchical")
 NAMED = {
     "matrix": ("its depth", "singular value", "matrix"),
     "tensor": ("its order", "component norm", "tensor"),
-    "hierarchical": ("number of children of a tree node plus 1", "component norm at the root", "tensor"),
+    "hierarchical": ("number of children of a tree node plus 1", "root component norm", "tensor"),
 }
 
 
@@ -223,9 +223,9 @@ def _claims_of(kind: str, points: _Points) -> list[Claim]:
         theorem(
             f"{kind.capitalize()} factorization, K = {K} ({what}): the rate d sigma / dt of each {quantity} sigma, "
             f"divided by its alignment gamma (inner product of the negative gradient of the loss in the end {end} "
-            f"with the direction of sigma), is a power of sigma with exponent 2 - 2/K = {2 - 2 / K:.4g}: absolute "
-            f"difference between the exponent fitted to {len(size)} points of all trajectories and 2 - 2/K (the rate "
-            f"alone has the fitted exponent {raw:.2f})",
+            f"with the part of the end {end} that has the size sigma, divided by sigma), is a power of sigma with "
+            f"exponent 2 - 2/K = {2 - 2 / K:.4g}: absolute difference between the exponent fitted to {len(size)} "
+            f"points of all trajectories and 2 - 2/K (the rate alone has the fitted exponent {raw:.2f})",
             abs(slope - (2 - 2 / K)),
             at_most=0.005,
         ),

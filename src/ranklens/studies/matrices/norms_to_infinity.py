@@ -116,14 +116,15 @@ def _bounds(runs: list[tuple[int, xr.Dataset]]) -> list[Claim]:
             at_least=1,
         ),
         theorem(
-            "The unobserved entry w11 of the 2 x 2 end matrix is at least (1 - e)^2 / e in absolute value, where e = "
-            f"sqrt(2 loss) while e < 1, with the training loss: |w11| divided by this bound, least {everywhere}",
+            "The 2 x 2 end matrix, whose observed values are w12 = w21 = 1 and w22 = 0, has an unobserved entry "
+            "|w11| of at least (1 - e)^2 / e, where e = sqrt(2 loss) < 1 and loss is the training loss: |w11| "
+            f"divided by this bound, least {everywhere}",
             reduce.least([reduce.least(r.hole.values / b.w11.clamp_min(TINY).numpy()) for r, b in proved]),
             at_least=1.0,
         ),
         theorem(
             "Every Schatten norm or quasi-norm, p from 1/4 to infinity, of the 2 x 2 end matrix is at least (1 - "
-            "e)^2 / e, where e = sqrt(2 loss) while e < 1, with the training loss: norm divided by this bound, least "
+            "e)^2 / e, where e = sqrt(2 loss) < 1 and loss is the training loss: norm divided by this bound, least "
             f"of all p, {everywhere}",
             reduce.least(
                 [reduce.least(schatten(r, p) / b.w11.clamp_min(TINY).numpy()) for r, b in proved for p in NORMS]
@@ -132,15 +133,15 @@ def _bounds(runs: list[tuple[int, xr.Dataset]]) -> list[Claim]:
         ),
         theorem(
             "The smaller singular value sigma_2 of the 2 x 2 end matrix, which is its Frobenius distance to the "
-            "nearest matrix of rank one, is at most sqrt(2 loss), with the training loss: sigma_2 divided by this "
-            f"bound, largest {everywhere}",
+            "nearest matrix of rank one, is at most sqrt(2 loss), where loss is the training loss: sigma_2 divided "
+            f"by this bound, largest {everywhere}",
             reduce.largest([reduce.largest(r.singular.values[:, 1] / b.sigma2.numpy()) for r, b in proved]),
             at_most=1.0,
         ),
         theorem(
             "The effective rank of the 2 x 2 end matrix is at most exp of the entropy of (p, 1 - p), where p = e^2 / "
-            "(1 - e)^2 but at most 1/2 and e = sqrt(2 loss), with the training loss: effective rank divided by this "
-            f"bound, largest {everywhere}",
+            "(1 - e)^2 but at most 1/2, e = sqrt(2 loss), and loss is the training loss: effective rank divided by "
+            f"this bound, largest {everywhere}",
             reduce.largest([reduce.largest(r.effective_rank.values / b.effective_rank.numpy()) for r, b in proved]),
             at_most=1.0,
         ),
