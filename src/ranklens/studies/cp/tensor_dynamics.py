@@ -101,7 +101,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
     needed = max(rank - 1 - EXCEPTIONS, 1)
     gaps = onsets.gap(records.last(record, "component"), rank)
     return [
-        laws.law_claim(record, "component norms"),
+        laws.law_claim(record, f"component norms sigma, {laws.COMPONENT_LAW},"),
         laws.drift_claim(record, settings.rtol, "Differences between squared norms of the vectors of a component"),
         finding(
             f"Components are learned one at a time, in descending order of their norms: share of {seeds} in which at "

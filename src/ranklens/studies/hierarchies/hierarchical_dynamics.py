@@ -100,7 +100,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
     waits = [onsets.increments(r.time.values, r.spectrum.values, rank) for r in records.runs(record)]
     gaps = onsets.gap(records.last(record, "spectrum"), rank)
     return [
-        laws.law_claim(record, "local component norms at the root"),
+        laws.law_claim(record, f"local component norms sigma at the root, {laws.COMPONENT_LAW},"),
         laws.drift_claim(record, settings.rtol, "Differences between squared slice norms of local components"),
         finding(
             "The matricization of the final end tensor at the root of the mode tree (modes 1 and 2 as rows, 3 and 4 "

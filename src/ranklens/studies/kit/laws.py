@@ -20,6 +20,8 @@ from ranklens.tensors.network import TensorNetwork
 LAW_PERIOD = 50
 # Rows of a record from one evaluation of the conserved quantities to the next.
 DRIFT_PERIOD = 10
+# The law of `component_law` in the words of a claim.
+COMPONENT_LAW = "d sigma / dt = gamma sigma^2 sum_k 1 / |s_k|^2 with alignment gamma and slices s_k"
 
 
 class Sometimes:
@@ -109,9 +111,9 @@ def law_claim(record: xr.Dataset, quantity: str) -> Claim:
     """
     points = evaluated(record, "law_error", LAW_PERIOD)
     statement = (
-        f"The law gives the rates of {quantity}: difference between the rate by the law and a central difference in "
-        f"time, divided by the latter, largest over all of them at {len(points)} recorded times of all runs (rates "
-        "near 0 are compared with 0.1% of the largest rate)"
+        f"The law gives the rates of {quantity} along the flow: difference between the rate by the law and a "
+        "central difference in time, divided by the latter, largest over these quantities at "
+        f"{len(points)} recorded times of all runs (rates near 0 are compared with 0.1% of the largest rate)"
     )
     return theorem(statement, reduce.largest(points), at_most=1e-5)
 

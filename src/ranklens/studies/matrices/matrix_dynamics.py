@@ -97,7 +97,11 @@ def claims(record: xr.Dataset) -> list[Claim]:
     waits = [onsets.increments(r.time.values, r.singular.values, rank) for r in records.runs(record)]
     gaps = onsets.gap(records.last(record, "singular"), rank)
     return [
-        laws.law_claim(record, "singular values"),
+        laws.law_claim(
+            record,
+            f"the {rank} largest singular values sigma_r of the end matrix W, d sigma_r / dt = u_r^T (dW / dt) v_r with "
+            "singular vectors u_r, v_r,",
+        ),
         laws.drift_claim(record, settings.rtol, "Differences between Gram matrices of neighbouring factors"),
         finding(
             f"The singular values of the end matrix are learned one at a time, in descending order: share of {seeds} "
