@@ -99,8 +99,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
     return [
         laws.law_claim(
             record,
-            f"the {rank} largest singular values sigma_r of the end matrix W, d sigma_r / dt = u_r^T (dW / dt) v_r with "
-            "singular vectors u_r, v_r,",
+            f"the {rank} largest singular values sigma_r of the end matrix W, d sigma_r / dt = u_r^T (dW / dt) v_r "
+            "with singular vectors u_r, v_r,",
         ),
         laws.drift_claim(record, settings.rtol, "Differences between Gram matrices of neighbouring factors"),
         finding(
