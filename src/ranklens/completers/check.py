@@ -17,7 +17,10 @@ from ranklens.tensors.checks import check_indices
 
 @runtime_checkable
 class Completer(Protocol):
-    """The arguments of `MatrixCompleter` and `TensorCompleter` that `check` reads, as attributes of the same names."""
+    """Arguments of `MatrixCompleter` and `TensorCompleter` that both have, as attributes of the same names.
+
+    The two classes say what each argument means.
+    """
 
     scale: float | None
     width: int | None

@@ -106,8 +106,9 @@ class Polish:
     def best(self) -> Choice:
         """Return the size and the ridge of the best fit that was tried.
 
-        The size is the smallest network that has a fit whose error is at most the ratio `tolerated` times the least
-        error so far. The ridge is the one of least error that was tried for this size.
+        The size is the position of the smallest candidate network that has a fit whose held-out error is at most the
+        ratio `tolerated` times the least held-out error so far; candidates are ordered from large to small. The ridge
+        is the one of least held-out error that was tried for this network.
         """
         size = max(choice.size for choice, found in self.errors.items() if found <= self._enough())
         return min((choice for choice in self.errors if choice.size == size), key=lambda choice: self.errors[choice])

@@ -324,8 +324,9 @@ def entries(layout: Layout, stacks: Sequence[Tensor], indices: Tensor) -> Tensor
     Args:
         layout: labels and sizes of the network.
         stacks: the nodes as they are stored, see `unstack`.
-        indices: mode indices of shape (batch, number of modes), int64; or zeros and ones of the dtype of the nodes, if
-            `reads_indicators` is true. They are not checked.
+        indices: mode indices of shape (batch, number of modes), int64. If `reads_indicators` is true, so that all modes
+            have size 2, the indices 0 and 1 may also be given as numbers of the dtype of the nodes. They are not
+            checked.
     """
     if len(indices) == 0:
         return stacks[0].new_zeros(0)

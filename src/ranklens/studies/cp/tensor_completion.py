@@ -199,7 +199,8 @@ def claims(record: xr.Dataset) -> list[Claim]:
     off = [record[f"linear_off_{order}"].values for order in ORDERS]
     found = [
         theorem(
-            "Fitting the entries directly, without a factorization, ends at the observed values and zeros elsewhere: "
+            "Fitting the entries directly from zeros, without a factorization, ends at the observed values and zeros "
+            "elsewhere: "
             "Frobenius distance of the final tensor from that tensor, where the target has norm 1, largest of "
             f"{reduce.count(sum(x.size for x in off), 'run')}",
             reduce.largest([reduce.largest(x) for x in off]),

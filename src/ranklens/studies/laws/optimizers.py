@@ -257,7 +257,7 @@ def _drifts(record: xr.Dataset) -> list[Claim]:
         ),
         finding(
             f"{', '.join(str(name) for name in others.optimizer.values)}: the change of W2^T W2 - W1 W1^T, which "
-            "gradient flow of a product W2 W1 conserves, does not fall with the learning rate: Frobenius norm of the "
+            "gradient flow of a product W2 W1 conserves, falls much less than the learning rate: Frobenius norm of the "
             f"change until the training loss is {EQUAL_LOSS:g}, divided by that with four times the learning rate, "
             "least of the optimizers (one seed). It is 1/4 if the change is proportional to the learning rate, and 1 "
             "if it does not fall",

@@ -219,7 +219,7 @@ def _few(few: xr.Dataset, settings: Settings) -> list[Claim]:
         ),
         finding(
             f"{of}, depth 3 and more recover the target: relative error over all entries, observed and unobserved, "
-            f"largest over depths of its {medians}",
+            f"{medians}, largest of these over the depths 3 and more",
             deep,
             at_most=0.03,
         ),
