@@ -86,7 +86,7 @@ def descent_rows(dtype: torch.dtype, rate: float) -> Iterator[Row]:
         for candidate in candidates:
             off = abs(float(candidate.loss().detach() / task.loss(net).detach()) - 1)
             assert off < CLOSE[dtype], f"{what}: the losses differ by {off:.0e}"
-        steps = max(4, int(2e8 / (1e5 + 3 * contract.work(net.layout))) // 10)
+        steps = max(100, int(1e9 / (1e6 + 6 * contract.work(net.layout))))  # a run costs some milliseconds at its start
         optimizer = torch.optim.SGD(net.parameters(), lr=1e-6)
         calls: dict[str, Callable[[], object]] = {
             "ours": lambda: rl.gradient_descent(net, task, optimizer, steps=steps, every=steps, until_loss=0.0)  # noqa: B023
