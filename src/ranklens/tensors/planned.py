@@ -73,12 +73,9 @@ class Planned:
             needed = {*out, *(label for operand in work for label in operand.labels)}
             work.append(self._combine(first, others[0], needed) if others else self._copy(first))
         last = work[0] if path.steps else self._copy(work[0])
-        if not last.value.is_contiguous() or any(last.value is operand.value for operand in operands):
-            last = self._copy(last)
         self.memory = last.value.view(-1)
         self.upstream = torch.zeros_like(self.memory) if last.gradient is None else last.gradient.view(-1)
         self._order = [last.labels.index(label) for label in out]
-        self._shape = last.value.shape
         self.value = last.value.permute(self._order)
 
     def forward(self) -> None:
