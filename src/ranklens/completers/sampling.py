@@ -1,0 +1,184 @@
+"""The Bayesian finish of a completion: draws of the factors around the fitted network, kept only where they help."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ranklens.completers.entries import outer_factors
+from ranklens.completers.gibbs import GibbsSampler
+from ranklens.completers.observed import Observed
+from ranklens.completers.posterior import Posterior, draw
+from ranklens.completers.side import Features
+from ranklens.seeds import normals
+from ranklens.tensors.init import is_chain
+from ranklens.tensors.network import TensorNetwork
+from ranklens.tensors.products import product_svd
+
+# Draws that a posterior keeps if the user names no number.
+DRAWS = 100
+# Numbers that these draws may have, at most: half a gibibyte. For more rows, fewer draws are kept.
+NUMBERS = 2**26
+# Entries above which no draws are made if the user names no number, because they would take minutes.
+LARGE = 2**21
+# Sweeps that are not kept, and draws, with the training set, by which held-out entries judge the posterior.
+TRIED_SKIP, TRIED_DRAWS = 20, 30
+# Sweeps with all entries before the draws that are kept. The sampler goes on from its rows for the training set.
+SKIP = 15
+# Components of a posterior, at least, for noisy data. Where noise is large, more small components exist than least
+# squares can find, and their priors keep useless ones small.
+COMPONENTS = 8
+# Share of the biases' held-out squared error up to which the size of the fitted network is taken as exact.
+CLEAR = 0.1
+# Held-out root mean square error, in units of what the biases leave, below which data count as free of noise.
+NOISE_FREE = 1e-3
+# Standard deviation of the entries of a new component, in units of the data.
+SMALL = 0.01
+
+# Returns the groups of features of every mode, given the entries that may be used.
+MakeFeatures = Callable[[Observed], Sequence[Sequence[Features]]]
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Where a posterior begins: a completion by least squares, in units of what its biases leave.
+
+    Attributes:
+        net: the network of the training set, or None if biases alone are as good.
+        biases: one vector per mode; None for a model without biases.
+        mean: the mean, zero without biases.
+        error: held-out root mean square error of the completion.
+        alone: held-out root mean square error of the biases alone.
+    """
+
+    net: TensorNetwork | None
+    biases: tuple[Tensor, ...] | None
+    mean: float
+    error: float
+    alone: float
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The result of a Bayesian finish.
+
+    Attributes:
+        posterior: the posterior given all entries, or None if it was not kept.
+        error: held-out root mean square error of the posterior given the training set; None if none was made.
+    """
+
+    posterior: Posterior | None
+    error: float | None
+
+
+def number_of_draws(posterior: int | None, observed: Observed) -> int:
+    """Return how many draws are to be kept.
+
+    Args:
+        posterior: the number that the user named, or None for a number that fits the data.
+        observed: the entries.
+    """
+    if posterior is not None:
+        return posterior
+    if len(observed) > LARGE:
+        return 0
+    return min(DRAWS, NUMBERS // (2 * sum(observed.shape) * (COMPONENTS + 1)))
+
+
+def sample(
+    train: Observed,
+    held_out: Observed,
+    whole: Observed,
+    begin: Begin,
+    *,
+    draws: int,
+    tolerated: float,
+    seed: int,
+    make_features: MakeFeatures | None = None,
+) -> Sampled:
+    """Draw a posterior, and keep it if it predicts held-out entries about as well as least squares, or better.
+
+    Args:
+        train: the training set.
+        held_out: the held-out set.
+        whole: all entries.
+        begin: the completion to begin with.
+        draws: number of draws to keep.
+        tolerated: ratio of the posterior's held-out error to that of `begin` up to which it is kept.
+        seed: seed of the draws.
+        make_features: makes the features of every mode; None for a model without features.
+
+    Returns:
+        The posterior, if it was kept, and its held-out error.
+    """
+    if not draws or not begin.error > NOISE_FREE:
+        return Sampled(None, None)
+    rows = initial_rows(begin, whole.shape, seed)
+    centre = torch.full_like
+    sampler = GibbsSampler(
+        train.minus(centre(train.values, begin.mean)),
+        rows,
+        biases=begin.biases is not None,
+        noise=begin.error,
+        seed=seed,
+        features=None if make_features is None else make_features(train),
+    )
+    tried = draw(sampler, skip=TRIED_SKIP, draws=TRIED_DRAWS, mean=begin.mean)
+    error = held_out.minus(tried.at(held_out.indices)).mean_square() ** 0.5
+    if not error <= tolerated * begin.error:
+        return Sampled(None, error)
+    sampler.replace_entries(
+        whole.minus(centre(whole.values, begin.mean)), None if make_features is None else make_features(whole)
+    )
+    return Sampled(draw(sampler, skip=SKIP, draws=draws, mean=begin.mean), error)
+
+
+def initial_rows(begin: Begin, shape: Sequence[int], seed: int) -> list[Float[Tensor, "_ K"]]:
+    """Return the rows at which a sampler begins: balanced factors of the network, small components, and the biases.
+
+    Args:
+        begin: the completion to begin with.
+        shape: sizes of the modes.
+        seed: seed of the small components.
+    """
+    factors = [torch.zeros(d, 0, dtype=torch.float64) for d in shape]
+    if begin.net is not None:
+        factors = factors_of(begin.net)
+    found = factors[0].shape[1]
+    clear = begin.net is not None and begin.error**2 < CLEAR * begin.alone**2
+    width = found if clear else max(found, min(COMPONENTS, *shape))
+    std = SMALL ** (1 / len(shape))
+    more = normals([(d, width - found) for d in shape], seed, "new components of a posterior")
+    parts = [[factor, std * new] for factor, new in zip(factors, more, strict=True)]
+    if begin.biases is not None:
+        for part, bias in zip(parts, begin.biases, strict=True):
+            part.append(bias.cpu()[:, None])
+    return [torch.cat(part, dim=1) for part in parts]
+
+
+def is_conjugate(net: TensorNetwork) -> bool:
+    """Return whether a network is a product of matrices or a CP factorization, whose posterior can be sampled."""
+    one_bond = len(net.bonds) == 1 and all(len(modes) == 1 for modes in net.layout.modes)
+    return is_chain(net) or (one_bond and len(net.nodes) == len(net.shape))
+
+
+@torch.no_grad()
+def factors_of(net: TensorNetwork) -> list[Float[Tensor, "_ R"]]:
+    """Return one factor per mode of a product of matrices or a CP factorization, with components of equal norms.
+
+    Args:
+        net: the network.
+    """
+    if is_chain(net):
+        left, right = outer_factors(net)
+        U, s, V = product_svd(left.double().cpu(), right.T.double().cpu())
+        return [U * s.sqrt(), V * s.sqrt()]
+    factors: list[Tensor] = [torch.empty(0)] * len(net.shape)
+    for node, modes, labels in zip(net.nodes, net.layout.modes, net.layout.nodes, strict=True):
+        axis = labels.index(net.layout.out[modes[0]])
+        factors[modes[0]] = node.detach().double().cpu().movedim(axis, 0)
+    norms = torch.stack([factor.norm(dim=0).clamp_min(1e-300) for factor in factors])
+    size = norms.log().mean(dim=0).exp()
+    return [factor / norm * size for factor, norm in zip(factors, norms, strict=True)]

@@ -1,0 +1,104 @@
+"""Known features of rows or columns, which say something about their factors before any entry is observed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from sklearn.utils.extmath import randomized_svd
+from torch import Tensor
+
+from ranklens.completers.observed import Observed
+from ranklens.seeds import derive
+
+# Directions of the features that are kept, at most. The directions of the largest singular values have the largest
+# prior variance.
+DIRECTIONS = 100
+# Singular values below this share of the largest are rounding errors.
+ROUNDING = 1e-8
+
+
+@dataclass(frozen=True)
+class Features:
+    r"""Features of the rows of one mode, by their singular value decomposition X = Q diag(s) V^T.
+
+    Attributes:
+        Q: (d, R) left singular vectors.
+        s: (R,) singular values.
+        V: (f, R) right singular vectors.
+        center: (f,) what is subtracted from features before they are multiplied by V.
+        size: (f,) what centred features are divided by.
+    """
+
+    Q: Float[Tensor, "d R"]
+    s: Float[Tensor, " R"]
+    V: Float[Tensor, "f R"]
+    center: Float[Tensor, " f"]
+    size: Float[Tensor, " f"]
+
+    def directions(self, X: NDArray[np.float64] | sp.csr_matrix) -> Float[Tensor, "d R"]:
+        """Return the coordinates, along the singular directions, of features of any rows.
+
+        Args:
+            X: (rows, f) features, as they were given to `decompose`.
+        """
+        weighted = self.V / self.size[:, None]
+        return torch.from_numpy(np.asarray(X @ weighted.numpy())) - self.center @ weighted
+
+
+def decompose(X: NDArray[np.float64] | sp.csr_matrix, *, seed: int = 0, standardize: bool = True) -> Features:
+    """Return features of rows, with each feature centred, by their leading singular directions.
+
+    Args:
+        X: (d, f) numbers.
+        seed: seed of the randomized singular value decomposition of sparse features.
+        standardize: whether to divide each feature by its standard deviation. A constant feature becomes zero.
+
+    >>> import numpy as np
+    >>> X = np.array([[1.0, 0.0], [3.0, 1.0], [5.0, 2.0]])
+    >>> made = decompose(X)
+    >>> len(made.s), bool(np.allclose(made.directions(X), made.Q * made.s))  # both columns are one direction
+    (1, True)
+    """
+    center = np.asarray(X.mean(axis=0)).ravel()
+    size = np.ones(X.shape[1])
+    if standardize:
+        spread = np.sqrt(np.maximum(np.asarray(np.square(X - center)).mean(axis=0), 0.0))
+        size[spread > ROUNDING * np.abs(center)] = spread[spread > ROUNDING * np.abs(center)]
+    if sp.issparse(X):
+        # The singular vectors of the centred matrix are those of the matrix up to the direction of the mean.
+        kept = min(DIRECTIONS, *X.shape)
+        _, _, Vt = randomized_svd(X, kept, random_state=derive(seed, "features") % 2**32)
+        Z = np.asarray(X @ Vt.T) - center @ Vt.T
+        Q, s, Wt = np.linalg.svd(Z, full_matrices=False)
+        V = Vt.T @ Wt.T
+    else:
+        Q, s, Vt = np.linalg.svd((X - center) / size, full_matrices=False)
+        V = Vt.T
+    kept = int((s[:DIRECTIONS] > ROUNDING * max(s[0], ROUNDING)).sum()) if len(s) else 0
+    parts = (np.ascontiguousarray(part) for part in (Q[:, :kept], s[:kept], V[:, :kept], center, size))
+    return Features(*(torch.from_numpy(part) for part in parts))
+
+
+def observed_with(observed: Observed, mode: int) -> sp.csr_matrix:
+    """Return for every index of a mode of a matrix which indices of the other mode it is observed with.
+
+    Which entries are observed says something about a row: people rate what they expect to like. A row is divided by the
+    square root of its number of observations, so that rows with many observations are not features of larger size.
+
+    Args:
+        observed: entries of a matrix.
+        mode: 0 for rows, 1 for columns.
+
+    Returns:
+        A sparse matrix with one row per index of the mode and one column per index of the other mode.
+    """
+    own, other = observed.indices[:, mode].cpu().numpy(), observed.indices[:, 1 - mode].cpu().numpy()
+    shape = (observed.shape[mode], observed.shape[1 - mode])
+    table = sp.csr_matrix((np.ones(len(own)), (own, other)), shape=shape)
+    table.data[:] = 1.0
+    counts = np.maximum(np.diff(table.indptr), 1)
+    table.data /= np.sqrt(np.repeat(counts, np.diff(table.indptr)))
+    return table
