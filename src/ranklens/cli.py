@@ -5,7 +5,7 @@ torch, xarray and matplotlib are imported inside the commands that need them, so
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -135,11 +135,26 @@ def rank(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="A .safetensors file, a state dict written by torch.save, an index of shards, or the shards' folder."
+            help="A safetensors file, a file of torch.save, an index of shards, or a folder with one of these."
         ),
     ],
     *,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", help="An earlier checkpoint of the same model: measure the change of every weight."),
+    ] = None,
+    products: Annotated[
+        bool,
+        typer.Option("--products", help="Measure W_Q^T W_K and W_O W_V of every head of attention layers."),
+    ] = False,
+    heads: Annotated[
+        int | None,
+        typer.Option("--heads", min=1, help="Number of heads, if there is no config.json beside the checkpoint."),
+    ] = None,
     energy: Annotated[float, typer.Option("--energy", help="Share of the squared norm that the rank keeps.")] = 0.99,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Where to compute singular values, such as cuda.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="File to write: a table (.csv, .json), a record (.nc) or a figure (.png, .svg)."),
@@ -147,17 +162,53 @@ def rank(
 ) -> None:
     """Print the rank of every weight matrix in a checkpoint, next to the rank of a random matrix of its shape.
 
-    Exit code 2 if the checkpoint cannot be read.
+    One weight is in memory at a time. Exit code 2 if a file cannot be read or options do not go together.
     """
-    from ranklens.nn.checkpoint import load_weights
+    from ranklens.nn.attention_products import attention_products
+    from ranklens.nn.rank_change import rank_difference
     from ranklens.nn.rank_profile import rank_profile
-    from ranklens.nn.rank_table import text, write
+    from ranklens.nn.rank_table import check_path, text, write
 
     with _usage():
-        found = rank_profile(load_weights(checkpoint), energy=energy)
+        _check_together(against, products, heads)
+        if out is not None:
+            check_path(out, is_profile=against is None)
+        with _line() as report:
+            if against is not None:
+                found = rank_difference(against, checkpoint, energy=energy, device=device, progress=report)
+            elif products:
+                found = attention_products(checkpoint, heads=heads, energy=energy, progress=report)
+            else:
+                found = rank_profile(checkpoint, energy=energy, device=device, progress=report)
         typer.echo(text(found))
         if out is not None:
             typer.echo(f"\nwritten to {write(found, out).resolve()}")
+
+
+def _check_together(against: Path | None, products: bool, heads: int | None) -> None:
+    """Refuse options of `rank` that do not go together.
+
+    Raises:
+        ValueError: if one option excludes another, or needs one that is missing.
+    """
+    if against is not None and products:
+        raise ValueError("--against and --products are both given; give one of them at a time")
+    if heads is not None and not products:
+        raise ValueError(f"--heads {heads} is given without --products, which alone needs it")
+
+
+@contextmanager
+def _line() -> Iterator[Callable[[str], object]]:
+    """Yield a function that shows how far a run is: on a line of the terminal, or not at all where there is none."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status("reading") as status:
+        yield lambda text: status.update(Text(text))  # a name with brackets is no markup
 
 
 @data.command()

@@ -6,7 +6,7 @@ from layer_cases import off
 from torch import nn
 
 import ranklens as rl
-from ranklens.nn.rank_monitor import spectrum
+from ranklens.nn.spectrum import spectrum
 from ranklens.tensors import measures
 
 # Relative error of measures in float32 against measures from Gram matrices in float64.

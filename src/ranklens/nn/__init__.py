@@ -1,5 +1,6 @@
 """Tensor networks in PyTorch models: circuits, factored layers, compression, rank measures, and locality penalties."""
 
+from ranklens.nn.attention_products import attention_products
 from ranklens.nn.checkpoint import load_weights
 from ranklens.nn.circuits import ArithmeticCircuit, LinearCircuit, circuit, product_pool
 from ranklens.nn.composed import Composition
@@ -9,6 +10,7 @@ from ranklens.nn.locality_penalty import LocalityPenalty, locality_penalty
 from ranklens.nn.locality_profile import locality_profile
 from ranklens.nn.overparameterize import collapse, overparameterize
 from ranklens.nn.prune import prune
+from ranklens.nn.rank_change import rank_difference
 from ranklens.nn.rank_monitor import RankMonitor
 from ranklens.nn.rank_profile import rank_profile
 from ranklens.nn.regions import PatchPairs
@@ -25,6 +27,7 @@ __all__ = [
     "PatchPairs",
     "RankMonitor",
     "Separation",
+    "attention_products",
     "circuit",
     "collapse",
     "compress",
@@ -35,6 +38,7 @@ __all__ = [
     "pareto",
     "product_pool",
     "prune",
+    "rank_difference",
     "rank_profile",
     "resnet",
     "separation_rank",

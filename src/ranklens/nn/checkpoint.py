@@ -1,38 +1,126 @@
-"""Reading of the weights in a checkpoint: safetensors files and state dicts, whole or in shards.
+"""Reading of the weights in a checkpoint: one file or several, one tensor at a time.
 
 No code in a file is run: files of `torch.save` are read with `weights_only=True`.
 """
 
 import json
 import os
-import warnings
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-# Keys under which training scripts store the state dict of the model, in order of preference.
-MODEL_KEYS = ("model", "state_dict", "model_state_dict", "module", "net")
-# A key that starts with one of these, in any case, holds the state of training rather than weights of the model.
-TRAINING_KEYS = ("optim", "scheduler", "scaler")
-# Files that are looked for in a folder, the preferred pattern first.
-PATTERNS = ("*.safetensors.index.json", "*.safetensors", "*.index.json", "*.pt", "*.pth", "*.bin")
+from ranklens.nn.file_kind import file_kind
+from ranklens.nn.saved_networks import saved_networks
+
+# Names of the file that holds the weights of a model in a folder with other files, the preferred one first.
+WEIGHT_FILES = ("model.safetensors", "adapter_model.safetensors", "pytorch_model.bin", "adapter_model.bin")
+# Files that are looked for in a folder that has none of these, the preferred pattern first.
+PATTERNS = ("*.index.json", "*.safetensors", "*.pt", "*.pth", "*.bin", "*.ckpt")
+# Files of a training run that hold no weights of a model, by the beginning of the name.
+OTHER_FILES = ("optim", "sched", "scaler", "rng_state", "random_states", "training_args", "trainer_state")
+# How files are named that hold one model in several parts: part, and number of parts.
+PART = re.compile(r"^(?P<stem>.*)-(?P<part>\d+)-of-(?P<parts>\d+)(?P<suffix>\.\w+)$")
+# Bytes of tensors that are read before a file is closed and opened again. Pages of a file stay in memory while it is
+# open, so this bounds the memory for weights that have been read already.
+MOST_OPEN = 2**28
+
+
+class StoredWeights(Mapping[str, Tensor]):
+    """The weights in a checkpoint: a mapping of names to tensors that reads a tensor when it is looked up.
+
+    Tensors are views of their file, whose numbers are read when they are used. Drop a tensor before the next one is
+    looked up, and memory for one of them suffices, however large the checkpoint is.
+
+    Args:
+        path: what `load_weights` takes.
+
+    Attributes:
+        path: the path that was given.
+
+    Raises:
+        FileNotFoundError: if there is no such file, or a part of the checkpoint is missing.
+        ValueError: if a file cannot be read or holds no weights.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._files = _files(self.path)
+        self._opened: tuple[Path, Mapping[str, Tensor]] | None = None
+        self._read = 0
+        self._where: dict[str, Path] = {}
+        for file, names in self._files.items():
+            held = self._open(file)
+            for name in held if names is None else names:
+                if name not in held:
+                    raise ValueError(
+                        f"the index says that {file.name!r} holds {name!r}, which it does not; the shard is damaged"
+                    )
+                self._where[name] = file
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._open(self._where[name])[name]
+        self._read += tensor.numel() * tensor.itemsize
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def _open(self, file: Path) -> Mapping[str, Tensor]:
+        """Return the tensors of a file by name, after it was opened again if much of it has been read."""
+        if self._opened is None or self._opened[0] != file or self._read > MOST_OPEN:
+            self._opened, self._read = None, 0
+            self._opened = (file, _SafeTensors(file) if file_kind(file) == "safetensors" else saved_networks(file))
+        return self._opened[1]
+
+
+class _SafeTensors(Mapping[str, Tensor]):
+    """The tensors in a safetensors file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        try:
+            self._stored = safe_open(file, framework="pt")
+            self._names = dict.fromkeys(self._stored.keys())
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
+
+    def __getitem__(self, name: str) -> Tensor:
+        try:
+            return self._stored.get_tensor(name)
+        except (SafetensorError, RuntimeError, AttributeError, KeyError, TypeError) as error:
+            kind = self._stored.get_slice(name).get_dtype()
+            raise ValueError(f"tensor {name!r} of {self._file} is stored as {kind}: {error}") from error
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Return the weights in a checkpoint, by name.
+    """Return the weights in a checkpoint, by name, all in memory.
 
-    A file that cannot be read or holds no state dict, and an index that does not fit its shards, are refused with a
-    ValueError that names the file. A file of `torch.save` that holds other objects than tensors, numbers, strings and
-    containers of them is refused too, because reading it would run code from the file.
+    The content of a file decides how it is read, not its name. A file that cannot be read or holds no weights, and an
+    index that does not fit its shards, are refused with a ValueError that names the file and says what it is. Objects
+    beside the weights in a file of `torch.save`, such as the arguments of the training script, are left out, and no
+    code of theirs is run. Several networks in one file come with the key of their network before each name; the state
+    of an optimizer is not a network.
 
     Args:
-        path: one of: a .safetensors file; a file of `torch.save` that holds a state dict, or holds one under a key such
-            as "model"; an index of shards (.index.json) whose shards are in the same folder; or a folder that contains
-            one of these.
+        path: one of: a safetensors file; a file of `torch.save`; an index of shards (.index.json) whose shards are in
+            the same folder, or one of the shards (name-00001-of-00005.safetensors); or a folder that contains one of
+            these, and possibly other files of a training run.
 
     Returns:
         {name: tensor}, on the CPU and with the dtypes of the file.
@@ -46,96 +134,93 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     ...     list(rl.nn.load_weights(f"{folder}/last.pt"))
     ['weight', 'bias']
     """
-    file = Path(path)
-    if file.is_dir():
-        file = _within(file)
-    if not file.is_file():
+    return {name: _copied(tensor) for name, tensor in StoredWeights(path).items()}
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """Return a copy that needs no file. A tensor that repeats few stored numbers many times is not written out."""
+    if tensor.layout != torch.strided or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
+        return tensor
+    return tensor.clone()
+
+
+def _files(path: Path) -> dict[Path, list[str] | None]:
+    """Return the files of a checkpoint, each with the names of its tensors as an index says, or None for all.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    file = _within(path) if path.is_dir() else path
+    if not _is_file(file):
         raise FileNotFoundError(f"there is no checkpoint {file}")
     if file.name.endswith(".index.json"):
         return _shards(file)
-    return _one(file)
+    return _parts(file)
 
 
 def _within(folder: Path) -> Path:
-    """Return the checkpoint in a folder: the one file of the first pattern that any file matches."""
-    for pattern in PATTERNS:
-        found = sorted(folder.glob(pattern))
-        if len(found) == 1:
+    """Return the checkpoint in a folder: the file of a usual name, or the one file of the first pattern that fits.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint.
+        ValueError: if there are several.
+    """
+    for pattern in ("*.safetensors.index.json", *WEIGHT_FILES, *PATTERNS):
+        found = [file for file in sorted(folder.glob(pattern)) if not file.name.lower().startswith(OTHER_FILES)]
+        parts = [PART.match(file.name) for file in found]
+        if len(found) == 1 or (found and all(parts) and len({part["stem"] for part in parts if part}) == 1):
             return found[0]
         if found:
             raise ValueError(f"{folder} has {len(found)} files {pattern} and no index; give the path of one of them")
-    raise FileNotFoundError(f"{folder} has no checkpoint: no .safetensors, .pt, .pth, .bin or .index.json")
+    raise FileNotFoundError(f"{folder} has no checkpoint: no .safetensors, .pt, .pth, .bin, .ckpt or .index.json")
 
 
-def _one(file: Path) -> dict[str, Tensor]:
-    """Return the weights in a single file."""
-    try:
-        if file.suffix == ".safetensors":
-            return dict(load_file(file))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch warns of a TorchScript archive before it refuses it
-            found = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        if "TorchScript" in str(error):
-            raise ValueError(
-                f"{file} is a TorchScript archive, and loading it could run code; save model.state_dict() instead"
-            ) from error
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    except Exception as error:  # torch raises pickle.UnpicklingError for objects that are not allowed
-        raise ValueError(
-            f"{file} holds more than tensors, and loading it could run code; save model.state_dict() instead"
-        ) from error
-    weights = dict(_tensors(found))
-    if not weights:
-        raise ValueError(
-            f"{file} holds no state dict; save a mapping of names to tensors, or one that has it under a key"
-        )
-    return weights
+def _parts(file: Path) -> dict[Path, list[str] | None]:
+    """Return a file, or all parts of the model of which it is a part.
 
-
-def _tensors(found: object) -> Iterator[tuple[str, Tensor]]:
-    """Yield the names and tensors of a mapping.
-
-    If the mapping holds no tensor itself, take the mapping under the first of `MODEL_KEYS` that holds tensors. In all
-    other cases, take whichever has most tensors: the mapping itself or one of the mappings in it.
-
-    Yields:
-        Pairs (name, tensor); none if `found` is not a mapping.
+    Raises:
+        FileNotFoundError: if a part is missing.
     """
-    if isinstance(found, dict):
-        own = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
-        inner = {
-            str(k): dict(_tensors(v)) for k, v in found.items() if isinstance(v, dict) and not _is_training_state(k)
-        }
-        named = [inner[name] for name in MODEL_KEYS if inner.get(name)]
-        yield from (named[0] if named and not own else max([own, *inner.values()], key=len)).items()
+    found = PART.match(file.name)
+    if found is None or not 0 < int(found["part"]) <= int(found["parts"]):
+        return {file: None}
+    digits, parts = len(found["part"]), found["parts"]
+    files: dict[Path, list[str] | None] = {}
+    for part in range(1, int(parts) + 1):
+        each = file.with_name(f"{found['stem']}-{part:0{digits}}-of-{parts}{found['suffix']}")
+        if not _is_file(each):
+            raise FileNotFoundError(f"{file} is one of {int(parts)} parts, and {each.name} is missing")
+        files[each] = None
+    return files
 
 
-def _is_training_state(key: object) -> bool:
-    """Return whether a key names the state of an optimizer, a scheduler or a gradient scaler."""
-    return str(key).lower().startswith(TRAINING_KEYS)
+def _shards(index: Path) -> dict[Path, list[str] | None]:
+    """Return the shards that an index names, each with the names of its tensors.
 
-
-def _shards(index: Path) -> dict[str, Tensor]:
-    """Return the weights in all shards that an index names, in the order of the index."""
+    Raises:
+        FileNotFoundError: if a shard is missing.
+        ValueError: if the index is damaged, or names a file in another folder.
+    """
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(names.values()))
-        if not all(isinstance(name, str) for name in files):
-            raise TypeError
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if not files or not all(isinstance(name, str) for name in files):
+            raise ValueError("shards are named by texts")
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"{index} is no index of shards: it has no weight_map from names to file names") from error
-    weights: dict[str, Tensor] = {}
     for name in files:
-        shard = index.parent / name
         if Path(name).name != name:
             raise ValueError(
                 f"{index} names {name!r}, which is not a file beside it; shards must be in the folder of the index"
             )
-        if not shard.is_file():
+        if not _is_file(index.parent / name):
             raise FileNotFoundError(f"{index} names {name!r}, which is not in its folder; put the shard there")
-        weights |= _one(shard)
-    for name, shard in names.items():
-        if name not in weights:
-            raise ValueError(f"{index} says that {shard!r} holds {name!r}, which it does not; the shard is damaged")
-    return {name: weights[name] for name in names}
+    return {index.parent / file: [name for name, shard in names.items() if shard == file] for file in files}
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether there is a file of a name, which may be too long for any."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from ranklens.nn.factored_state import EXTRA, description
 from ranklens.nn.kernel_chain import KernelChain
 from ranklens.tensors.init import is_chain
 from ranklens.tensors.network import TensorNetwork
@@ -143,6 +144,34 @@ class Composition(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_kept": None}  # neither copies nor files hold the graph of the weight
+
+    def get_extra_state(self) -> Tensor:
+        """Return what a state dict holds beside the factors: how they are contracted, as a text in bytes."""
+        return description(self.network, self.shape)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Refuse the factors of another factorization, which may have the same shapes.
+
+        Args:
+            state: what `get_extra_state` returned when the state dict was made.
+
+        Raises:
+            ValueError: if the factors of the state dict are contracted in another way.
+        """
+        own = self.get_extra_state()
+        if not torch.equal(state.cpu(), own):
+            raise ValueError(
+                f"the state dict has factors of {bytes(state.tolist()).decode()}, and this layer has factors of "
+                f"{bytes(own.tolist()).decode()}; factor the model as it was factored when the state dict was made"
+            )
+
+    def _load_from_state_dict(
+        self, state: dict[str, object], prefix: str, metadata: dict[str, object], strict: bool, *messages: list[str]
+    ) -> None:
+        super()._load_from_state_dict(state, prefix, metadata, strict, *messages)
+        missing = messages[0]
+        if f"{prefix}{EXTRA}" in missing:  # a state dict that was made before it said how its factors are contracted
+            missing.remove(f"{prefix}{EXTRA}")
 
     def extra_repr(self) -> str:
         """Return the shape of the weight, for `print(model)`."""

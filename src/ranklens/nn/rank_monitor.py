@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import xarray as xr
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ranklens.nn.composed import tensor_factored
-from ranklens.nn.rank_profile import weight_matrices
+from ranklens.nn.spectrum import spectrum
+from ranklens.nn.weight_matrices import weight_matrices
 from ranklens.tensors import measures
 
 # Modules in whose output of three axes the channels are the second axis, not the last.
@@ -214,18 +213,3 @@ class RankMonitor:
                 self.spent += time.perf_counter() - begun
 
         return hook
-
-
-def spectrum(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, " values"]:
-    """Return the singular values of a matrix from the eigenvalues of its smaller Gram matrix.
-
-    Args:
-        matrix: a matrix of any floating-point dtype.
-
-    Returns:
-        min(rows, columns) singular values in float64, in descending order. Those below about 1e-8 of the largest are
-        inexact, because the eigenvalues are their squares.
-    """
-    tall = matrix.detach().double()
-    tall = tall if tall.shape[0] >= tall.shape[1] else tall.T
-    return torch.linalg.eigvalsh(tall.T @ tall).clamp_min(0).sqrt().flip(0)

@@ -1,0 +1,118 @@
+"""Weights that are stored in parts: low-rank adapters, weight normalization, pruning masks, and factored layers."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ranklens.nn import factored_state
+
+# Names of the two factors of a low-rank adapter B A, as PEFT, kohya and diffusers write them: (A, B).
+ADAPTERS = (
+    ("lora_A", "lora_B"),
+    ("lora_embedding_A", "lora_embedding_B"),
+    ("lora_down", "lora_up"),
+    ("lora.down", "lora.up"),
+)
+# A matrix, or the left and right factors of a product.
+Assembled = tuple[Tensor, Tensor | None]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one weight.
+
+    Attributes:
+        name: name of the weight.
+        names: names of the parts, in the order of `assemble`.
+        assemble: a function of the parts that returns the weight, or its left and right factor.
+        layer: for an adapter, the name of the layer that it belongs to, and of the adapter if that is not "default".
+    """
+
+    name: str
+    names: tuple[str, ...]
+    assemble: Callable[[Sequence[Tensor]], Assembled]
+    layer: str = ""
+
+
+def grouped(names: Iterable[str]) -> dict[str, Parts]:
+    """Return the weights that are stored in parts, by the name of every part.
+
+    Args:
+        names: names of tensors, in a mapping or a list.
+
+    Returns:
+        {name of a part: the parts of its weight}. Tensors that are whole weights are not in it.
+    """
+    every = dict.fromkeys(map(str, names))
+    found = [*factored_state.layers(every)]
+    groups = [Parts(name, parts, assemble) for name, parts, assemble in found]
+    for name in every:
+        groups += [group for group in (_adapter(name, every), _normed(name, every), _pruned(name, every)) if group]
+    return {part: group for group in groups for part in group.names}
+
+
+def _adapter(name: str, names: Iterable[str]) -> Parts | None:
+    """Return the adapter whose factor A has this name, or None."""
+    for first, second in ADAPTERS:
+        found = re.search(rf"(?:^|[._]){re.escape(first)}(?=\.|$)", name)
+        if found is None:
+            continue
+        start = found.end() - len(first)
+        partner = f"{name[:start]}{second}{name[found.end() :]}"
+        if partner in names:
+            adapter = name[found.end() :].removesuffix(".weight").strip(".")
+            layer = f"{name[:start].rstrip('._')}{f'.{adapter}' if adapter not in ('', 'default') else ''}"
+            alpha = f"{name[:start].rstrip('._')}.alpha"
+            parts = (name, partner, alpha) if alpha in names else (name, partner)
+            transposed = "embedding" in first
+            return Parts(f"{layer}.lora".lstrip("."), parts, _product_transposed if transposed else _product, layer)
+    return None
+
+
+def _product(parts: Sequence[Tensor]) -> Assembled:
+    """Return the factors B and A of an adapter, times alpha / rank if alpha is stored beside them."""
+    A, B = parts[0].flatten(1), parts[1].flatten(1)
+    if B.shape[1] != len(A):
+        raise ValueError(f"factors of shapes {tuple(parts[1].shape)} and {tuple(parts[0].shape)} have no product")
+    dtype = torch.promote_types(torch.float32, torch.promote_types(A.dtype, B.dtype))
+    A, B = A.to(dtype), B.to(dtype)
+    return (B * (float(parts[2]) / len(A)) if len(parts) > 2 else B), A
+
+
+def _product_transposed(parts: Sequence[Tensor]) -> Assembled:
+    """Return the factors of the adapter of an embedding, whose change of the weight is the transpose of B A."""
+    left, right = _product(parts)
+    assert right is not None
+    return right.T, left.T
+
+
+def _normed(name: str, names: Iterable[str]) -> Parts | None:
+    """Return the weight whose norms have this name, by weight normalization, or None."""
+    if name.endswith("_g") and name.rpartition(".")[2].startswith("weight"):
+        stem, partner = name.removesuffix("_g"), f"{name.removesuffix('_g')}_v"
+    elif name.endswith(".original0") and ".parametrizations." in f".{name}":
+        before, _, after = f".{name}".rpartition(".parametrizations.")
+        stem, partner = f"{before}.{after.removesuffix('.original0')}".lstrip("."), f"{name[:-1]}1"
+    else:
+        return None
+    return Parts(stem, (name, partner), _normalized) if partner in names else None
+
+
+def _normalized(parts: Sequence[Tensor]) -> Assembled:
+    """Return g v / |v|, with the norm over the axes in which g has size 1."""
+    norms, direction = parts
+    axes = [k for k in range(norms.ndim) if norms.shape[k] == 1]
+    if norms.ndim != direction.ndim or any(norms.shape[k] not in (1, direction.shape[k]) for k in range(norms.ndim)):
+        raise ValueError("they are no norms and directions of weight normalization; remove the parametrization first")
+    return direction * (norms / torch.linalg.vector_norm(direction, dim=axes, keepdim=True)), None
+
+
+def _pruned(name: str, names: Iterable[str]) -> Parts | None:
+    """Return the pruned weight whose values before pruning have this name, or None."""
+    stem = name.removesuffix("_orig")
+    if stem == name or f"{stem}_mask" not in names:
+        return None
+    return Parts(stem, (name, f"{stem}_mask"), lambda parts: (parts[0] * parts[1].to(parts[0].dtype), None))
