@@ -4,8 +4,10 @@ from ranklens.nn.attention_products import attention_products
 from ranklens.nn.checkpoint import load_weights
 from ranklens.nn.circuits import ArithmeticCircuit, LinearCircuit, circuit, product_pool
 from ranklens.nn.composed import Composition
-from ranklens.nn.compress import Compression, compress, pareto
+from ranklens.nn.compress import compress, pareto
+from ranklens.nn.compression import Compression
 from ranklens.nn.kernel_chain import KernelChain
+from ranklens.nn.layer_kinds import register_layer
 from ranklens.nn.locality_penalty import LocalityPenalty, locality_penalty
 from ranklens.nn.locality_profile import locality_profile
 from ranklens.nn.overparameterize import collapse, overparameterize
@@ -15,6 +17,7 @@ from ranklens.nn.rank_monitor import RankMonitor
 from ranklens.nn.rank_profile import rank_profile
 from ranklens.nn.regions import PatchPairs
 from ranklens.nn.resnet import resnet
+from ranklens.nn.saved import restore
 from ranklens.nn.separation_rank import Separation, separation_rank
 
 __all__ = [
@@ -40,6 +43,8 @@ __all__ = [
     "prune",
     "rank_difference",
     "rank_profile",
+    "register_layer",
     "resnet",
+    "restore",
     "separation_rank",
 ]

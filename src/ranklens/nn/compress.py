@@ -1,118 +1,132 @@
-"""Truncation of the weights of a model to low rank, where two smaller layers need fewer parameters than one."""
+"""Cuts of a model to low rank, where two smaller layers need fewer parameters than one."""
 
-import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from ranklens.nn.decomposition import DecomposedLayer, decomposed_layers
-from ranklens.nn.overparameterize import M, collapse
-from ranklens.nn.rank_profile import least_rank, least_without
+from ranklens.nn.attention import put_back, separate_attention
+from ranklens.nn.calibration import Runs, evaluating, output_of, recalibrate_, watch
+from ranklens.nn.compression import Compression
+from ranklens.nn.compression_table import output_errors, parameters, relative_error, table, with_survey
+from ranklens.nn.decomposition import CutLayer, KeptLayer, Site, by_weight, counted, sites
+from ranklens.nn.low_rank import low_rank
+from ranklens.nn.model_state import M, bare, copied, replaced
+from ranklens.nn.overparameterize import collapse
+from ranklens.nn.rank_choice import Criterion, budgeted_ranks, criterion, layer_ranks
+from ranklens.nn.refit import refitted
+from ranklens.nn.survey import Survey, by_outputs, survey
 
-# Number of times that the interval of energies is halved to meet a budget. It leaves an interval of width 1e-12, which
-# is `rank_profile.ENERGY_SLACK`.
-HALVINGS = 40
 # Shares of the squared norm at which `pareto` compresses a model, unless others are given.
 ENERGIES = (1.0, 0.999, 0.99, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
+ORDERS = ("sequential", "outputs")
+PRICES = ("parameters", "multiply_adds")
+IMPORTANCES = ("equal", "measured")
+# Share of a layer's variance that is cut to measure its importance: large enough to stand out from rounding in single
+# precision, small enough for the effect to be about proportional.
+PROBE = 0.05
 
 
 @dataclass(frozen=True)
-class Compression(Generic[M]):
-    """A smaller model, and a table of what changed in its layers.
+class _Prepared:
+    """A plain model whose attention layers have separate projections, and its layers.
 
     Attributes:
-        model: the smaller model, a copy.
-        table: a Dataset over `layer`; `compress` and `prune` say which variables it has.
+        model: the model, a copy.
+        attention: the attention layers of torch that were replaced, by name.
+        sites: the layers that can be cut.
+        kept: the other layers with weights.
     """
 
-    model: M
-    table: xr.Dataset
+    model: nn.Module
+    attention: dict[str, nn.MultiheadAttention]
+    sites: list[Site]
+    kept: list[KeptLayer]
 
 
-@dataclass(frozen=True)
-class _Criterion:
-    """What decides the rank of every layer: an argument of `compress` by name, and its value."""
-
-    name: str
-    value: float
-
-    def __post_init__(self) -> None:
-        """Refuse a value that is out of range."""
-        if self.name == "rank":
-            if not (math.isfinite(self.value) and self.value >= 1):
-                raise ValueError(f"rank is {self.value}; give a number of components, at least 1")
-        elif not 0 <= self.value <= 1 or (self.value == 0 and self.name != "tolerance"):
-            least = "at least" if self.name == "tolerance" else "above"
-            raise ValueError(f"{self.name} is {self.value}; give a share {least} 0 and at most 1")
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    """Outputs of the plain model on a batch.
-
-    Attributes:
-        positions: by layer, the number of output vectors that the layer computed, over samples and places.
-        errors: by layer, the relative error of the truncated layer's output on the inputs that reach the layer.
-        whole: the output of the model.
-    """
-
-    positions: dict[str, int]
-    errors: dict[str, float]
-    whole: Tensor
-
-
-def compress(
+def compress(  # noqa: PLR0913  (what decides the ranks, what they cost, and on which data)
     model: M,
     *,
     energy: float | None = None,
     rank: int | None = None,
     tolerance: float | None = None,
     budget: float | None = None,
+    data: object = None,
     batch: object = None,
+    order: str | None = None,
+    per: str = "parameters",
+    importance: str = "equal",
+    recalibrate: bool = False,
 ) -> Compression[M]:
-    r"""Return a copy of a model whose weights are truncated to low rank, where that saves parameters.
+    r"""Return a copy of a model whose layers are cut to low rank, where that saves parameters.
 
-    A weight W of shape m x n truncated to rank r is stored as two layers with r (m + n) parameters instead of m n. Its
-    error in Frobenius norm is sqrt(sum_{k > r} sigma_k^2), the least of any matrix of rank r (Eckart and Young). A
-    layer for which r (m + n) is not less than m n stays as it is. A convolution becomes a convolution with r output
-    channels and the same kernel size, followed by one with kernel size 1.
+    A layer of rank r is stored as two layers with r (m + n) parameters instead of the m n of its weight as a matrix. A
+    convolution becomes one with r output channels and the same kernel, followed by one with kernels of size 1; each
+    group of a grouped convolution is a matrix of its own. The projections of a MultiheadAttention become four layers.
+
+    With `data`, the layers keep what they compute on these data. For outputs of mean m and covariance C, the layer of
+    rank r whose outputs are nearest in mean square is
+
+        W' = U U^T W,    b' = U U^T (b - m) + m,    with U the r leading eigenvectors of C,
+
+    and its error is the sum of the other eigenvalues, because no outputs of rank r are nearer (Eckart and Young). In
+    the order "sequential", layers are cut one after the other, and each is fitted by reduced-rank regression to the
+    original outputs, from the inputs that reach it in the model that is cut so far. This also mends errors of the
+    layers before. Without `data`, every weight is replaced by the nearest matrix of its rank in Frobenius norm, whose
+    error is the sum of the squares of its other singular values.
 
     Give exactly one of energy, rank, tolerance and budget.
 
     Args:
-        model: any model; it is not changed. Factored layers are made plain first, by `collapse`. Linear, Conv1d, Conv2d
-            and Conv3d layers are truncated, except layers with groups, layers that share their weight with another
-            layer, and layers inside a MultiheadAttention. Hooks of a truncated layer are not copied.
-        energy: share of the squared Frobenius norm of every weight that is kept, above 0 and at most 1. Every weight
-            gets the least rank that keeps this share.
-        rank: number of singular values that are kept of every weight, at least 1. A weight with fewer keeps all.
-        tolerance: largest relative Frobenius error of every weight, from 0 to 1. Every weight gets the least rank
-            whose error does not exceed it.
-        budget: share of all parameters of the plain model that the smaller model may have, above 0 and at most 1. All
-            weights are truncated at one energy, the largest that meets this budget.
-        batch: an input of the model, or a tuple of its positional arguments. If it is given, the plain and the
-            compressed model are run on it in evaluation mode, and their outputs, which must be tensors, are compared.
+        model: any model; it is not changed. Factored layers are made plain first, by `collapse`; wrappers such as those
+            of `torch.compile` and DataParallel are left off. Cut are Linear, Conv and ConvTranspose layers, the
+            projections of MultiheadAttention, `Conv1D` of transformers, and layers that `register_layer` was told of,
+            unless they share their weight with another layer. Hooks of a cut layer are not copied.
+        energy: share of the variance of a layer's outputs (without data: of the squared Frobenius norm of its weight)
+            that is kept, above 0 and at most 1. Every layer gets the least rank that keeps this share.
+        rank: number of components that are kept of every layer, at least 1. A layer with fewer keeps all.
+        tolerance: largest error of every layer, from 0 to 1: root mean square error of its outputs, divided by their
+            standard deviation (without data: relative Frobenius error of its weight). Every layer gets the least rank
+            whose error does not exceed it. Errors of the inputs are not counted.
+        budget: share of the cost of the plain model that the smaller model may have, above 0 and at most 1. The ranks
+            of all layers minimize the sum of their relative squared errors, by a Lagrange multiplier.
+        data: inputs of the model: a tensor, a tuple of positional arguments or a mapping of named ones, which are one
+            batch; an iterable of such batches; or a function that runs the model that it is given on the same data in
+            every call. Some hundreds of samples usually suffice. Moments are added up in float64.
+        batch: one batch; the outputs of the plain and of the compressed model on it are compared, in evaluation mode,
+            with the ranks as they are without it. Not needed if data are given, which serve for this too.
+        order: "sequential" (the default with data), which runs the data through both models once for every layer, or
+            "outputs", which runs them once.
+        per: cost that the budget limits: "parameters" of the whole model, or "multiply_adds" of the layers that
+            can be cut, on the data.
+        importance: "equal" adds up the relative errors of all layers; "measured" weighs each by its effect on the
+            output of the model, measured by cutting one layer at a time. It serves for a budget with data.
+        recalibrate: whether the running statistics of batch-norm layers are replaced by their averages over the data.
 
     Returns:
         A `Compression` with the smaller model. Its table is a Dataset over `layer`, by name, with one row for every
-        layer that may be truncated, also if it stays as it is. Its variables are shape (the weight's, as text), rank
-        (the largest that the shape allows), rank_kept (equal to rank for a layer that stays as it is), parameters and
-        parameters_kept (entries of the weight, and of the two weights in its place), and error (the relative
-        Frobenius error of the weight). With a batch it also has multiply_adds and multiply_adds_kept (for the whole
-        batch) and output_error (relative Frobenius error of the layer's output on its inputs in the plain model; the
-        largest if the layer runs several times). The attributes model_parameters and model_parameters_kept count all
-        parameters of the plain and of the smaller model; with a batch, the attribute output_error is the relative
-        Frobenius error of the model's output. Relative errors are 0 where the plain weight or output is zero.
+        layer that has weights. Its variables are shape (the weight's, as text), rank (the largest that the shape
+        allows), rank_kept (equal to rank for a layer that stays as it is), parameters and parameters_kept (entries of
+        the weight, and of what takes its place), error (the relative Frobenius error of the weight), and reason (why
+        the layer is not cut; empty if it is). With data or a batch it also has multiply_adds and multiply_adds_kept
+        (over all data) and output_error (relative error of the layer's output in Frobenius norm, on its inputs in the
+        plain model, or on its new inputs in the order "sequential"; for a batch, the largest if the layer runs several
+        times). The attributes model_parameters and model_parameters_kept count all parameters of the plain and of the
+        smaller model; with data or a batch, the attribute output_error is the relative Frobenius error of the model's
+        output (NaN if the data are a function that returns no tensor). Relative errors are 0 where the plain weight or
+        output is zero.
 
     Raises:
         ValueError: unless exactly one of the four is given and is in its range; if even rank 1 everywhere exceeds the
-            budget; or if a weight is not finite.
+            budget; if a weight, or an output on the data, is not finite; or for an unknown order, per or importance, or
+            one that needs data where none are given.
+        TypeError: if outputs that have to be compared are no tensors.
+
+    Source: reduced-rank regression after Izenman (1975); the cut of outputs is proved in `output_cut`.
 
     >>> import torch, ranklens as rl
     >>> layer = torch.nn.Linear(20, 20, bias=False)
@@ -121,35 +135,184 @@ def compress(
     >>> small = rl.nn.compress(layer, energy=0.99)
     >>> sum(p.numel() for p in small.model.parameters()), int(small.table.rank_kept[0])
     (40, 1)
+
+    Inputs of two dimensions need rank 2 only, whatever the weight:
+
+    >>> with torch.random.fork_rng():
+    ...     layer, x = torch.nn.Linear(20, 20).double(), torch.randn(100, 2).double() @ torch.randn(2, 20).double()
+    >>> small = rl.nn.compress(layer, rank=2, data=x)
+    >>> bool(small.table.attrs["output_error"] < 1e-12), bool(small.table.error[0] > 0.5)
+    (True, True)
     """
-    given = {"energy": energy, "rank": rank, "tolerance": tolerance, "budget": budget}
-    chosen = [_Criterion(name, float(value)) for name, value in given.items() if value is not None]
-    if len(chosen) != 1:
-        names = ", ".join(criterion.name for criterion in chosen) or "none"
-        raise ValueError(f"give exactly one of {', '.join(given)}; given are {names}")
-    plain = collapse(model)
-    return _compressed(plain, list(decomposed_layers(plain)), chosen[0], batch)
+    rule = criterion({"energy": energy, "rank": rank, "tolerance": tolerance, "budget": budget})
+    order = _checked_options(data, order, per, importance, recalibrate)
+    ready = _prepared(model)
+    if data is None:
+        return _cut_by_weight(ready, [by_weight(site) for site in ready.sites], rule, batch)
+    runs = Runs(data)
+    with evaluating(ready.model):
+        watched = [*ready.sites, *(site for site in map(counted, ready.kept) if site is not None)]
+        found = survey(ready.model, watched, runs, {site.name for site in ready.sites})
+        ready = _without_idle(ready, found)
+        layers = [by_outputs(site, found.moments[site.name]) for site in ready.sites]
+        weights = _importances(ready, layers, runs) if importance == "measured" else None
+        ranks = _ranks(ready, layers, rule, weights, found if per == "multiply_adds" else None)
+        return _cut_by_outputs(ready, layers, ranks, runs, found, order=order, recalibrate=recalibrate)
 
 
-def _compressed(plain: M, layers: list[DecomposedLayer], criterion: _Criterion, batch: object) -> Compression[M]:
-    """Return a compressed copy of a plain model, whose decomposed layers are given so that several calls share them."""
-    total = sum(p.numel() for p in plain.parameters())
-    ranks = _ranks(layers, criterion, total)
-    small = copy.deepcopy(plain)
-    for layer, kept in zip(layers, ranks, strict=True):
-        pair = layer.truncated(kept)
+def _checked_options(data: object, order: str | None, per: str, importance: str, recalibrate: bool) -> str:
+    """Return the order, after all options have been checked."""
+    for name, value, known in (("per", per, PRICES), ("importance", importance, IMPORTANCES)):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; choose one of {', '.join(known)}")
+    if order is not None and order not in ORDERS:
+        raise ValueError(f"order is {order!r}; choose one of {', '.join(ORDERS)}")
+    needs = {"order": order is not None, "per": per != PRICES[0], "importance": importance != IMPORTANCES[0]}
+    for name, given in {**needs, "recalibrate": recalibrate}.items():
+        if given and data is None:
+            raise ValueError(f"{name} needs data to measure on; give data=, or leave {name} out")
+    return order or ORDERS[0]
+
+
+def _prepared(model: nn.Module) -> _Prepared:
+    """Return a plain copy of a model, and its layers."""
+    plain, attention = separate_attention(collapse(bare(model)))
+    found, kept = sites(plain)
+    return _Prepared(plain, attention, found, kept)
+
+
+def _without_idle(ready: _Prepared, found: Survey) -> _Prepared:
+    """Return the layers of a model without those that did not run on the data, which are kept."""
+    idle = [site for site in ready.sites if site.name not in found.moments]
+    kept = [*ready.kept, *(KeptLayer(s.name, s.module, "it did not run on the data") for s in idle)]
+    names = {site.name for site in idle}
+    return _Prepared(ready.model, ready.attention, [s for s in ready.sites if s.name not in names], kept)
+
+
+def _ranks(
+    ready: _Prepared,
+    layers: Sequence[CutLayer],
+    rule: Criterion,
+    weights: Sequence[float] | None = None,
+    found: Survey | None = None,
+) -> dict[str, int]:
+    """Return the rank of every layer; `found` prices a budget in multiply-adds."""
+    if rule.name != "budget":
+        return layer_ranks(layers, rule)
+    return budgeted_ranks(ready.model, layers, rule.value, weights or [1.0] * len(layers), found)
+
+
+def _cut_by_weight(ready: _Prepared, layers: Sequence[CutLayer], rule: Criterion, batch: object) -> Compression[Any]:
+    """Return a copy of a model cut by its weights; `layers` are given so that several calls share them."""
+    ranks = _ranks(ready, layers, rule)
+    small = put_back(_with_pairs(copied(ready.model), layers, ranks), ready.attention)
+    found = _counted(table(layers, ready.kept, ranks), ready.model, small)
+    if batch is None:
+        return Compression(small, found)
+    runs = Runs(batch)
+    with evaluating(ready.model, small):
+        seen, errors = _on_batch(ready, layers, ranks, runs)
+        found = with_survey(found, layers, ranks, seen, errors)
+        found.attrs["output_error"] = _compared(ready.model, small, runs)
+    return Compression(small, found)
+
+
+def _cut_by_outputs(
+    ready: _Prepared,
+    layers: Sequence[CutLayer],
+    ranks: Mapping[str, int],
+    runs: Runs,
+    seen: Survey,
+    *,
+    order: str,
+    recalibrate: bool,
+) -> Compression[Any]:
+    """Return a copy of a model cut by what its layers compute."""
+    small, made = copied(ready.model), list(layers)
+    if order == "sequential":
+        small, fitted = refitted(ready.model, small, layers, ranks, runs, seen)
+        made = [fitted.get(layer.site.name, layer) for layer in layers]
+    else:
+        small = _with_pairs(small, layers, ranks)
+    if recalibrate:
+        recalibrate_(small, runs)
+    found = table(made, ready.kept, ranks)
+    found = with_survey(found, made, ranks, seen, output_errors(made, ranks))
+    with evaluating(small):
+        error = _compared(ready.model, small, runs, optional=True)
+    small = put_back(small, ready.attention)
+    found = _counted(found, ready.model, small)
+    found.attrs["output_error"] = error
+    return Compression(small, found)
+
+
+def _counted(found: xr.Dataset, plain: nn.Module, small: nn.Module) -> xr.Dataset:
+    """Return a table with the numbers of parameters of both models as attributes."""
+    counts = {"model_parameters": parameters(plain), "model_parameters_kept": parameters(small)}
+    return found.assign_attrs(counts)
+
+
+def _with_pairs(model: M, layers: Sequence[CutLayer], ranks: Mapping[str, int]) -> M:
+    """Return a model in which layers are replaced by two of their rank, in place, where that saves parameters."""
+    for layer in layers:
+        pair = layer.pair(ranks[layer.site.name])
         if pair is not None:
-            for name in layer.names:
-                small = _with_part(small, name, pair)
-    table = _table(layers, ranks)
-    table.attrs["model_parameters"] = total
-    table.attrs["model_parameters_kept"] = sum(p.numel() for p in small.parameters())
-    if batch is not None:
-        arguments = batch if isinstance(batch, tuple) else (batch,)
-        outputs = _outputs(plain, layers, ranks, arguments)
-        table = _with_outputs(table, outputs)
-        table.attrs["output_error"] = _relative_error(_output(small, arguments), outputs.whole)
-    return Compression(small, table)
+            for name in layer.site.names:
+                model = replaced(model, name, pair)
+    return model
+
+
+def _on_batch(
+    ready: _Prepared, layers: Sequence[CutLayer], ranks: Mapping[str, int], runs: Runs
+) -> tuple[Survey, dict[str, float]]:
+    """Return a survey of the plain model on a batch, and the largest relative error of each cut layer's output."""
+    watched = [*ready.sites, *(site for site in map(counted, ready.kept) if site is not None)]
+    seen = survey(ready.model, watched, runs, ())
+    pairs = {layer.site.name: layer.pair(ranks[layer.site.name]) for layer in layers}
+    small = {name: pair.eval() for name, pair in pairs.items() if pair is not None}
+    errors: dict[str, float] = {}
+
+    def take(name: str, value: Tensor, output: Tensor) -> None:
+        errors[name] = max(errors.get(name, 0.0), relative_error(small[name](value), output))
+
+    modules = {layer.site.name: layer.site.module for layer in layers if layer.site.name in small}
+    for run in runs:
+        watch(run, ready.model, modules, take)
+    return seen, errors
+
+
+def _compared(plain: nn.Module, small: nn.Module, runs: Runs, *, optional: bool = False) -> float:
+    """Return the relative Frobenius error of a model's output over data; NaN if it is optional and not a tensor."""
+    error, size = 0.0, 0.0
+    for run in runs:
+        try:
+            expected = output_of(run(plain)).detach().clone()
+        except TypeError:
+            if optional:
+                return math.nan
+            raise
+        error += float((output_of(run(small)) - expected).double().square().sum())
+        size += float(expected.double().square().sum())
+    return math.sqrt(error / size) if size > 0 else 0.0
+
+
+def _importances(ready: _Prepared, layers: Sequence[CutLayer], runs: Runs) -> list[float]:
+    """Return for each layer the squared relative error of the model's output over that of the layer's own output.
+
+    One layer at a time is cut to the least rank that leaves at most `PROBE` of its variance.
+    """
+    found = []
+    for layer in layers:
+        rank = max(int((layer.errors() > PROBE).sum()), 1)
+        own = float(layer.errors()[rank])
+        small = copied(ready.model)
+        first, last, bias = layer.cut.factors(rank)
+        for name in layer.site.names:
+            small = replaced(small, name, low_rank(layer.site.form, first, last, bias, layer.site.module))
+        with evaluating(small):
+            error = _compared(ready.model, small, runs)
+        found.append(error**2 / own if own > 0 else 1.0)
+    return found
 
 
 def pareto(
@@ -185,133 +348,20 @@ def pareto(
     >>> bool((found.parameters.diff("energy") <= 0).all()), bool((found.output_error.diff("energy") >= 0).all())
     (True, True)
     """
-    criteria = [_Criterion("energy", float(energy)) for energy in energies]
-    plain = collapse(model)
-    layers = list(decomposed_layers(plain))
-    found = [_compressed(plain, layers, criterion, batch) for criterion in criteria]
-    columns: dict[str, list[float]] = {"parameters": [c.table.attrs["model_parameters_kept"] for c in found]}
-    attrs: dict[str, float] = {"parameters": sum(p.numel() for p in plain.parameters())}
-    if batch is not None:
-        columns["output_error"] = [c.table.attrs["output_error"] for c in found]
+    rules = [Criterion("energy", float(energy)) for energy in energies]
+    ready = _prepared(model)
+    layers = [by_weight(site) for site in ready.sites]
+    columns: dict[str, list[float]] = {}
+    for rule in rules:
+        found = _cut_by_weight(ready, layers, rule, batch)
+        columns.setdefault("parameters", []).append(found.table.attrs["model_parameters_kept"])
+        if batch is not None:
+            columns.setdefault("output_error", []).append(found.table.attrs["output_error"])
+        if score is not None:
+            columns.setdefault("score", []).append(float(score(found.model)))
+    plain = put_back(ready.model, ready.attention)
+    attrs: dict[str, float] = {"parameters": parameters(plain)}
     if score is not None:
-        columns["score"] = [float(score(c.model)) for c in found]
         attrs["score_plain"] = float(score(plain))
     data = {name: ("energy", np.array(values)) for name, values in columns.items()}
     return xr.Dataset(data, coords={"energy": list(energies)}, attrs=attrs)
-
-
-def _ranks(layers: list[DecomposedLayer], criterion: _Criterion, total: int) -> list[int]:
-    """Return the rank to which each layer is to be truncated, at least 1; `total` is the model's parameter count."""
-    value = criterion.value
-    if criterion.name == "rank":
-        return [min(int(value), len(layer.s)) for layer in layers]
-    if criterion.name == "tolerance":
-        return [max(least_without(layer.s, value**2), 1) for layer in layers]
-    energy = value if criterion.name == "energy" else _largest_energy(layers, value, total)
-    return [max(least_rank(layer.s, energy), 1) for layer in layers]
-
-
-def _largest_energy(layers: list[DecomposedLayer], budget: float, total: int) -> float:
-    """Return the largest energy at which the model keeps at most a share `budget` of its `total` parameters."""
-
-    def size(energy: float) -> int:
-        """Return the number of parameters of the model compressed at an energy."""
-        kept = [max(least_rank(layer.s, energy), 1) for layer in layers]
-        return total - sum(layer.dense - layer.cost(r) for layer, r in zip(layers, kept, strict=True))
-
-    if size(0.0) > budget * total:
-        raise ValueError(
-            f"budget is {budget}; even rank 1 everywhere takes {size(0.0) / total:.3f} of the parameters, because "
-            f"only Linear and ungrouped Conv layers are cut; give at least that"
-        )
-    low, high = 0.0, 1.0
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if size(middle) <= budget * total else (low, middle)
-    return low
-
-
-def _table(layers: list[DecomposedLayer], ranks: list[int]) -> xr.Dataset:
-    """Return the variables over `layer` that need no batch."""
-    costs = [layer.cost(rank) for layer, rank in zip(layers, ranks, strict=True)]
-    kept = [r if cost < x.dense else len(x.s) for x, r, cost in zip(layers, ranks, costs, strict=True)]
-    columns = {
-        "shape": [" x ".join(map(str, layer.module.weight.shape)) for layer in layers],
-        "rank": [len(layer.s) for layer in layers],
-        "rank_kept": kept,
-        "parameters": [layer.dense for layer in layers],
-        "parameters_kept": costs,
-        "error": [layer.error(rank) for layer, rank in zip(layers, kept, strict=True)],
-    }
-    data = {name: ("layer", np.array(values)) for name, values in columns.items()}
-    return xr.Dataset(data, coords={"layer": [layer.name for layer in layers]})
-
-
-def _with_outputs(table: xr.Dataset, outputs: _Outputs) -> xr.Dataset:
-    """Return the table with the variables that a batch gives."""
-    positions = np.array([outputs.positions[name] for name in table.layer.values])
-    columns = {
-        "multiply_adds": positions * table.parameters.values,
-        "multiply_adds_kept": positions * table.parameters_kept.values,
-        "output_error": np.array([outputs.errors[name] for name in table.layer.values]),
-    }
-    return table.assign({name: ("layer", values) for name, values in columns.items()})
-
-
-def _outputs(
-    model: nn.Module, layers: list[DecomposedLayer], ranks: list[int], arguments: tuple[object, ...]
-) -> _Outputs:
-    """Run a model once; for a layer that runs several times, add up the positions and take the largest error."""
-    positions = dict.fromkeys((layer.name for layer in layers), 0)
-    errors = dict.fromkeys((layer.name for layer in layers), 0.0)
-
-    def watch(
-        layer: DecomposedLayer, rank: int
-    ) -> Callable[[nn.Module, tuple[object, ...], dict[str, object], Tensor], None]:
-        pair = layer.truncated(rank)
-
-        def hook(_: nn.Module, inputs: tuple[object, ...], named: dict[str, object], output: Tensor) -> None:
-            positions[layer.name] += output.numel() // len(layer.U)
-            if pair is not None:
-                error = _relative_error(pair(*inputs, *named.values()), output)
-                errors[layer.name] = max(errors[layer.name], error)
-
-        return hook
-
-    pairs = zip(layers, ranks, strict=True)
-    handles = [x.module.register_forward_hook(watch(x, rank), with_kwargs=True) for x, rank in pairs]
-    try:
-        return _Outputs(positions, errors, _output(model, arguments))
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.no_grad()
-def _output(model: nn.Module, arguments: tuple[object, ...]) -> Tensor:
-    """Return the output of a model in evaluation mode, and restore the mode of every module."""
-    modes = {module: module.training for module in model.modules()}
-    found = model.eval()(*arguments)
-    for module, training in modes.items():
-        module.training = training
-    if not isinstance(found, Tensor):
-        raise TypeError(
-            f"the model gives a {type(found).__name__}, and only tensors can be compared; wrap the model so that it "
-            f"returns a tensor, or leave out batch="
-        )
-    return found
-
-
-def _relative_error(found: Tensor, expected: Tensor) -> float:
-    """Return the error of a tensor in Frobenius norm, relative to what was expected; 0 if that is zero."""
-    size = float(expected.norm())
-    return float((found - expected).norm()) / size if size > 0 else 0.0
-
-
-def _with_part(model: M, name: str, part: nn.Module) -> M:
-    """Return the model with the module of this name replaced; if the name is empty, the part itself."""
-    if not name:
-        return part  # type: ignore[return-value]
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, part)
-    return model

@@ -1,12 +1,92 @@
 """The state of a model, which a measurement that runs it must not change: running statistics and dropout."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 # Any function of a batch of inputs. Its output holds one logit or several per sample, as in `nn.logits.logits`.
 Model = Callable[[Tensor], object]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def replaced(model: M, name: str, part: nn.Module) -> M:
+    """Return a model with one of its modules replaced, in place.
+
+    Args:
+        model: the model.
+        name: name of the module; if it is empty, the module is the model itself.
+        part: what takes its place.
+
+    Returns:
+        The model, or the part if the name is empty.
+    """
+    if not name:
+        return part  # type: ignore[return-value]
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, part)
+    return model
+
+
+def all_names(model: nn.Module, module: nn.Module) -> list[str]:
+    """Return all names under which a model uses a module."""
+    return [name for name, found in model.named_modules(remove_duplicate=False) if found is module]
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Return the module inside the wrappers of `torch.compile`, DataParallel and DistributedDataParallel."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif type(model).__name__ == "OptimizedModule" and isinstance(model._modules.get("_orig_mod"), nn.Module):
+            model = model.get_submodule("_orig_mod")
+        else:
+            return model
+
+
+def copied(model: M) -> M:
+    """Return a deep copy of a model.
+
+    Tensors with a graph that modules keep as plain attributes, such as weights that hooks of weight_norm and pruning
+    compute and stored outputs, are copied without their graph, which `copy.deepcopy` alone refuses.
+
+    Args:
+        model: the model.
+
+    Returns:
+        The copy.
+
+    Raises:
+        ValueError: if a module holds something that cannot be copied; it names the module and the attribute.
+    """
+    memo: dict[int, object] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(model, dict(memo))
+    except Exception as error:
+        raise ValueError(_not_copied(model, memo, error)) from error
+
+
+def _not_copied(model: nn.Module, memo: dict[int, object], error: Exception) -> str:
+    """Return the message for a model that cannot be copied, which names the first module and attribute at fault."""
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if key == "_modules":
+                continue
+            try:
+                copy.deepcopy(value, dict(memo))
+            except Exception as found:
+                return (
+                    f"the model cannot be copied: attribute {key!r} of module {name!r} ({type(module).__name__}) holds "
+                    f"a {type(value).__name__} that copy.deepcopy refuses ({found}); remove it first"
+                )
+    return f"the model cannot be copied: {error}"
 
 
 def without_wrapper(model: Model) -> Model:

@@ -1,10 +1,8 @@
 """Replacement of the weights in any model by factors, and of the factors by plain weights again."""
 
-import copy
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +10,11 @@ from torch import Tensor, nn
 from ranklens.nn.composed import COMPOSED, PLAIN, ComposedMultiheadAttention, Composition, check_values
 from ranklens.nn.exact_start import hold_
 from ranklens.nn.kernel_chain import KernelChain, expanded
+from ranklens.nn.model_state import M, copied
 from ranklens.tensors import families
 from ranklens.tensors import init as inits
 from ranklens.tensors.network import TensorNetwork
 
-M = TypeVar("M", bound=nn.Module)
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 # A function that returns the factors of a weight: of the layer's name, the weight, and a key that equal weights share.
 _Compose = Callable[[str, Tensor, Hashable], Composition]
@@ -97,7 +95,7 @@ def overparameterize(
         raise ValueError(
             f"init is {init!r}; give {KEEP!r}, or a positive number in units of the standard deviation of the weights"
         )
-    model = copy.deepcopy(model)
+    model = copied(model)
     known: dict[Hashable, Composition] = {}
     chosen = list(_chosen(model, where))
     weights = [_weight_of(layer) for _, layer in chosen]  # kept alive, so that no other object gets the id of one
@@ -153,7 +151,7 @@ def collapse(model: M) -> M:
     >>> type(plain).__name__, bool(torch.allclose(plain(x), deep(x)))
     ('Conv2d', True)
     """
-    model = copy.deepcopy(model)
+    model = copied(model)
     known: dict[Hashable, nn.Parameter] = {}
 
     def plain_weight(composition: nn.Module) -> nn.Parameter:

@@ -1,6 +1,5 @@
 """Pruning of tensor-factored layers by a bound on how far their weights can change."""
 
-import copy
 from bisect import bisect_left
 from dataclasses import asdict, dataclass
 
@@ -9,8 +8,8 @@ import torch
 import xarray as xr
 
 from ranklens.nn.composed import tensor_factored
-from ranklens.nn.compress import Compression
-from ranklens.nn.overparameterize import M
+from ranklens.nn.compression import Compression
+from ranklens.nn.model_state import M, copied
 from ranklens.tensors.init import is_chain
 from ranklens.tensors.layout import Label
 from ranklens.tensors.network import TensorNetwork
@@ -65,7 +64,7 @@ def prune(model: M, tolerance: float) -> Compression[M]:
     """
     if not 0 <= tolerance <= 1:
         raise ValueError(f"tolerance is {tolerance}; give a relative error, at least 0 and at most 1")
-    model = copy.deepcopy(model)
+    model = copied(model)
     rows: dict[str, _Row] = {}
     for name, composition, net in list(tensor_factored(model)):
         if not is_chain(net):

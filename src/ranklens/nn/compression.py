@@ -1,0 +1,68 @@
+"""The result of a compression: a smaller model, and a table of what changed in its layers."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic
+
+import xarray as xr
+from torch import nn
+
+from ranklens.nn import saved
+from ranklens.nn.attention import SeparateAttention, joined, without_nested
+from ranklens.nn.low_rank import LowRank
+from ranklens.nn.model_state import M, all_names, copied, replaced
+
+
+@dataclass(frozen=True)
+class Compression(Generic[M]):
+    """A smaller model, and a table of what changed in its layers.
+
+    Attributes:
+        model: the smaller model, a copy.
+        table: a Dataset over `layer`; `compress` and `prune` say which variables it has.
+    """
+
+    model: M
+    table: xr.Dataset
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the smaller model to a file from which `rl.nn.restore` rebuilds it, without pickle.
+
+        Args:
+            path: the file, of safetensors with the ranks as JSON in its header. An existing file is replaced in one
+                step; folders that do not exist are made.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: for a model with factored layers or modules with state that is no tensor; it names the layer.
+        """
+        return saved.save(self.model, path)
+
+    def plain(self) -> M:
+        """Return a copy of the smaller model without classes of ranklens.
+
+        Cut layers are `torch.nn.Sequential`. An attention layer is a `torch.nn.MultiheadAttention` again, which has no
+        form of low rank, so that its projections are multiplied out: it has as many parameters as before.
+
+        Returns:
+            The copy. It computes the same outputs, bit for bit, except for rounding in attention layers.
+
+        >>> import torch, ranklens as rl
+        >>> small = rl.nn.compress(torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.ReLU()), rank=2)
+        >>> [type(module).__name__ for module in small.plain().modules()]
+        ['Sequential', 'Sequential', 'Linear', 'Linear', 'ReLU']
+        """
+        model = copied(self.model)
+        for module in list(model.modules()):
+            if isinstance(module, SeparateAttention):
+                for name in all_names(model, module):
+                    model = replaced(model, name, joined(module))
+        for module in list(model.modules()):
+            if isinstance(module, LowRank):
+                pair = nn.Sequential(*module).train(module.training)
+                for name in all_names(model, module):
+                    model = replaced(model, name, pair)
+        return without_nested(model)
