@@ -25,10 +25,13 @@ def test_arguments_out_of_range_are_named(settings, message):
         rl.MatrixCompleter(**settings).fit(np.eye(4))
 
 
-def test_the_seed_is_an_integer_of_any_type():
+def test_the_seed_is_an_integer_or_drawn_from_what_is_given():
     assert check_arguments(rl.TensorCompleter((2, 2), random_state=7)) == 7
     assert seed_of(np.int32(5)) == 5
-    for wrong in (None, True, 1.0, "a"):
+    assert seed_of(np.random.RandomState(0)) == seed_of(np.random.RandomState(0))
+    assert seed_of(np.random.default_rng(0)) == seed_of(np.random.default_rng(0))
+    assert len({seed_of(None) for _ in range(5)}) > 1
+    for wrong in (True, 1.0, "a"):
         with pytest.raises(TypeError, match="pass an integer"):
             seed_of(wrong)
 

@@ -28,7 +28,7 @@ def test_noise_stops_the_descent_early():
     made = np.random.default_rng(0)
     X = np.where(made.random((40, 40)) < 0.5, made.standard_normal((40, 40)), np.nan)
     completer = rl.MatrixCompleter().fit(X)
-    assert completer.profile_.attrs["stopped"] == "held-out"
+    assert completer.profile_.attrs["stopped"] == "worse"
     assert completer.profile_.attrs["best_step"] < int(completer.profile_.step[-1]) / 2
     assert completer.rank_ == 0
     assert (
@@ -87,11 +87,11 @@ def test_new_rows():
 def test_a_new_row_is_a_ridge_regression():
     """Literal: minimise (x - mean - c_j - b - a . right_j)^2 + ridge |a|^2 + damping b^2 over the observed j."""
     X, _ = planted((40, 30), 2, 0.6, noise=0.1)
-    completer = rl.MatrixCompleter(biases=True, max_steps=300).fit(X + np.arange(30))
+    completer = rl.MatrixCompleter(biases=True, max_steps=300, posterior=0).fit(X + np.arange(30))
     row = np.where(np.arange(30) % 3 == 0, 5.0 + np.arange(30), np.nan)
     there = ~np.isnan(row)
     design = np.concatenate([completer.right_[there], np.ones((there.sum(), 1))], axis=1)
-    penalty = np.diag([completer._ridge] * completer.rank_ + [completer._damping])
+    penalty = np.diag([completer._fitted.ridge] * completer.rank_ + [completer._fitted.damping])
     wanted = row[there] - completer.mean_ - completer.column_biases_[there]
     *a, b = np.linalg.solve(design.T @ design + penalty, design.T @ wanted)
     expected = completer.right_ @ np.array(a) + b + completer.mean_ + completer.column_biases_
@@ -169,18 +169,25 @@ def test_data_that_cannot_be_fitted_are_refused(X, message):
         rl.MatrixCompleter().fit(X)
 
 
-def test_columns_of_different_units_are_warned_of():
-    """Squared errors of a column in thousands hide a column of ones, so the fit would not complete the latter."""
-    rng = np.random.default_rng(0)
-    X = np.outer(rng.normal(size=30), [1.0, 2.0, 3000.0])
-    X[0, 1] = np.nan
-    with pytest.warns(UserWarning, match=r"root mean square of a column is .*StandardScaler\(\)"):
-        rl.MatrixCompleter(max_steps=5).fit(X)
-    rl.MatrixCompleter(max_steps=5).fit(X / np.nanstd(X, axis=0))  # one scale: a warning would fail this test
-    X[:, 0] = np.nan
-    with pytest.warns(UserWarning, match="root mean square of a column is"):
-        rl.MatrixCompleter(biases=True, max_steps=5).fit(X)
-    rl.MatrixCompleter(max_steps=5).fit(sp.csr_array(np.nan_to_num(X)))  # ratings: columns are items of one unit
+@pytest.mark.parametrize("biases", [True, False, None])
+def test_columns_of_different_units_are_completed_alike(biases):
+    """Squared errors of a column in millions would hide a column of ones, so every column is divided by its size."""
+    W = rl.targets.low_rank_matrix((60, 30), 2).numpy()
+    W /= W.std()
+    unit = np.logspace(0, 6, 30)
+    seen = np.random.default_rng(0).random(W.shape) < 0.6
+    completer = rl.MatrixCompleter(biases=biases)
+    filled = completer.fit_transform(np.where(seen, W * unit, np.nan))
+    assert np.abs(filled / unit - W).max() < MOSTLY_RECOVERED
+    assert completer.column_scale_[-1] > 1e5 * completer.column_scale_[0]
+    positions = np.argwhere(~seen)
+    means, deviations = completer.predict(positions, return_std=True)
+    assert np.allclose(means, filled[tuple(positions.T)], rtol=REFITTED)
+    assert (deviations / unit[positions[:, 1]]).max() < MOSTLY_RECOVERED
+    alike = rl.MatrixCompleter(max_steps=5).fit(np.where(seen, W, np.nan))
+    assert (alike.column_scale_ == 1).all()
+    ratings = rl.MatrixCompleter(max_steps=5).fit(sp.csr_array(np.where(seen, W * unit, 0.0)))
+    assert (ratings.column_scale_ == 1).all()  # columns of a sparse matrix are items of one unit
 
 
 def test_positions_outside_the_matrix_are_refused():
@@ -207,13 +214,21 @@ def test_degenerate_matrices(X):
         assert np.array_equal(filled, X)
 
 
-def test_rows_and_columns_without_observed_entries_are_filled_with_zeros():
+def test_rows_and_columns_without_observed_entries_are_named_and_filled_by_biases():
     X, _ = planted((30, 20), 1, 0.6)
     X[4], X[:, 7] = np.nan, np.nan
-    filled = rl.MatrixCompleter().fit_transform(X)
-    assert np.isfinite(filled).all()
+    frame = pd.DataFrame(X, index=[f"user {k}" for k in range(30)], columns=[f"item {k}" for k in range(20)])
+    column = pytest.warns(UserWarning, match="column has no observed entry: 'item 7'")
+    with column, pytest.warns(UserWarning, match="row has no observed entry: 'user 4'"):
+        filled = rl.MatrixCompleter(biases=False).fit_transform(frame).to_numpy()
     assert np.abs(filled[4]).max() < REFITTED
     assert np.abs(filled[:, 7]).max() < REFITTED
+    with pytest.warns(UserWarning, match="no observed entry"):
+        completer = rl.MatrixCompleter(biases=True, posterior=0).fit(X + 5 + np.arange(20))
+    assert completer.row_biases_[4] == completer.column_biases_[7] == 0
+    known = np.delete(np.arange(20), 7)
+    expected = completer.mean_ + completer.column_biases_
+    assert np.allclose(completer.predict(np.stack([np.full(19, 4), known], axis=1)), expected[known], rtol=REFITTED)
 
 
 def test_scores():
@@ -222,8 +237,9 @@ def test_scores():
     holes = np.argwhere(np.isnan(X))
     assert completer.score(holes, target[tuple(holes.T)]) > 0.999
     assert completer.score(np.where(np.isnan(X), target, np.nan)) > 0.999
-    with pytest.raises(ValueError, match="the fitted matrix"):
-        completer.score(target[:5])
+    new, _ = planted((12, 30), 2, 0.5, seed=1)
+    assert completer.score(X[:7]) > 0.99  # rows of any number: a fifth of the entries is predicted from the others
+    assert completer.score(new) < 0.9  # rows of another matrix
 
 
 def test_rows_do_not_depend_on_the_units_of_other_rows():

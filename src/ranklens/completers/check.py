@@ -1,6 +1,7 @@
 """Checks of the arguments of completers; they are made by `fit`, as in all estimators of scikit-learn."""
 
 import math
+import os
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Protocol, runtime_checkable
@@ -24,32 +25,38 @@ class Completer(Protocol):
 
     scale: float | None
     width: int | None
-    biases: bool
+    biases: bool | None
     held_out: float
     max_steps: int
     learning_rate: float
     patience: float
     batch_size: int | None
     device: torch.device | str | None
-    random_state: int
+    posterior: int | None
+    random_state: object
 
 
 def seed_of(random_state: object) -> int:
     """Return the seed `random_state` as a Python int.
 
     Args:
-        random_state: an integer of any type, such as numpy's.
+        random_state: an integer of any type, such as numpy's; a RandomState or Generator of numpy, from which the seed
+            is drawn; or None, for a seed that differs between fits.
 
     Raises:
-        TypeError: if it is not an integer. True, False and None are refused too: a fit without a seed could not be
-            repeated.
+        TypeError: if it is anything else, True and False included.
     """
-    if isinstance(random_state, bool) or not isinstance(random_state, Integral):
-        raise TypeError(
-            f"random_state is {random_state!r}, a {type(random_state).__name__}; pass an integer, so that the fit can "
-            f"be repeated"
-        )
-    return int(random_state)
+    if random_state is None:
+        return int.from_bytes(os.urandom(4), "big")
+    if isinstance(random_state, Integral) and not isinstance(random_state, bool):
+        return int(random_state)
+    for name in ("randint", "integers"):  # of a RandomState, and of a Generator
+        if hasattr(random_state, name):
+            return int(getattr(random_state, name)(2**31 - 1))
+    raise TypeError(
+        f"random_state is {random_state!r}, a {type(random_state).__name__}; pass an integer, so that the fit can be "
+        f"repeated"
+    )
 
 
 def check_arguments(completer: Completer, *, least_depth: int | None = None) -> int:
@@ -68,6 +75,8 @@ def check_arguments(completer: Completer, *, least_depth: int | None = None) -> 
     for name in ("batch_size", "width"):
         if getattr(completer, name) is not None:
             _check_count(name, getattr(completer, name), 1)
+    if completer.posterior is not None:
+        _check_count("posterior", completer.posterior, 0)
     if least_depth is not None:
         _check_count("depth", getattr(completer, "depth", None), least_depth)
     for name in ("learning_rate", "patience", "held_out"):

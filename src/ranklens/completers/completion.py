@@ -2,18 +2,21 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import xarray as xr
 
 from ranklens.completers.biases import Biases, fit_biases, no_biases
-from ranklens.completers.candidates import make_candidates
+from ranklens.completers.candidates import EXACT, make_candidates
 from ranklens.completers.check import Completer
 from ranklens.completers.descent import Descended, descend
 from ranklens.completers.observed import Observed
 from ranklens.completers.polish import Choice, Fit, Polish, fit, noise_level, residual, tolerated, widths
+from ranklens.completers.posterior import Posterior
+from ranklens.completers.sampling import Begin, MakeFeatures, Sampled, is_conjugate, number_of_draws, sample
+from ranklens.completers.side import Features
 from ranklens.tensors.init import is_chain
 from ranklens.tensors.network import TensorNetwork
 from ranklens.threads import threads
@@ -22,13 +25,18 @@ from ranklens.threads import threads
 DAMPINGS = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0)
 # The network is kept only if it beats the biases on held-out entries by more than this many standard errors.
 DOUBTS = 1.0
+# Shares of the held-out mean square that the biases leave: below the first, a model without biases is not tried, and
+# above the second, a model with biases is not tried. Biases that explain little cost accuracy in noisy data.
+MOSTLY, HARDLY_ANY = 0.1, 0.8
 # Data whose largest value is below this, or above its inverse, are fitted in units of that value, because their squares
 # would underflow or overflow.
 SMALL = 1e-100
 # Residuals below this share of the largest value are rounding errors: the biases fit the data exactly.
 ROUNDING = 1e-12
+# Training loss of the last network, relative to that of the best, above which it fits the training entries hardly better.
+HARDLY = 0.9
 # Number of entries above which the descent runs in float32.
-SINGLE = 2**15
+SINGLE = 2**11
 # Multiply-adds per entry of a fit, roughly, from which the number of threads is chosen.
 WORK_PER_ENTRY = 64
 
@@ -40,29 +48,33 @@ Initialize = Callable[[Observed, torch.dtype], TensorNetwork]
 class Settings:
     """The arguments of a completer that `complete` needs.
 
-    `seed` is the completer's `random_state` as an int. The other fields have the meanings that `MatrixCompleter` gives
+    `seed` is the completer's `random_state` as an int, and `widest` the size up to which the bonds of a deep matrix may
+    be widened. The other fields have the meanings that `MatrixCompleter` gives
     to its arguments of these names.
     """
 
-    biases: bool
+    biases: bool | None
     held_out: float
     learning_rate: float
     max_steps: int
     patience: float
     batch_size: int | None
     device: torch.device | str | None
+    posterior: int | None
     seed: int
+    widest: int = 0
 
     @classmethod
-    def of(cls, completer: Completer, seed: int) -> "Settings":
+    def of(cls, completer: Completer, seed: int, *, widest: int = 0) -> "Settings":
         """Return the settings of a completer.
 
         Args:
             completer: a completer whose arguments were checked.
             seed: the seed from its `random_state`.
+            widest: size up to which the bonds of a deep matrix may be widened; 0 for other networks.
         """
-        names = [field.name for field in dataclasses.fields(cls) if field.name != "seed"]
-        return cls(**{name: getattr(completer, name) for name in names}, seed=seed)
+        names = [field.name for field in dataclasses.fields(cls) if field.name not in ("seed", "widest")]
+        return cls(**{name: getattr(completer, name) for name in names}, seed=seed, widest=widest)
 
 
 @dataclass(frozen=True)
@@ -76,9 +88,13 @@ class Completion:
             biases fit the training entries exactly.
         ridge: ridge of the last least squares, for entries in units of `scale`; 0 without a network.
         rmse: held-out root mean square errors in the units of the data: of the "biases" alone, after the "descent", and
-            after the "polish". If the biases fit the training entries exactly, or there is only one entry, it has
-            only "biases", with the value 0.
+            after the "polish", and of the "posterior" if one was drawn. If the biases fit the training entries exactly,
+            or there is only one entry, it has only "biases", with the value 0.
         profile: losses and spectra along the descent, a Dataset over `step` (see `Descended`); empty without a descent.
+        posterior: draws of the factors, in the units of the data, whose mean predicts instead of the network; None if
+            none were made, or if they do not predict held-out entries about as well.
+        features: for every mode the groups of features that the posterior uses.
+        way: position, in the list of ways, of the function that made the features.
     """
 
     net: TensorNetwork | None
@@ -87,6 +103,9 @@ class Completion:
     ridge: float
     rmse: dict[str, float]
     profile: xr.Dataset
+    posterior: Posterior | None = None
+    features: tuple[tuple[Features, ...], ...] = ()
+    way: int = 0
 
 
 @dataclass(frozen=True)
@@ -152,7 +171,9 @@ class Refined:
         return self.polish.fits[self.choice]
 
 
-def complete(observed: Observed, initialize: Initialize, settings: Settings) -> Completion:
+def complete(
+    observed: Observed, initialize: Initialize, settings: Settings, *, ways: Sequence[MakeFeatures | None] = (None,)
+) -> Completion:
     """Fit a completion to observed entries.
 
     Args:
@@ -160,6 +181,8 @@ def complete(observed: Observed, initialize: Initialize, settings: Settings) -> 
         initialize: a function of the residuals that the biases leave in the training set, and of a dtype. It returns
             a network of that dtype at its small initialization.
         settings: arguments of the completer.
+        ways: functions that make features of every mode for the posterior, or None for no features; held-out entries
+            choose one.
 
     Returns:
         The completion, which predicts entries in the units of `observed`.
@@ -167,44 +190,119 @@ def complete(observed: Observed, initialize: Initialize, settings: Settings) -> 
     with threads(float(len(observed)) * WORK_PER_ENTRY):
         largest = float(observed.values.abs().max())
         if largest == 0 or SMALL < largest < 1 / SMALL:
-            return _complete(observed.to(settings.device), initialize, settings)
-        found = _complete(observed.times(1 / largest).to(settings.device), initialize, settings)
+            return _complete(observed.to(settings.device), initialize, settings, ways)
+        found = _complete(observed.times(1 / largest).to(settings.device), initialize, settings, ways)
         rmse = {name: largest * error for name, error in found.rmse.items()}
-        return replace(found, scale=largest * found.scale, rmse=rmse)
+        posterior = None if found.posterior is None else found.posterior.times(largest)
+        return replace(found, scale=largest * found.scale, rmse=rmse, posterior=posterior)
 
 
-def _complete(observed: Observed, initialize: Initialize, settings: Settings) -> Completion:
+def _complete(
+    observed: Observed, initialize: Initialize, settings: Settings, ways: Sequence[MakeFeatures | None]
+) -> Completion:
     """Return the completion of entries whose squares neither underflow nor overflow."""
-    data = _prepare(observed, settings)
-    spread = math.sqrt(data.residual(data.train).mean_square())
-    if not spread > ROUNDING * float(observed.values.abs().max()) or len(observed) < 2:
+    prepared = _prepare(observed, settings)
+    exact = [data for data in prepared if _is_exact(data)]
+    if exact or len(observed) < 2:
+        data = (exact or prepared)[0]
         return Completion(None, data.biases_of_all(), data.scale, 0.0, {"biases": 0.0}, xr.Dataset())
-    data = data.times(1 / spread)
-    dtype = torch.float32 if len(observed) > SINGLE else torch.float64
-    descended = _descend(initialize(data.residual(data.train), dtype), data, settings)
-    refined = _refine(descended, data)
-    rmse = {
-        "biases": data.scale * math.sqrt(data.residual(data.held_out).mean_square()),
-        "descent": data.scale * math.sqrt(descended.held_out),
-        "polish": data.scale * refined.error,
-    }
-    profile = descended.profile.assign_attrs(stopped=descended.stopped, best_step=descended.step)
-    if not _is_better(refined.fit, data):
-        return Completion(None, data.biases_of_all(), data.scale, 0.0, rmse, profile)
+    attempts = [_attempt(data, initialize, settings) for data in prepared]
+    floor = EXACT * min(attempt.data.scale for attempt in attempts)  # exact fits are not told apart
+    attempt = min(attempts, key=lambda attempt: max(attempt.error, floor))
+    data, refined = attempt.data, attempt.refined
+    rmse = attempt.rmse()
+    sampled = _sample(attempt, settings, ways)
+    if sampled.error is not None:
+        rmse["posterior"] = data.scale * sampled.error
+    posterior = None if sampled.posterior is None else sampled.posterior.times(data.scale)
+    bayes = {"posterior": posterior, "features": sampled.features, "way": sampled.way}
+    profile = attempt.profile()
+    if not attempt.is_better:
+        return Completion(None, data.biases_of_all(), data.scale, 0.0, rmse, profile, **bayes)
     ridge = refined.choice.ridge * refined.noise_level
     final = fit(refined.fit.net, data.whole, refined.fit.biases, ridge=ridge)
-    errors = sorted((choice.size, choice.ridge, error) for choice, error in refined.polish.errors.items())
     profile.attrs["widths"] = str(widths(final.net))
-    profile.attrs["tried"] = str({(size, ridge): round(data.scale * error, 6) for size, ridge, error in errors})
-    return Completion(final.net, final.biases, data.scale, ridge, rmse, profile)
+    return Completion(final.net, final.biases, data.scale, ridge, rmse, profile, **bayes)
 
 
-def _prepare(observed: Observed, settings: Settings) -> Data:
-    """Return the entries split, with biases if the settings ask for them, in the units of the values."""
+@dataclass(frozen=True)
+class Attempt:
+    """A completion by least squares, with or without biases, fitted to the training set.
+
+    Attributes:
+        data: the entries, in units of what the biases leave.
+        descended: the descent.
+        refined: the polish.
+        is_better: whether network and biases predict held-out entries better than the biases alone.
+    """
+
+    data: Data
+    descended: Descended
+    refined: Refined
+    is_better: bool
+
+    @property
+    def alone(self) -> float:
+        """Return the held-out root mean square error of the biases alone, in the units of the observed values."""
+        return self.data.scale * math.sqrt(self.data.residual(self.data.held_out).mean_square())
+
+    @property
+    def error(self) -> float:
+        """Return the held-out root mean square error in the units of the observed values."""
+        return self.data.scale * self.refined.error if self.is_better else self.alone
+
+    def rmse(self) -> dict[str, float]:
+        """Return the held-out root mean square errors of the stages of the fit."""
+        return {
+            "biases": self.alone,
+            "descent": self.data.scale * math.sqrt(self.descended.held_out),
+            "polish": self.data.scale * self.refined.error,
+        }
+
+    def profile(self) -> xr.Dataset:
+        """Return the record of the descent, with the errors of all sizes and ridges that were tried as an attribute."""
+        errors = sorted((choice.size, choice.ridge, error) for choice, error in self.refined.polish.errors.items())
+        tried = {(size, ridge): round(self.data.scale * error, 6) for size, ridge, error in errors}
+        return self.descended.profile.assign_attrs(
+            stopped=self.descended.stopped, best_step=self.descended.step, tried=str(tried)
+        )
+
+
+def _attempt(data: Data, initialize: Initialize, settings: Settings) -> Attempt:
+    """Return the completion by least squares of prepared data."""
+    dtype = torch.float32 if len(data.whole) > SINGLE else torch.float64
+    descended = _descend(initialize(data.residual(data.train), dtype), data, settings)
+    refined = _refine(descended, data)
+    return Attempt(data, descended, refined, _is_better(refined.fit, data))
+
+
+def _is_exact(data: Data) -> bool:
+    """Return whether the biases fit the training set up to rounding errors."""
+    residual = data.residual(data.train).mean_square()
+    return not math.sqrt(residual) > ROUNDING * float(data.whole.values.abs().max())
+
+
+def _prepare(observed: Observed, settings: Settings) -> list[Data]:
+    """Return the entries split, in units of what their biases leave: without biases, with biases, or both ways.
+
+    If the settings leave the choice, held-out entries decide how much the biases alone explain. Both ways are returned
+    if this decides nothing.
+    """
     train, held_out = observed.split(settings.held_out, settings.seed)
-    none = no_biases(observed.shape, observed.values.device)
-    biases = _choose_biases(train, held_out) if settings.biases else none
-    return Data(observed, train, held_out, biases, 1.0)
+    plain = Data(observed, train, held_out, no_biases(observed.shape, observed.values.device), 1.0)
+    if settings.biases is False:
+        return [_in_units_of_residuals(plain)]
+    biased = Data(observed, train, held_out, _choose_biases(train, held_out), 1.0)
+    if settings.biases:
+        return [_in_units_of_residuals(biased)]
+    left, whole = (data.residual(held_out).mean_square() for data in (biased, plain))
+    ways = [biased] if left < MOSTLY * whole else [plain] if left > HARDLY_ANY * whole else [plain, biased]
+    return [_in_units_of_residuals(data) for data in ways]
+
+
+def _in_units_of_residuals(data: Data) -> Data:
+    """Return data in units of the root mean square of what the biases leave of the training set, if they leave any."""
+    return data if _is_exact(data) else data.times(1 / math.sqrt(data.residual(data.train).mean_square()))
 
 
 def _choose_biases(train: Observed, held_out: Observed) -> Biases:
@@ -226,6 +324,7 @@ def _descend(net: TensorNetwork, data: Data, settings: Settings) -> Descended:
         steps=settings.max_steps,
         patience=settings.patience,
         batch_size=settings.batch_size,
+        widest=settings.widest,
         seed=settings.seed,
     )
 
@@ -233,19 +332,42 @@ def _descend(net: TensorNetwork, data: Data, settings: Settings) -> Descended:
 def _refine(descended: Descended, data: Data) -> Refined:
     """Return the polish of least held-out error: of the network of the best step, or of that of the last step.
 
-    The network of the last step has fitted more components, which may be worth more after a polish than before. A deep
-    matrix is polished from the best step only.
+    The network of the last step may have fitted more components, which may be worth more after a polish than before. It
+    is left out for a deep matrix, and if it fits the training entries hardly better.
     """
     train, held_out = data.residual(data.train), data.residual(data.held_out)
     nodes = len(descended.best.nodes) if len(data.whole.shape) > 2 else 2
     unit = noise_level(train, math.sqrt(descended.held_out), nodes)
-    one_is_enough = is_chain(descended.best) or descended.step == int(descended.profile.step[-1])
+    losses = descended.profile.train_loss
+    one_is_enough = is_chain(descended.best) or float(losses[-1]) > HARDLY * float(losses.sel(step=descended.step))
     found = []
     for net in [descended.best] if one_is_enough else [descended.best, descended.last]:
         made = make_candidates(net, train, held_out, noise_level=unit, factor=tolerated(held_out))
         polish = Polish(made, data.train, data.held_out, data.biases, unit)
         found.append(Refined(polish, polish.search(), unit))
     return min(found, key=lambda refined: refined.error)
+
+
+def _sample(attempt: Attempt, settings: Settings, ways: Sequence[MakeFeatures | None]) -> Sampled:
+    """Return the posterior around the best fit, or around the biases where no network is better."""
+    data, made = attempt.data, attempt.refined.fit
+    draws = number_of_draws(settings.posterior, data.whole) if is_conjugate(made.net) else 0
+    net, biases = (made.net, made.biases) if attempt.is_better else (None, data.biases)
+    begin = Begin(
+        net,
+        biases.modes if math.isfinite(biases.damping) else None,
+        biases.mean,
+        attempt.error / data.scale,
+        attempt.alone / data.scale,
+    )
+    return sample(
+        *(entries.to("cpu") for entries in (data.train, data.held_out, data.whole)),
+        begin,
+        draws=draws,
+        tolerated=tolerated(data.held_out),
+        seed=settings.seed,
+        ways=ways,
+    )
 
 
 def _is_better(made: Fit, data: Data) -> bool:

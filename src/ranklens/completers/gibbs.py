@@ -15,9 +15,9 @@ from ranklens.seeds import stream
 
 # Weight of the prior mean, zero, in rows: it counts as much as two rows with a factor of zero.
 PRIOR_ROWS = 2.0
-# Prior scatter of a factor, in units of the data: what is added to the sum of squares over all rows. A small scatter
-# lets a component that the data do not need shrink towards zero.
-PRIOR_SCATTER = 1.0
+# Prior standard deviation of the entries of a component, in units of the data. It is small, so that a component that
+# the data do not need can shrink, and not so small that one that they need cannot grow any more.
+PRIOR_SIZE = 1e-3
 # Degrees of freedom of the prior of the noise precision, in observations.
 PRIOR_NOISE = 1.0
 
@@ -162,7 +162,8 @@ class GibbsSampler:
         before = self.priors[n]
         left = self.rows[n] - self._linear(n)  # of the prior mean, only what the features do not explain is drawn
         coefficients, weights = [], []
-        freedom, scatter = size + rows, PRIOR_SCATTER * torch.eye(size, dtype=torch.float64)
+        variance = PRIOR_SIZE ** (2 / len(self.rows))  # of a factor's rows
+        freedom, scatter = size + rows, rows * variance * torch.eye(size, dtype=torch.float64)
         for group, old, weight in zip(self.features[n], before.coefficients, before.weights, strict=True):
             left += group.Q @ (group.s[:, None] * old)
             made = self._draw_coefficients(group, left - before.mean, before.precision, weight)

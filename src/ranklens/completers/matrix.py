@@ -1,25 +1,31 @@
 """MatrixCompleter: a scikit-learn transformer that fills in the missing entries of a matrix without a given rank."""
 
-import math
 import warnings
-from typing import TypeAlias
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
+from jaxtyping import Int64
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.metrics import r2_score
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
 
-from ranklens.completers.alternating import ridge_solve
 from ranklens.completers.check import check_arguments, check_positions
-from ranklens.completers.completion import Settings, complete
-from ranklens.completers.entries import CHUNK, outer_factors
+from ranklens.completers.completion import Completion, Settings, complete
+from ranklens.completers.descent import FIRST_WIDTH
+from ranklens.completers.entries import outer_factors
+from ranklens.completers.fitted import FittedMatrix
 from ranklens.completers.observed import Observed
+from ranklens.completers.sampling import MakeFeatures
+from ranklens.completers.side import Features, aligned, decompose, encode, observed_with
 from ranklens.completers.start import aligned_
+from ranklens.completers.table import Matrix, are_labels, are_positions, numbers, observed_entries, warn_of_empty
+from ranklens.seeds import stream
 from ranklens.tensors.families import deep_matrix
 from ranklens.tensors.network import TensorNetwork
 from ranklens.tensors.products import product_svd
@@ -29,14 +35,15 @@ WIDEST = 128
 # The default of `scale`. It is small enough to tell singular values that have grown from those that have not, and
 # large enough for growth to begin within about a hundred steps.
 SMALL_START = 1e-4
-# Entries of a filled matrix above which only predictions at positions are made, because it would take 2 GiB.
-FILLED = 2**28
-# Ratio of the largest to the median root mean square of a column above which a fit warns: squared errors of half of the
-# columns then weigh less than 1e-4 of those of the largest one.
+# Ratio of the root mean square of a column to the median one, or its inverse, above which columns are divided by their
+# root mean squares: otherwise squared errors of half of the columns would weigh less than 1e-4 of those of others.
 UNEVEN = 100.0
-# Share of the largest entry below which a column counts as zero there: subtracting a mean leaves rounding errors.
+# Observed entries of a column from which on its root mean square is used to scale it.
+FEW = 5
+# Share of the largest entry below which a column counts as zero: subtracting a mean leaves rounding errors.
 ROUNDING = 1e-12
-Matrix: TypeAlias = ArrayLike | pd.DataFrame | sp.spmatrix | sp.sparray
+# Parts into which `score` divides the observed entries of rows; each is predicted from the others.
+PARTS = 5
 
 
 class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -54,8 +61,8 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         scale: size of the initialization: the spectral norm of W divided by rms * sqrt(rows columns), where rms is the
             root mean square of the data. None takes 1e-4.
         width: size of the bonds between the factors, a cap on the rank. None takes min(rows, columns), at most 128.
-        biases: whether to fit a mean, and one bias per row and column, before the matrix. Their damping is chosen by
-            held-out entries.
+        biases: whether to fit a mean, and one bias per row and column, with the matrix. Their damping is chosen by
+            held-out entries. None lets held-out entries decide.
         held_out: fraction of the observed entries that is held out to decide when to stop, and to choose rank, ridge
             and damping.
         max_steps: number of training steps, at most.
@@ -64,27 +71,49 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
             still on the plateau of the initialization.
         batch_size: entries per step. None takes all of up to 2^20 entries, and 2^18 of more.
         device: device of the training and the refinement, such as "cuda".
-        random_state: an integer, the seed of the split and of mini-batches.
+        posterior: number of draws of the factors from their posterior (see below) that are kept. 0 predicts by least
+            squares. None keeps 100 draws, fewer if they would take more than half a gibibyte, and none for more than
+            2^21 entries.
+        implicit: whether the prior of a row depends on which of its entries are observed, and that of a column too.
+            For ratings this is implicit feedback: people rate what they expect to like. None lets held-out entries
+            decide where noise is large. Only for posteriors.
+        row_features: a frame with features of the rows, whose index has the labels of the rows if the matrix is a
+            frame, else their positions. Columns that are not numeric are taken as categories. Only for posteriors.
+        column_features: the same for the columns of the matrix.
+        random_state: an integer, the seed of the split, of mini-batches and of draws; a RandomState or Generator of
+            numpy, from which the seed is drawn; or None, for a seed that differs between fits.
+
+    With noise, predictions are improved by a posterior: after least squares, a Gibbs sampler draws factors and biases
+    from their posterior distribution, with Gaussian noise and Gaussian priors whose means and precisions are drawn too.
+    The mean of the draws' predictions predicts, and their spread together with the noise gives a standard deviation.
+    The posterior is used only if it predicts held-out entries about as well as least squares, or better.
+
+    Columns of unlike size: if the root mean squares of the columns of an array or frame differ by more than a factor of
+    100 from their median, every column is divided by its root mean square before the fit.
 
     Attributes:
         rank_: rank of the fitted matrix without biases; 0 if the biases alone (or zero, without biases) predict the
             held-out entries as well.
         singular_values_: (rank_,) singular values of the fitted matrix without biases, in descending order.
         left_: (rows, rank_) left factor.
-        right_: (columns, rank_) right factor; left_ @ right_.T is the fitted matrix without biases.
-        mean_: the mean; zero without `biases`.
-        row_biases_: (rows,) one number per row; zeros without `biases`.
-        column_biases_: (columns,) one number per column; zeros without `biases`.
+        right_: (columns, rank_) right factor; left_ @ right_.T is the fitted matrix without biases, by least squares.
+        column_scale_: (columns,) size of the unit of every column; ones if the columns are of like size. Factors,
+            biases, singular values and errors are in these units.
+        mean_: the mean; zero without biases.
+        row_biases_: (rows,) one number per row; zeros without biases.
+        column_biases_: (columns,) one number per column; zeros without biases.
         rmse_: {name: held-out root mean square error}, in the units of the data: of the "biases" alone, after the
-            "descent" (the training), and after the "polish" (the refinement). Without biases, "biases" is the error of
-            predicting zero. If this prediction fits the training entries exactly, or only one entry is observed,
-            rmse_ is {"biases": 0.0}.
+            "descent" (the training), after the "polish" (the refinement), and of the "posterior", if one was drawn.
+            Without biases, "biases" is the error of predicting zero. If this prediction
+            fits the training entries exactly, or only one entry is observed, rmse_ is {"biases": 0.0}.
         profile_: a Dataset over `step`, with `standing` over (step, standing_rank), the singular values of W in
             descending order, and with `effective_rank`, `train_loss` and `held_out_loss`. Losses are mean squared
             errors, divided by the mean square that the biases leave on the training entries. Without training, the
             Dataset is empty.
         n_features_in_: number of columns.
         feature_names_in_: names of the columns; set only if the matrix was a frame whose column names are strings.
+        posterior_: whether the posterior predicts; otherwise least squares do.
+        implicit_: whether the posterior takes into account which entries are observed.
 
     Raises:
         ValueError: for arguments or data out of range; the message names them.
@@ -92,7 +121,8 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
 
     Source: Arora, Cohen, Hu, Luo (NeurIPS 2019), deep matrix factorization from a small initialization. The
         refinement is alternating least squares with a ridge, whose penalty is a nuclear norm (Srebro, Rennie,
-        Jaakkola, NeurIPS 2004).
+        Jaakkola, NeurIPS 2004). The posterior is that of Bayesian matrix factorization (Salakhutdinov and Mnih, ICML
+        2008).
 
     >>> import numpy as np, ranklens as rl
     >>> target = rl.targets.low_rank_matrix((40, 30), rank=2).numpy()
@@ -109,26 +139,34 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         depth: int = 3,
         scale: float | None = None,
         width: int | None = None,
-        biases: bool = False,
+        biases: bool | None = None,
         held_out: float = 0.1,
         max_steps: int = 2000,
         learning_rate: float = 0.01,
         patience: float = 3.0,
         batch_size: int | None = None,
         device: torch.device | str | None = None,
-        random_state: int = 0,
+        posterior: int | None = None,
+        implicit: bool | None = None,
+        row_features: pd.DataFrame | None = None,
+        column_features: pd.DataFrame | None = None,
+        random_state: object = 0,
     ) -> None:
         self.depth, self.scale, self.width, self.biases = depth, scale, width, biases
         self.held_out, self.max_steps, self.learning_rate = held_out, max_steps, learning_rate
         self.patience, self.batch_size, self.device, self.random_state = patience, batch_size, device, random_state
+        self.posterior, self.implicit = posterior, implicit
+        self.row_features, self.column_features = row_features, column_features
 
     def fit(self, X: Matrix, y: object = None) -> "MatrixCompleter":
         """Fit the completer to the observed entries of a matrix.
 
+        A UserWarning names rows and columns without an observed entry.
+
         Args:
-            X: (rows, columns) numbers, as an array or a pandas frame with NaN for missing entries, or as a scipy.sparse
-                matrix whose stored entries are the observed ones. Columns of an array or frame that have different
-                units should be standardized. A UserWarning is given if a column is 100 times as large as the median.
+            X: (rows, columns) numbers, as an array, a masked array or a frame whose missing entries are NaN, None or
+                NA, or as a scipy.sparse matrix whose stored entries are the observed ones. A frame with Sparse columns
+                has the entries that pandas shows.
             y: ignored.
 
         Returns:
@@ -137,173 +175,222 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         Raises:
             ValueError: if X has more than two axes.
         """
-        seed = check_arguments(self, least_depth=2)
+        self._seed = seed = check_arguments(self, least_depth=2)
         if isinstance(X, np.ndarray) and X.ndim > 2:
             raise ValueError(
                 f"X has shape {X.shape}, which is no matrix; complete a tensor by "
                 f"TensorCompleter(X.shape).fit(np.argwhere(~np.isnan(X)), X[~np.isnan(X)])"
             )
+        _warn_of_a_long_table(X)
         checked = validate_data(
-            self, X, accept_sparse=["csr", "csc", "coo"], dtype=np.float64, ensure_all_finite="allow-nan"
+            self, numbers(X), accept_sparse=["csr", "csc", "coo"], dtype=np.float64, ensure_all_finite="allow-nan"
         )
-        observed = _observed(checked)
-        if isinstance(checked, np.ndarray):
-            _warn_of_uneven_columns(checked, centred=self.biases)
+        self._index, self._columns = (X.index, X.columns) if isinstance(X, pd.DataFrame) else (None, None)
+        self.column_scale_ = _column_scale(checked)
+        observed = self._scaled(observed_entries(checked))
+        warn_of_empty(observed, self._index, self._columns)
+        width = min(*observed.shape, WIDEST) if self.width is None else self.width
 
         def initialize(residual: Observed, dtype: torch.dtype) -> TensorNetwork:
-            width = min(*observed.shape, WIDEST) if self.width is None else self.width
-            net = deep_matrix(observed.shape, self.depth, width, std=0.0, dtype=dtype, device=self.device)
+            first = min(width, FIRST_WIDTH)
+            net = deep_matrix(observed.shape, self.depth, first, std=0.0, dtype=dtype, device=self.device)
             return aligned_(net, residual, SMALL_START if self.scale is None else self.scale, seed=seed)
 
-        found = complete(observed, initialize, Settings.of(self, seed))
-        biases = found.biases.times(found.scale)
+        ways = self._ways(observed.shape)
+        found = complete(observed, initialize, Settings.of(self, seed, widest=width), ways=[make for make, _ in ways])
         self.rmse_, self.profile_ = found.rmse, found.profile
-        self.mean_, self._damping, self._ridge = biases.mean, biases.damping, found.ridge
-        self.row_biases_, self.column_biases_ = (bias.cpu().numpy() for bias in biases.modes)
-        self._set_factors(observed, found.net, found.scale)
-        return self
-
-    def _set_factors(self, observed: Observed, net: TensorNetwork | None, scale: float) -> None:
-        """Set the factors: the right one from the network, the left one solved for as it is for new rows.
-
-        Args:
-            observed: all entries, in the units of the data.
-            net: the fitted network, or None for rank zero.
-            scale: the unit of the network's entries.
-        """
-        if net is None:
-            self.left_, self.right_ = np.zeros((observed.shape[0], 0)), np.zeros((observed.shape[1], 0))
-            self.singular_values_, self.rank_ = np.zeros(0), 0
-            return
-        left, right = outer_factors(net)
-        _, s, V = (part.detach().cpu() for part in product_svd(left.detach().double(), right.detach().T.double()))
-        self.right_ = (V * (scale * s).sqrt()).numpy()
-        self._ridge *= scale
-        self.left_, biases = self._rows(observed)
-        if self.biases:
-            self.row_biases_ = biases
+        self.posterior_, self.implicit_ = (
+            found.posterior is not None,
+            found.posterior is not None and ways[found.way][1],
+        )
+        self._features = found.features[0] if found.features else ()
+        self._fitted = _fitted(observed, found)
+        self.left_, self.right_ = self._fitted.left, self._fitted.right
+        self.mean_ = self._fitted.mean
+        self.row_biases_, self.column_biases_ = self._fitted.row_biases, self._fitted.column_biases
         self.rank_ = self.right_.shape[1]
         self.singular_values_ = product_svd(torch.from_numpy(self.left_), torch.from_numpy(self.right_))[1].numpy()
+        return self
 
-    def _rows(self, observed: Observed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return left factors and biases of rows, by a ridge regression per row with everything else held fixed.
+    def _scaled(self, observed: Observed) -> Observed:
+        """Return observed entries in the units of their columns."""
+        if (self.column_scale_ == 1).all():
+            return observed
+        return Observed(
+            observed.indices,
+            observed.values / torch.from_numpy(self.column_scale_)[observed.indices[:, 1]],
+            observed.shape,
+        )
 
-        Args:
-            observed: entries of matrices with the fitted columns, and any number of rows.
-        """
-        right = torch.from_numpy(self.right_)
-        rank, rows = right.shape[1], observed.shape[0]
-        size = rank + int(self.biases)
-        if size == 0:
-            return np.zeros((rows, 0)), np.zeros(rows)
-        penalty = torch.full((size,), self._ridge, dtype=torch.float64)
-        if self.biases:
-            right = torch.cat([right, torch.ones(len(right), 1, dtype=torch.float64)], dim=1)
-            penalty[-1] = self._damping
-        fixed = self.mean_ + torch.from_numpy(self.column_biases_)
-        gram = torch.diag(penalty).expand(rows, size, size).clone()
-        moment = torch.zeros(rows, size, dtype=torch.float64)
-        step = max(16 * CHUNK // (size * size), 1)
-        for indices, values in zip(observed.indices.cpu().split(step), observed.values.cpu().split(step), strict=True):
-            i, j = indices.T
-            features = right[j]
-            gram.index_add_(0, i, features[:, :, None] * features[:, None, :])
-            moment.index_add_(0, i, features * (values - fixed[j])[:, None])
-        solved = ridge_solve(gram, moment, 0.0).numpy()
-        return solved[:, :rank], solved[:, rank] if self.biases else np.zeros(rows)
+    def _ways(self, shape: tuple[int, ...]) -> list[tuple[MakeFeatures | None, bool]]:
+        """Return functions that make the features of rows and columns, each with whether it uses implicit feedback."""
+        given: list[NDArray[np.float64] | None] = []
+        for name, labels, d in zip(
+            ("row_features", "column_features"), (self._index, self._columns), shape, strict=True
+        ):
+            frame = getattr(self, name)
+            own = pd.RangeIndex(d) if labels is None else labels
+            given.append(None if frame is None else encode(frame)[aligned(frame, own, name)])
+
+        def make(entries: Observed, implicit: bool) -> list[list[Features]]:
+            groups: list[list[Features]] = [[], []]
+            for n, features in enumerate(given):
+                if features is not None:
+                    groups[n].append(decompose(features))
+                if implicit:
+                    groups[n].append(decompose(observed_with(entries, n), seed=self._seed, standardize=False))
+            return groups
+
+        plain = None if given == [None, None] else lambda entries: make(entries, False)
+        ways = [] if self.implicit else [(plain, False)]
+        return ways if self.implicit is False else [*ways, (lambda entries: make(entries, True), True)]
+
+    def _new_features(self, X: Matrix, observed: Observed) -> list[Tensor]:
+        """Return the coordinates of the features of rows, which may be new, along the fitted singular directions."""
+        groups, found = list(self._features), []
+        if groups and self.row_features is not None:
+            group, labels = groups.pop(0), X.index if isinstance(X, pd.DataFrame) else None
+            if labels is not None:
+                found.append(
+                    group.directions(encode(self.row_features)[aligned(self.row_features, labels, "row_features")])
+                )
+            elif observed.shape[0] == len(self.left_):
+                found.append(group.Q * group.s)
+            else:
+                found.append(torch.zeros(observed.shape[0], len(group.s), dtype=torch.float64))
+        return [*found, *(group.directions(observed_with(observed, 0)) for group in groups)]
 
     def transform(self, X: Matrix) -> NDArray[np.float64] | pd.DataFrame:
         """Return rows with their missing entries filled in; observed entries stay as they are.
 
         The rows may be rows of the fitted matrix or new ones.
 
-        The left factor and the bias of every row are solved for by ridge regression against the fitted right factor. A
-        row without observed entries gets the mean plus the column biases.
+        The factor and the bias of every row are solved for by ridge regression against the fitted columns, or, with a
+        posterior, against those of every draw. A row without observed entries gets the mean plus the column biases.
 
         Args:
-            X: rows with the fitted columns: an array or frame with NaN for missing entries, or a sparse matrix whose
-                stored entries are the observed ones.
+            X: rows with the fitted columns, in the forms that `fit` takes. If there are features of rows, new rows in a
+                frame get theirs by label, and new rows in an array get average ones.
 
         Returns:
             The filled matrix, of the shape of X: a frame for a frame, else an array, also for a sparse matrix.
         """
         observed = self._observed_rows(X)
-        filled = self._whole_rows(observed)
+        filled = self._rows(X, observed).whole() * self.column_scale_
         filled[tuple(observed.indices.numpy().T)] = observed.values.numpy()
         return pd.DataFrame(filled, index=X.index, columns=X.columns) if isinstance(X, pd.DataFrame) else filled
 
-    def predict(self, X: Matrix) -> NDArray[np.float64]:
+    def predict(
+        self, X: Matrix, return_std: bool = False
+    ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Predict entries: at positions in the fitted matrix, or all entries of given rows.
 
         Args:
             X: (m, 2) integers, one (row, column) position per prediction. Any array or frame of two columns of
-                integers is taken for positions. Or rows with the fitted columns, old or new: an array or frame with
-                NaN for missing entries, or a sparse matrix whose stored entries are the observed ones.
+                integers is taken for positions. Or (m, 2) labels (row, column) of the frame that was fitted, if one of
+                the two columns is not numeric. Or rows with the fitted columns, old or new, in the forms that `fit`
+                takes.
+            return_std: whether to return the standard deviation of an observation of every entry too, noise included.
 
         Returns:
-            For positions, (m,) predictions. For rows, an array of the shape of X, in which the observed entries are
-            replaced by predictions too.
+            For positions or labels, (m,) predictions. For rows, an array of the shape of X, in which the observed
+            entries are replaced by predictions too. With `return_std`, a pair of predictions and standard deviations.
         """
         check_is_fitted(self)
-        if not _are_positions(X):
-            return self._whole_rows(self._observed_rows(X))
-        positions = check_positions(X, (len(self.left_), len(self.right_))).numpy()
-        found = np.empty(len(positions))
-        for begin in range(0, len(positions), CHUNK):
-            i, j = positions[begin : begin + CHUNK].T
-            fit = (self.left_[i] * self.right_[j]).sum(axis=1)
-            found[begin : begin + CHUNK] = fit + self.mean_ + self.row_biases_[i] + self.column_biases_[j]
-        return found
+        if are_positions(X) or are_labels(X):
+            fitted, positions, shape = self._fitted, self._positions(X), (-1,)
+        else:
+            observed = self._observed_rows(X)
+            fitted, shape = self._rows(X, observed), observed.shape
+            if not return_std:
+                return fitted.whole() * self.column_scale_
+            positions = torch.cartesian_prod(*(torch.arange(d) for d in shape)).reshape(-1, 2)
+        scale = self.column_scale_[positions[:, 1].numpy()]
+        means = (fitted.at(positions) * scale).reshape(shape)
+        return (means, (fitted.deviation(positions) * scale).reshape(shape)) if return_std else means
+
+    def _positions(self, X: Matrix) -> Int64[Tensor, "m 2"]:
+        """Return positions in the fitted matrix that are given as positions or as labels.
+
+        Raises:
+            ValueError: for labels that the fitted matrix does not have.
+        """
+        shape = (len(self.left_), len(self.right_))
+        if are_positions(X):
+            return check_positions(X.astype(np.int64) if isinstance(X, pd.DataFrame) else X, shape)
+        pairs = X if isinstance(X, pd.DataFrame) else pd.DataFrame(list(map(list, np.asarray(X, dtype=object))))
+        found = []
+        for n, (kind, labels) in enumerate((("row", self._index), ("column", self._columns))):
+            if labels is None:
+                raise ValueError(
+                    "the completer was fitted on an array, which has no labels: pass positions, two columns of "
+                    "integers (row, column), or fit a frame"
+                )
+            at = labels.get_indexer(pd.Index(pairs.iloc[:, n], dtype=object))
+            if (at < 0).any():
+                unknown = pairs.iloc[int(np.argmin(at)), n]
+                raise ValueError(
+                    f"the fitted matrix has no {kind} labelled {unknown!r}; pass labels of the fitted frame, or "
+                    f"positions, two columns of integers (row, column)"
+                )
+            found.append(at)
+        return torch.from_numpy(np.stack(found, axis=1).astype(np.int64))
 
     def score(self, X: Matrix, y: ArrayLike | None = None) -> float:
         """Return the coefficient of determination R^2 of predictions.
 
         Args:
-            X: (m, 2) integer positions (row, column), if `y` is given; or a matrix of the fitted shape, in the forms
-                that `fit` takes, whose observed entries are compared with the predictions at their positions.
-            y: (m,) values at the positions; not used for a matrix.
+            X: (m, 2) positions or labels (row, column), if `y` is given; or rows with the fitted columns, old or new.
+                The observed entries of rows are divided into five parts at random, and each part is predicted from
+                the others.
+            y: (m,) values at the positions; not used for rows.
 
         Returns:
-            1 minus the sum of squared errors divided by the sum of squared deviations of the values from their mean.
-
-        Raises:
-            ValueError: for a matrix of another shape than the fitted one.
+            1 minus the sum of squared errors divided by the sum of squared deviations of the values from their mean,
+            all in units of `column_scale_`. NaN for fewer than two values.
         """
         check_is_fitted(self)
-        if y is not None and _are_positions(X):
-            return float(r2_score(np.asarray(y, dtype=np.float64), self.predict(X)))
-        observed = self._observed_rows(X)
-        if observed.shape != (len(self.left_), len(self.right_)):
-            raise ValueError(
-                f"X has shape {observed.shape}, the fitted matrix {(len(self.left_), len(self.right_))}; pass a matrix "
-                f"of that shape, or positions and values"
-            )
-        return float(r2_score(observed.values.numpy(), self.predict(observed.indices.numpy())))
+        if y is not None and (are_positions(X) or are_labels(X)):
+            positions = self._positions(X)
+            values = np.asarray(y, dtype=np.float64) / self.column_scale_[positions[:, 1].numpy()]
+            return float(r2_score(values, self._fitted.at(positions)))
+        observed = self._scaled(self._observed_rows(X))
+        part = torch.randint(PARTS, (len(observed),), generator=stream(self._seed, "parts of a score"))
+        found = np.empty(len(observed))
+        for k in range(PARTS):
+            kept = observed.take(part != k)
+            rows = self._fitted.with_rows(kept, self._new_features(X, kept), seed=self._seed)
+            found[(part == k).numpy()] = rows.at(observed.indices[part == k])
+        return float(r2_score(observed.values.numpy(), found))
 
     def _observed_rows(self, X: Matrix) -> Observed:
-        """Return the observed entries of rows, after checking that their columns are the fitted ones."""
-        check_is_fitted(self)
-        checked = validate_data(
-            self, X, accept_sparse=["csr", "csc", "coo"], dtype=np.float64, ensure_all_finite="allow-nan", reset=False
-        )
-        return _observed(checked, least=0)
-
-    def _whole_rows(self, observed: Observed) -> NDArray[np.float64]:
-        """Return the predictions of all entries of rows.
-
-        Args:
-            observed: the observed entries of the rows.
+        """Return the observed entries of rows, after checking that their columns are the fitted ones.
 
         Raises:
-            ValueError: if there are too many entries to hold.
+            ValueError: for other columns; for two columns, the message says how positions are given.
         """
-        if math.prod(observed.shape) > FILLED:
-            raise ValueError(
-                f"filled, this matrix of shape {observed.shape} would have {math.prod(observed.shape):.3g} entries, "
-                f"more than {FILLED:.3g}; pass the positions that you need to predict(positions)"
+        check_is_fitted(self)
+        try:
+            checked = validate_data(
+                self,
+                numbers(X),
+                accept_sparse=["csr", "csc", "coo"],
+                dtype=np.float64,
+                ensure_all_finite="allow-nan",
+                reset=False,
             )
-        left, biases = self._rows(observed)
-        return left @ self.right_.T + (self.mean_ + biases[:, None] + self.column_biases_)
+        except ValueError as error:
+            if getattr(X, "ndim", np.ndim(X) if isinstance(X, list) else 0) == 2 and np.shape(X)[1] == 2:
+                raise ValueError(
+                    f"{error} Positions (row, column) are two columns of integers: .astype(int)."
+                ) from None
+            raise
+        return observed_entries(checked, least=0)
+
+    def _rows(self, X: Matrix, observed: Observed) -> FittedMatrix:
+        """Return the fitted matrix with the rows that are given, fitted to their observed entries."""
+        observed = self._scaled(observed)
+        return self._fitted.with_rows(observed, self._new_features(X, observed), seed=self._seed)
 
     def __sklearn_tags__(self) -> Tags:
         """Return what scikit-learn may assume: NaN and sparse matrices are accepted."""
@@ -313,67 +400,70 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         return tags
 
 
-def _warn_of_uneven_columns(X: NDArray[np.float64], *, centred: bool) -> None:
-    """Warn if one column is so much larger than half of all columns that the fit would ignore them.
-
-    The comparison is with the (lower) median and not with the least, because a column of low-rank data with few
-    observed entries may be small by chance.
+def _fitted(observed: Observed, found: Completion) -> FittedMatrix:
+    """Return a fitted matrix: its right factor is that of the network, its left one is solved for as for new rows.
 
     Args:
-        X: (rows, columns) numbers, at least one of them observed, with NaN for missing entries.
-        centred: whether the mean of every column is subtracted first, as the biases do.
+        observed: all entries.
+        found: the completion.
     """
+    biases = found.biases.times(found.scale)
+    row_biases, column_biases = (bias.cpu().numpy() for bias in biases.modes)
+    right = np.zeros((observed.shape[1], 0))
+    if found.net is not None:
+        outer, inner = outer_factors(found.net)
+        _, s, V = (part.detach().cpu() for part in product_svd(outer.detach().double(), inner.detach().T.double()))
+        right = (V * (found.scale * s).sqrt()).numpy()
+    made = FittedMatrix(
+        np.zeros((observed.shape[0], right.shape[1])),
+        right,
+        biases.mean,
+        row_biases,
+        column_biases,
+        ridge=found.ridge * found.scale,
+        damping=biases.damping,
+        error=found.rmse["biases" if found.net is None else "polish"],
+        posterior=None,
+    )
+    if found.net is None:
+        return replace(made, posterior=found.posterior)
+    return replace(made.with_rows(observed, [], seed=0), posterior=found.posterior)
+
+
+def _column_scale(X: NDArray[np.float64] | sp.spmatrix | sp.sparray) -> NDArray[np.float64]:
+    """Return the unit of every column: its spread around its mean if columns are of very unlike size, else 1.
+
+    Sizes are compared with the (lower) median and not with each other, because a column of low-rank data with few
+    observed entries may be small by chance. Columns of a sparse matrix have one unit, as ratings do.
+
+    Args:
+        X: (rows, columns) numbers, with NaN for missing entries.
+    """
+    ones = np.ones(X.shape[1])
+    if not isinstance(X, np.ndarray) or np.isnan(X).all() or not np.nanmax(np.abs(X)) > 0:
+        return ones
     unit = float(np.nanmax(np.abs(X)))  # squares of very large or small numbers would leave the range of float64
-    if unit == 0:
-        return
-    scaled = X[:, ~np.isnan(X).all(axis=0)] / unit
-    scaled -= np.nanmean(scaled, axis=0) if centred else 0.0
-    sizes = unit * np.sqrt(np.nanmean(scaled**2, axis=0))
-    sizes = sizes[sizes > ROUNDING * unit]
-    if not len(sizes):
-        return
-    median = np.quantile(sizes, 0.5, method="lower")
-    if sizes.max() > UNEVEN * median:
-        warnings.warn(
-            f"the root mean square of a column is {sizes.max():.3g}, and the median over all columns is {median:.3g}; "
-            f"the fit minimizes squared errors and would ignore the small columns, so standardize the columns first, "
-            f"for example by make_pipeline(StandardScaler(), MatrixCompleter())",
-            stacklevel=3,
-        )
+    counts = (~np.isnan(X)).sum(axis=0)
+    scaled = np.where(np.isnan(X), 0.0, X / unit)
+    means = scaled.sum(axis=0) / np.maximum(counts, 1)
+    spread = np.sqrt((np.where(np.isnan(X), 0.0, scaled - means) ** 2).sum(axis=0) / np.maximum(counts - 1, 1))
+    known = (counts >= FEW) & (spread > ROUNDING * np.maximum(np.abs(means), spread.max()))
+    if not known.any():
+        return ones
+    median = np.quantile(spread[known], 0.5, method="lower")
+    if max(spread[known].max() / median, median / spread[known].min()) <= UNEVEN:
+        return ones
+    return unit * np.where(known, spread, np.where(means != 0, np.maximum(np.abs(means), ROUNDING), median))
 
 
-def _are_positions(X: Matrix) -> bool:
-    """Return whether X is an (m, 2) array of integers, which `predict` takes for positions."""
-    if sp.issparse(X):
-        return False
-    array = X.to_numpy() if isinstance(X, pd.DataFrame) else np.asarray(X)
-    return array.dtype.kind in "iu" and array.ndim == 2 and array.shape[1] == 2
-
-
-def _observed(X: NDArray[np.float64] | sp.spmatrix | sp.sparray, least: int = 1) -> Observed:
-    """Return the observed entries of a matrix.
-
-    Args:
-        X: an array, in which NaN is a missing entry, or a sparse matrix, in which every stored entry but NaN is
-            observed. Entries that a sparse matrix stores more than once are added up, as scipy does.
-        least: number of entries that must be observed.
-
-    Raises:
-        ValueError: if fewer entries are observed.
-    """
-    if not isinstance(X, np.ndarray):
-        stored = X.tocsr(copy=True)
-        stored.sum_duplicates()
-        stored = stored.tocoo()
-        indices, values = np.stack([stored.row, stored.col], axis=1).astype(np.int64), stored.data.astype(np.float64)
-        finite = ~np.isnan(values)
-        if not finite.all():
-            indices, values = indices[finite], values[finite]
-    else:
-        indices = np.argwhere(~np.isnan(X))
-        values = X[tuple(indices.T)].astype(np.float64)
-    if len(values) < least:
-        raise ValueError(
-            f"X of shape {X.shape} has no observed entry: all are NaN, or nothing is stored; pass at least one number"
-        )
-    return Observed(torch.from_numpy(indices), torch.from_numpy(values), tuple(X.shape))
+def _warn_of_a_long_table(X: Matrix) -> None:
+    """Warn if X looks like a long table of positions and values, and not like a matrix with holes."""
+    if isinstance(X, pd.DataFrame | np.ndarray) and X.ndim == 2 and X.shape[1] == 3 and len(X) > PARTS:
+        first = X.iloc[:, :2] if isinstance(X, pd.DataFrame) else X[:, :2]
+        whole = not pd.isna(X).any(axis=None)
+        if whole and are_positions(first) and len(np.unique(np.asarray(first), axis=0)) == len(first):
+            warnings.warn(
+                "X has three columns without a hole, the first two of integers; if its rows are (row, column, value), "
+                "use EntryRegressor().fit(X[:, :2], X[:, 2]) instead",
+                stacklevel=3,
+            )

@@ -34,8 +34,9 @@ COMPONENTS = 8
 CLEAR = 0.1
 # Held-out root mean square error, in units of what the biases leave, below which data count as free of noise.
 NOISE_FREE = 1e-3
-# Standard deviation of the entries of a new component, in units of the data.
-SMALL = 0.01
+# Standard deviation of the entries of a new component, in units of the data. From small values components grow one
+# after the other, as in a descent, and predict better than from large ones.
+SMALL = 1e-3
 
 # Returns the groups of features of every mode, given the entries that may be used.
 MakeFeatures = Callable[[Observed], Sequence[Sequence[Features]]]
@@ -59,6 +60,11 @@ class Begin:
     error: float
     alone: float
 
+    @property
+    def is_clear(self) -> bool:
+        """Return whether the network explains nearly all that the biases leave, so that its size is certain."""
+        return self.net is not None and self.error**2 < CLEAR * self.alone**2
+
 
 @dataclass(frozen=True)
 class Sampled:
@@ -67,10 +73,14 @@ class Sampled:
     Attributes:
         posterior: the posterior given all entries, or None if it was not kept.
         error: held-out root mean square error of the posterior given the training set; None if none was made.
+        way: position, in the list of ways, of the features that the posterior uses.
+        features: for every mode the groups of features of the posterior.
     """
 
     posterior: Posterior | None
     error: float | None
+    way: int = 0
+    features: tuple[tuple[Features, ...], ...] = ()
 
 
 def number_of_draws(posterior: int | None, observed: Observed) -> int:
@@ -96,7 +106,7 @@ def sample(
     draws: int,
     tolerated: float,
     seed: int,
-    make_features: MakeFeatures | None = None,
+    ways: Sequence[MakeFeatures | None] = (None,),
 ) -> Sampled:
     """Draw a posterior, and keep it if it predicts held-out entries about as well as least squares, or better.
 
@@ -108,7 +118,8 @@ def sample(
         draws: number of draws to keep.
         tolerated: ratio of the posterior's held-out error to that of `begin` up to which it is kept.
         seed: seed of the draws.
-        make_features: makes the features of every mode; None for a model without features.
+        ways: functions that make the features of every mode, or None for a model without features. The one of least
+            held-out error is taken. For data with little noise, only the first is tried.
 
     Returns:
         The posterior, if it was kept, and its held-out error.
@@ -116,23 +127,26 @@ def sample(
     if not draws or not begin.error > NOISE_FREE:
         return Sampled(None, None)
     rows = initial_rows(begin, whole.shape, seed)
-    centre = torch.full_like
-    sampler = GibbsSampler(
-        train.minus(centre(train.values, begin.mean)),
-        rows,
-        biases=begin.biases is not None,
-        noise=begin.error,
-        seed=seed,
-        features=None if make_features is None else make_features(train),
-    )
-    tried = draw(sampler, skip=TRIED_SKIP, draws=TRIED_DRAWS, mean=begin.mean)
-    error = held_out.minus(tried.at(held_out.indices)).mean_square() ** 0.5
+    tried: list[tuple[float, int, GibbsSampler]] = []
+    for way, make_features in enumerate(ways[:1] if begin.is_clear else ways):
+        sampler = GibbsSampler(
+            train.minus(torch.full_like(train.values, begin.mean)),
+            rows,
+            biases=begin.biases is not None,
+            noise=begin.error,
+            seed=seed,
+            features=None if make_features is None else make_features(train),
+        )
+        found = draw(sampler, skip=TRIED_SKIP, draws=TRIED_DRAWS, mean=begin.mean)
+        tried.append((held_out.minus(found.at(held_out.indices)).mean_square() ** 0.5, way, sampler))
+    error, way, sampler = min(tried, key=lambda trial: trial[0])
     if not error <= tolerated * begin.error:
         return Sampled(None, error)
+    make_features = ways[way]
     sampler.replace_entries(
-        whole.minus(centre(whole.values, begin.mean)), None if make_features is None else make_features(whole)
+        whole.minus(torch.full_like(whole.values, begin.mean)), None if make_features is None else make_features(whole)
     )
-    return Sampled(draw(sampler, skip=SKIP, draws=draws, mean=begin.mean), error)
+    return Sampled(draw(sampler, skip=SKIP, draws=draws, mean=begin.mean), error, way, tuple(sampler.features))
 
 
 def initial_rows(begin: Begin, shape: Sequence[int], seed: int) -> list[Float[Tensor, "_ K"]]:
@@ -147,8 +161,7 @@ def initial_rows(begin: Begin, shape: Sequence[int], seed: int) -> list[Float[Te
     if begin.net is not None:
         factors = factors_of(begin.net)
     found = factors[0].shape[1]
-    clear = begin.net is not None and begin.error**2 < CLEAR * begin.alone**2
-    width = found if clear else max(found, min(COMPONENTS, *shape))
+    width = found if begin.is_clear else max(found, min(COMPONENTS, *shape))
     std = SMALL ** (1 / len(shape))
     more = normals([(d, width - found) for d in shape], seed, "new components of a posterior")
     parts = [[factor, std * new] for factor, new in zip(factors, more, strict=True)]

@@ -1,8 +1,10 @@
 """Known features of rows or columns, which say something about their factors before any entry is observed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 from jaxtyping import Float
@@ -102,3 +104,51 @@ def observed_with(observed: Observed, mode: int) -> sp.csr_matrix:
     counts = np.maximum(np.diff(table.indptr), 1)
     table.data /= np.sqrt(np.repeat(counts, np.diff(table.indptr)))
     return table
+
+
+def encode(frame: pd.DataFrame) -> NDArray[np.float64]:
+    """Return a frame of features as numbers: numeric columns as they are, and one column per value of any other.
+
+    A missing number is replaced by the mean of its column, and a missing value of another column has zeros in all
+    columns of its values.
+
+    Args:
+        frame: one row per row of the matrix.
+
+    >>> encode(pd.DataFrame({"age": [20, 30, None], "job": ["cook", "nurse", "cook"]})).tolist()
+    [[20.0, 1.0, 0.0], [30.0, 0.0, 1.0], [25.0, 1.0, 0.0]]
+    """
+    parts = []
+    for k in range(frame.shape[1]):
+        column = frame.iloc[:, k]
+        if pd.api.types.is_numeric_dtype(column.dtype):
+            values = column.astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
+            there = np.isfinite(values)
+            parts.append(np.where(there, values, values[there].mean() if there.any() else 0.0)[:, None])
+        else:
+            parts.append(pd.get_dummies(column.astype(object).astype("category")).to_numpy(dtype=np.float64))
+    return np.concatenate(parts, axis=1) if parts else np.zeros((len(frame), 0))
+
+
+def aligned(frame: pd.DataFrame, labels: Sequence[object] | pd.Index, name: str) -> NDArray[np.int64]:
+    """Return for every label the position of its row in a frame of features.
+
+    Args:
+        frame: the features, with labels as index.
+        labels: labels of the rows or columns of a matrix.
+        name: what to call the frame in messages.
+
+    Raises:
+        ValueError: if a label is not in the index, or more than once.
+    """
+    if not frame.index.is_unique:
+        twice = frame.index[frame.index.duplicated()][0]
+        raise ValueError(f"{name} has the label {twice!r} more than once; keep one row of features per label")
+    found = frame.index.get_indexer(pd.Index(labels))
+    if (found < 0).any():
+        missing = pd.Index(labels)[found < 0]
+        raise ValueError(
+            f"{name} has no row for {len(missing)} labels, such as {missing[0]!r}; its index must have all labels of "
+            f"the matrix"
+        )
+    return found.astype(np.int64)

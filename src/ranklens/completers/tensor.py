@@ -7,16 +7,19 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from ranklens.completers.check import check_arguments, check_positions
 from ranklens.completers.completion import Settings, complete
 from ranklens.completers.entries import predict
 from ranklens.completers.observed import Observed
 from ranklens.completers.polish import widths
+from ranklens.completers.sampling import is_conjugate
 from ranklens.tensors import families, init
 from ranklens.tensors.network import TensorNetwork
 
@@ -27,6 +30,8 @@ SMALL_START = 1e-3
 # Data count as centred if their mean is below this share of their root mean square.
 CENTRED = 0.2
 Family = str | TensorNetwork | Callable[[Sequence[int]], TensorNetwork]
+Vector = NDArray[np.float64] | pd.Series
+Predictions = Vector | tuple[Vector, Vector]
 
 
 class TensorCompleter(BaseEstimator):  # type: ignore[misc]
@@ -49,7 +54,8 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
         width: size of all bonds, a cap on the rank; not used if `family` is a network or a function. None takes a width
             at which the family has every tensor of the shape, but at most 128 for CP, 64 for hierarchical, 16 for
             tensor trains and 8 for Tucker.
-        biases: whether to fit a mean, and one bias per index of every mode, before the network.
+        biases: whether to fit a mean, and one bias per index of every mode, with the network. None lets held-out
+            entries decide.
         held_out: fraction of the observed entries that is held out to decide when to stop, and to choose size, ridge
             and damping.
         max_steps: number of training steps, at most.
@@ -58,16 +64,22 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
             still on the plateau of the initialization.
         batch_size: entries per step. None takes all of up to 2^20 entries, and 2^18 of more.
         device: device of the training and the refinement, such as "cuda".
-        random_state: an integer, the seed of the split, of the initialization and of mini-batches.
+        posterior: number of draws of the factors from their posterior, for "cp" and networks of two nodes. 0 predicts
+            by least squares. None keeps 100 draws, fewer if they would take more than half a gibibyte, and none for
+            more than 2^21 entries or another family. See `MatrixCompleter`.
+        random_state: an integer, the seed of the split, of the initialization, of mini-batches and of draws; a
+            RandomState or Generator of numpy, from which the seed is drawn; or None, for a seed that differs between
+            fits.
 
     Attributes:
         network_: the fitted network without biases, in the units of the data; None if the biases alone (or zero,
             without biases) predict the held-out entries as well.
         widths_: {label of the bond as text: number of components} of `network_`; empty without a network.
         rmse_: {name: held-out root mean square error}, in the units of the data: of the "biases" alone, after the
-            "descent" (the training), and after the "polish" (elimination and least squares). Without biases, "biases"
-            is the error of predicting zero. If this prediction fits the training entries exactly, or only one entry is
-            observed, rmse_ is {"biases": 0.0}.
+            "descent" (the training), after the "polish" (elimination and least squares), and of the "posterior", if one
+            was drawn. Without biases, "biases" is the error of predicting zero. If this prediction fits the training
+            entries exactly, or only one entry is observed, rmse_ is {"biases": 0.0}.
+        posterior_: whether the mean of the posterior predicts; otherwise the network and its biases do.
         profile_: a Dataset over `step` of the training. With one bond it has `standing` over (step, standing_rank), the
             component norms in descending order, and `effective_rank`. With several it has `standing_0`, `standing_1`
             and so on, and `effective_rank_0` and so on, in the order of the network's `bonds`. `train_loss` and
@@ -96,19 +108,21 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
         *,
         scale: float | None = None,
         width: int | None = None,
-        biases: bool = False,
+        biases: bool | None = None,
         held_out: float = 0.1,
         max_steps: int = 2000,
         learning_rate: float = 0.01,
         patience: float = 5.0,
         batch_size: int | None = None,
         device: torch.device | str | None = None,
-        random_state: int = 0,
+        posterior: int | None = None,
+        random_state: object = 0,
     ) -> None:
         self.shape, self.family = shape, family
         self.scale, self.width, self.biases = scale, width, biases
         self.held_out, self.max_steps, self.learning_rate = held_out, max_steps, learning_rate
         self.patience, self.batch_size, self.device, self.random_state = patience, batch_size, device, random_state
+        self.posterior = posterior
 
     def fit(self, indices: ArrayLike | pd.DataFrame, values: ArrayLike) -> "TensorCompleter":
         """Fit the completer to observed entries.
@@ -119,6 +133,9 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
 
         Returns:
             The completer.
+
+        Raises:
+            ValueError: if draws are wanted of a family that has none.
         """
         seed = check_arguments(self)
         shape = self._shape()
@@ -128,8 +145,14 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
             net = self._network(shape).to(dtype=dtype, device=self.device)
             return leaning_(init.scaled_(net, SMALL_START if self.scale is None else self.scale, seed=seed), residual)
 
+        if self.posterior and not is_conjugate(self._network(shape)):
+            raise ValueError(
+                f"posterior is {self.posterior}, but no posterior of a network of the family {self.family!r} can be "
+                f"sampled; pass posterior=0, or family='cp'"
+            )
         found = complete(observed, initialize, Settings.of(self, seed))
         self.rmse_, self.profile_ = found.rmse, found.profile
+        self._posterior, self.posterior_ = found.posterior, found.posterior is not None
         biases = found.biases.times(found.scale)
         self._biases = dataclasses.replace(biases, modes=tuple(mode.cpu() for mode in biases.modes))
         self.network_ = None
@@ -165,22 +188,36 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"nodes {net.frozen} of the network are frozen; a completer fits all nodes: freeze none")
         return net
 
-    def predict(self, indices: ArrayLike | pd.DataFrame) -> NDArray[np.float64] | pd.Series:
+    def predict(self, indices: ArrayLike | pd.DataFrame, return_std: bool = False) -> Predictions:
         """Predict entries at positions.
 
         Args:
             indices: (m, N) integer positions, or a frame with one column per mode.
+            return_std: whether to return the standard deviation of an observation of every entry too, noise included.
+                Without a posterior, it is the held-out root mean square error.
 
         Returns:
-            (m,) predictions: for a frame a series with the frame's index, else an array.
+            (m,) predictions: for a frame a series with the frame's index, else an array. With `return_std`, a pair of
+            predictions and standard deviations.
         """
         check_is_fitted(self)
         positions = check_positions(indices, self._shape())
+        found = [self._means(positions)]
+        if return_std:
+            error = self.rmse_["biases" if self.network_ is None else "polish"]
+            constant = torch.full((len(positions),), error, dtype=torch.float64)
+            found.append(constant if self._posterior is None else self._posterior.deviation(positions))
+        numbers = [part.numpy() for part in found]
+        if isinstance(indices, pd.DataFrame):
+            numbers = [pd.Series(part, index=indices.index) for part in numbers]
+        return (numbers[0], numbers[1]) if return_std else numbers[0]
+
+    def _means(self, positions: Int[Tensor, "m order"]) -> Float[Tensor, " m"]:
+        """Return the predictions at positions: by the posterior, or by the network and the biases."""
+        if self._posterior is not None:
+            return self._posterior.at(positions)
         found = self._biases.at(positions)
-        if self.network_ is not None:
-            found = found + predict(self.network_, positions)
-        numbers: NDArray[np.float64] = found.numpy()
-        return pd.Series(numbers, index=indices.index) if isinstance(indices, pd.DataFrame) else numbers
+        return found if self.network_ is None else found + predict(self.network_, positions)
 
     def score(self, indices: ArrayLike | pd.DataFrame, values: ArrayLike) -> float:
         """Return the coefficient of determination R^2 of predictions.

@@ -1,0 +1,130 @@
+"""A fitted matrix: factors by least squares and a posterior, which predict entries of known rows and of new ones."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ranklens.completers.alternating import ridge_solve
+from ranklens.completers.entries import CHUNK
+from ranklens.completers.observed import Observed
+from ranklens.completers.posterior import Posterior
+
+# Entries of a filled matrix above which only predictions at positions are made, because it would take 2 GiB.
+FILLED = 2**28
+
+
+@dataclass(frozen=True)
+class FittedMatrix:
+    """A matrix that predicts its entries by mean + row bias + column bias + left @ right.T, or by a posterior.
+
+    Attributes:
+        left: (rows, R) left factor.
+        right: (columns, R) right factor.
+        mean: the mean.
+        row_biases: (rows,) biases of the rows.
+        column_biases: (columns,) biases of the columns.
+        ridge: weight of the squared left factor in the regression of a new row.
+        damping: weight of the squared bias in the regression of a new row; infinite for rows without bias.
+        error: held-out root mean square error by least squares.
+        posterior: draws whose mean predicts instead; None if least squares predict.
+    """
+
+    left: Float64[np.ndarray, "rows R"]
+    right: Float64[np.ndarray, "columns R"]
+    mean: float
+    row_biases: Float64[np.ndarray, " rows"]
+    column_biases: Float64[np.ndarray, " columns"]
+    ridge: float
+    damping: float
+    error: float
+    posterior: Posterior | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return the numbers of rows and columns."""
+        return len(self.left), len(self.right)
+
+    def at(self, positions: Int64[Tensor, "m 2"]) -> Float64[np.ndarray, " m"]:
+        """Return predictions at positions, of shape (m,).
+
+        Args:
+            positions: (m, 2) positions (row, column).
+        """
+        if self.posterior is not None:
+            return self.posterior.at(positions).numpy()
+        found = np.empty(len(positions))
+        for begin in range(0, len(positions), CHUNK):
+            i, j = positions[begin : begin + CHUNK].numpy().T
+            fit = (self.left[i] * self.right[j]).sum(axis=1)
+            found[begin : begin + CHUNK] = fit + self.mean + self.row_biases[i] + self.column_biases[j]
+        return found
+
+    def deviation(self, positions: Int64[Tensor, "m 2"]) -> Float64[np.ndarray, " m"]:
+        """Return standard deviations of observations at positions, of shape (m,).
+
+        Without a posterior, the held-out root mean square error is the standard deviation of all of them.
+
+        Args:
+            positions: (m, 2) positions (row, column).
+        """
+        if self.posterior is not None:
+            return self.posterior.deviation(positions).numpy()
+        return np.full(len(positions), self.error)
+
+    def whole(self) -> Float64[np.ndarray, "rows columns"]:
+        """Return the predictions of all entries.
+
+        Raises:
+            ValueError: if there are too many entries to hold.
+        """
+        if math.prod(self.shape) > FILLED:
+            raise ValueError(
+                f"filled, this matrix of shape {self.shape} would have {math.prod(self.shape):.3g} entries, more than "
+                f"{FILLED:.3g}; pass the positions that you need to predict(positions)"
+            )
+        if self.posterior is not None:
+            return self.posterior.whole().numpy()
+        return self.left @ self.right.T + (self.mean + self.row_biases[:, None] + self.column_biases)
+
+    def with_rows(self, observed: Observed, features: Sequence[Tensor], *, seed: int) -> "FittedMatrix":
+        """Return the fitted matrix with other rows, fitted to their entries with everything else held fixed.
+
+        Args:
+            observed: the entries of the new rows.
+            features: for every group of features of the rows their coordinates along the singular directions.
+            seed: seed of the draws of the new rows.
+        """
+        left, biases = self._regressed(observed)
+        posterior = self.posterior
+        if posterior is not None:
+            posterior = posterior.with_rows(observed, features, seed=seed)
+        return replace(self, left=left, row_biases=biases, posterior=posterior)
+
+    def _regressed(self, observed: Observed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return left factors and biases of rows, by a ridge regression per row with everything else held fixed."""
+        right = torch.from_numpy(self.right)
+        rank, rows, biased = right.shape[1], observed.shape[0], math.isfinite(self.damping)
+        size = rank + int(biased)
+        if size == 0:
+            return np.zeros((rows, 0)), np.zeros(rows)
+        penalty = torch.full((size,), self.ridge, dtype=torch.float64)
+        if biased:
+            right = torch.cat([right, torch.ones(len(right), 1, dtype=torch.float64)], dim=1)
+            penalty[-1] = self.damping
+        fixed = self.mean + torch.from_numpy(self.column_biases)
+        gram = torch.diag(penalty).expand(rows, size, size).clone()
+        moment = torch.zeros(rows, size, dtype=torch.float64)
+        step = max(16 * CHUNK // (size * size), 1)
+        for indices, values in zip(observed.indices.cpu().split(step), observed.values.cpu().split(step), strict=True):
+            i, j = indices.T
+            features = right[j]
+            gram.index_add_(0, i, features[:, :, None] * features[:, None, :])
+            moment.index_add_(0, i, features * (values - fixed[j])[:, None])
+        solved = ridge_solve(gram, moment, 0.0).numpy()
+        return solved[:, :rank], solved[:, rank] if biased else np.zeros(rows)
