@@ -59,12 +59,14 @@ class Biases:
         """
         modes = list(self.modes)
         residual = observed.values - self.at(observed.indices)
+        indices = observed.indices.T.contiguous()
+        counts = [torch.bincount(own, minlength=d) for own, d in zip(indices, observed.shape, strict=True)]
         for _ in range(sweeps):
-            for n, own in enumerate(observed.indices.T):
-                count = torch.bincount(own, minlength=observed.shape[n])
-                residual += modes[n][own]
-                modes[n] = torch.zeros_like(modes[n]).index_add_(0, own, residual) / (count + self.damping)
-                residual -= modes[n][own]
+            for n, (own, count) in enumerate(zip(indices, counts, strict=True)):
+                sums = torch.zeros_like(modes[n]).index_add_(0, own, residual) + count * modes[n]
+                change = sums / (count + self.damping) - modes[n]
+                modes[n] = modes[n] + change
+                residual -= change[own]
         return replace(self, modes=tuple(modes))
 
 

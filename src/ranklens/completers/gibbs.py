@@ -132,22 +132,22 @@ class GibbsSampler:
             self.noise_precision = 2 * self._gamma(shape) / (self._squared + self._least_noise)
         for n in reversed(range(len(self.rows))):
             self.priors[n] = self._draw_prior(n)
-            self._squared = self._draw_rows(n)
+            self._draw_rows(n)
 
-    def _draw_rows(self, n: int) -> float:
-        """Draw the rows of a mode, given everything else, and return the sum of squared residuals."""
+    def _draw_rows(self, n: int) -> None:
+        """Draw the rows of a mode, given everything else; of the first mode, keep the sum of squared residuals too."""
         rows, prior = self.rows[n], self.priors[n]
         means = prior.mean + self._linear(n)
-        squared = self._entries.energy(n, self.rows)
+        squared = self._entries.energy(n, self.rows) if n == 0 else 0.0
         for made in self._entries.equations(n, self.rows):
             some = slice(made.low, made.high)
             noise = self._normal(made.high - made.low, rows.shape[1])
             drawn, expected = draw_rows(made, self.noise_precision, prior.precision, means[some], noise)
+            rows[some] = drawn
             if n == 0:
                 self.expected[some] = expected
-            rows[some] = drawn
-            squared += made.change(drawn)
-        return max(squared, 0.0)
+                squared += made.change(drawn)
+        self._squared = max(squared, 0.0)
 
     def _linear(self, n: int) -> Tensor:
         """Return the part of the prior means of a mode's rows that is linear in their features."""
@@ -247,19 +247,20 @@ def draw_rows(
     """
     rows, size = made.moment.shape
     i, j = torch.tril_indices(size, size)
-    P = torch.empty(size, size, rows, dtype=torch.float64)  # of every row, the lower triangle, then its factor
+    # Of every row, the lower triangle and then its factor. The upper triangles are not used.
+    P = torch.zeros(size, size, rows, dtype=torch.float64)
     P[i, j] = noise_precision * made.gram.T + precision[i, j][:, None]
     y = (noise_precision * made.moment + means @ precision).T.contiguous()
     for k in range(size):
         P[k, k].sqrt_()
-        P[k + 1 :, k] /= P[k, k]
+        column = P[k + 1 :, k]
+        column /= P[k, k]
         y[k] /= P[k, k]
-        y[k + 1 :] -= P[k + 1 :, k] * y[k]
-        for m in range(k + 1, size):
-            P[m:, m] -= P[m:, k] * P[m, k]
+        y[k + 1 :].addcmul_(column, y[k], value=-1)
+        P[k + 1 :, k + 1 :].addcmul_(column[:, None], column[None], value=-1)
     both = torch.stack([y + noise.T, y])
     for k in reversed(range(size)):
         both[:, k] /= P[k, k]
-        both[:, :k] -= P[k, :k] * both[:, k : k + 1]
+        both[:, :k].addcmul_(P[k, :k], both[:, k : k + 1], value=-1)
     drawn, expected = both.transpose(1, 2)
     return drawn, expected

@@ -24,7 +24,7 @@ NUMBERS = 2**26
 # Entries above which no draws are made if the user names no number, because they would take minutes.
 LARGE = 2**21
 # Sweeps that are not kept, and draws, with the training set, by which held-out entries judge the posterior.
-TRIED_SKIP, TRIED_DRAWS = 20, 30
+TRIED_SKIP, TRIED_DRAWS = 15, 20
 # Sweeps with all entries before the draws that are kept. The sampler goes on from its rows for the training set.
 SKIP = 15
 # Components of a posterior, at least, for noisy data. Where noise is large, more small components exist than least
