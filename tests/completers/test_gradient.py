@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+import ranklens as rl
+from ranklens.completers.gradient import SparseGradient, squared_error
+from ranklens.completers.observed import Observed
+from ranklens.dynamics.gradient import LossGradient
+from ranklens.tensors import contract
+
+
+def observed(shape, count, seed=0):
+    """Return entries at random positions, which may repeat."""
+    made = torch.Generator().manual_seed(seed)
+    indices = torch.stack([torch.randint(d, (count,), generator=made) for d in shape], dim=1)
+    return Observed(indices, torch.randn(count, generator=made, dtype=torch.float64), shape)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+@pytest.mark.parametrize("rows", [None, [3, 1, 1, 7]])
+@pytest.mark.parametrize("shape", [(60, 70), (70, 60)])
+def test_the_sparse_gradient_is_that_of_autograd(depth, rows, shape, tolerance):
+    """Five factors have equal inner ones, which share one parameter."""
+    net, entries = rl.deep_matrix(shape, depth, 4, std=0.7), observed(shape, 40)
+    chosen = None if rows is None else torch.tensor(rows)
+    part = entries if chosen is None else entries.take(chosen)
+    gradient = SparseGradient(net, entries)
+    loss = gradient(chosen)
+    wanted = (net.tensor()[tuple(part.indices.T)] - part.values).square().mean()
+    assert float(loss) == pytest.approx(float(wanted.detach()), rel=tolerance["rounding"])
+    found = contract.unstack(net.layout, gradient.parts)
+    for place, other in zip(found, net.gradients(wanted), strict=True):
+        assert torch.allclose(place, other, rtol=tolerance["rounding"], atol=tolerance["rounding"])
+
+
+def test_few_entries_of_a_deep_matrix_are_looked_up_and_many_are_multiplied_out():
+    net = rl.deep_matrix((30, 40), 3, 4)
+    assert isinstance(squared_error(net, observed((30, 40), 50)), SparseGradient)
+    assert isinstance(squared_error(net, observed((30, 40), 500)), LossGradient)
+    assert isinstance(squared_error(rl.cp((3, 4, 5), 2), observed((3, 4, 5), 2)), LossGradient)
+
+
+def test_the_parameters_are_read_at_every_call():
+    net, entries = rl.deep_matrix((30, 40), 3, 4, std=0.5), observed((30, 40), 50)
+    gradient = squared_error(net, entries)
+    gradient()
+    with torch.no_grad():
+        for stack in net.stacks:
+            stack.zero_()
+    assert float(gradient()) == pytest.approx(float(entries.values.square().mean()))
