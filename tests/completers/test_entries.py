@@ -4,25 +4,7 @@ from completion_cases import FAMILIES
 
 import ranklens as rl
 from ranklens.completers import entries as module
-from ranklens.completers.entries import entries, outer_factors, predict, spectra
-
-
-@pytest.mark.parametrize("depth", [2, 3])
-@pytest.mark.parametrize("count", [500, 40])
-def test_gradients_of_entries(depth, count, tolerance):
-    """The sparse gradient against that of autograd through the end matrix; positions occur more than once.
-
-    500 entries of a 60 x 70 matrix are read off the whole product, 40 are looked up row by row.
-    """
-    net = rl.deep_matrix((60, 70), depth, 3, std=1.0)
-    made = torch.Generator().manual_seed(0)
-    indices = torch.stack([torch.randint(60, (count,), generator=made)] * 2, dim=1)
-    weights = torch.randn(len(indices), generator=made, dtype=torch.float64)
-    assert torch.allclose(entries(net, indices), net.tensor()[tuple(indices.T)], rtol=tolerance["rounding"])
-    found = net.gradients((entries(net, indices) * weights).sum())
-    wanted = net.gradients((net.tensor()[tuple(indices.T)] * weights).sum())
-    for a, b in zip(found, wanted, strict=True):
-        assert torch.allclose(a, b, rtol=tolerance["rounding"], atol=tolerance["rounding"])
+from ranklens.completers.entries import outer_factors, predict, spectra
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4)])

@@ -23,6 +23,8 @@ from ranklens.threads import threads
 
 # Dampings of the biases that are tried on the held-out entries.
 DAMPINGS = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0)
+# Sweeps of a fit with another damping, which begins with the biases of the damping before.
+RETRIED = 4
 # The network is kept only if it beats the biases on held-out entries by more than this many standard errors.
 DOUBTS = 1.0
 # Shares of the held-out mean square that the biases leave: below the first, a model without biases is not tried, and
@@ -307,7 +309,9 @@ def _in_units_of_residuals(data: Data) -> Data:
 
 def _choose_biases(train: Observed, held_out: Observed) -> Biases:
     """Return the biases of the training set with the damping that predicts the held-out set best."""
-    tried = [fit_biases(train, damping) for damping in DAMPINGS]
+    tried = [fit_biases(train, DAMPINGS[0])]
+    for damping in DAMPINGS[1:]:
+        tried.append(replace(tried[-1], damping=damping).adapted(train, RETRIED))
     return min(tried, key=lambda biases: held_out.minus(biases.at(held_out.indices)).mean_square())
 
 

@@ -8,14 +8,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
-from ranklens.completers.entries import entries, predict, spectra
+from ranklens.completers.candidates import GROWN
+from ranklens.completers.entries import predict, spectra
+from ranklens.completers.gradient import Gradient, squared_error
 from ranklens.completers.observed import Observed
-from ranklens.dynamics.optim import GroupRMSprop
+from ranklens.completers.start import widened
+from ranklens.dynamics.optim import running_norm
 from ranklens.progress import reporter
 from ranklens.seeds import stream
 from ranklens.tensors import measures
+from ranklens.tensors.init import is_chain
 from ranklens.tensors.network import TensorNetwork
 from ranklens.threads import threads
 
@@ -38,10 +42,18 @@ GAIN = 1e-3
 FITTED = 1e-6
 # Training loss, relative to the initial one, above which the plateau of the initialization has not been left.
 ESCAPED = 0.98
-# Evaluations that the descent waits for at least, after the plateau, whatever its patience.
-LEAST_WAIT = 4
+# Steps that the descent waits for at least, after the plateau and after every improvement.
+WAIT = 100
+# Held-out loss of a matrix, relative to the least one, above which the descent overfits. Tensors have no such bound:
+# their held-out loss may rise by a quarter while components compete, and fall again.
+OVERFITTED = 1.02
+# Factor by which a component grows within `WAIT` steps if it is on its way.
+GROWS = 1.1
 # Values of every spectrum that the profile records.
 RECORDED = 32
+# Components that a deep matrix has at the beginning. It gets more as soon as half of them have grown, because the
+# components that have not grown cost time and hardly change the product.
+FIRST_WIDTH = 32
 
 
 @dataclass(frozen=True)
@@ -54,8 +66,8 @@ class Descended:
             better.
         step: the step of least held-out loss; 0 if no loss was finite.
         held_out: the held-out mean squared error at that step; infinite if no loss was finite.
-        stopped: "held-out" if the held-out loss no longer improved, "fitted" if the training loss vanished, "steps" if
-            the number of steps was reached, "nan" if the loss was not finite.
+        stopped: "worse", "settled", "held-out" or "fitted", as `StoppingRule` explains; "steps" if the number of steps
+            was reached, "nan" if the loss was not finite.
         profile: a Dataset over `step`, with one row per evaluation. Its variables are `train_loss` (mean squared error
             of the training entries, averaged over the steps since the row before), `held_out_loss` (mean squared
             error of the held-out entries), `standing` over (step, standing_rank), and `effective_rank`. For a deep
@@ -74,17 +86,26 @@ class Descended:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Losses of a descent, evaluated at a step.
+    """The state of a descent at a step.
 
     Attributes:
         step: the step.
         train_loss: mean squared error of the training entries, averaged over the steps since the last evaluation.
         held_out_loss: mean squared error of the held-out entries.
+        spectra: what `spectra` returns for the network: vectors of component sizes in descending order.
     """
 
     step: int
     train_loss: float
     held_out_loss: float
+    spectra: list[Tensor]
+
+    def grows_since(self, before: "Evaluation") -> bool:
+        """Return whether a component is larger, by more than the factor `GROWS`, than the one of its place before."""
+        return any(
+            bool((now[: len(then)] > GROWS * then[: len(now)]).any())
+            for now, then in zip(self.spectra, before.spectra, strict=True)
+        )
 
 
 @dataclass
@@ -92,42 +113,59 @@ class StoppingRule:
     r"""The rule that ends a descent.
 
     A small initialization is a plateau, and further plateaus follow, one per component. On a plateau no loss changes,
-    so a patience counted in steps would end the run there. The patience is therefore proportional to what came before.
-    Let s_0 be the step at which the training loss had left its initial plateau, and s* the step at which the held-out
-    loss last improved by enough. The descent stops at step s when
+    so a patience counted in steps would end the run there. Let s_0 be the step at which the training loss had left its
+    initial plateau, and s* the step at which the held-out loss last improved by enough. The rule stops no descent
+    before s_0, nor within the `WAIT` steps after max(s*, s_0). Later it stops the descent
 
-        the plateau has been left   and   s > patience * max(s*, s_0) + 4 EVERY.
+    - as "worse", if the held-out loss exceeds the least one so far by the factor `overfitted`;
+    - as "settled", if no component has grown by the factor `GROWS` within the last `WAIT` steps. A component that is
+      still to come would have: a small one of three factors grows as (1 - s / s_1)^-3 until the step s_1 at which it
+      has formed, which is more than a factor of 1.1 per 100 steps if s_1 is less than 3,000 steps away;
+    - as "held-out", after the step patience * max(s*, s_0) + `WAIT`.
 
     Attributes:
-        patience: the factor above.
-        first: the evaluation at step 0.
+        patience: the factor in the last line.
+        overfitted: the factor in the first line.
+        history: the evaluations so far.
         improved: the last evaluation at which the held-out loss improved by enough.
         escape: the step s_0, or None before the plateau is left.
     """
 
     patience: float
-    first: Evaluation | None = None
+    overfitted: float = math.inf
+    history: list[Evaluation] = field(default_factory=list)
     improved: Evaluation | None = None
     escape: int | None = None
 
     def reason(self, now: Evaluation) -> str | None:
-        """Return why the descent should stop after an evaluation: "held-out" or "fitted"; None if it should go on.
+        """Return why the descent should stop after an evaluation, in one word; None if it should go on.
 
         Args:
             now: the evaluation; successive calls get the evaluations in the order of their steps.
+
+        Returns:
+            "worse", "settled" or "held-out", as explained above; "fitted" if the training loss has vanished.
         """
-        if self.first is None or self.improved is None:
-            self.first = self.improved = now
-        least = self.improved.held_out_loss
-        if now.held_out_loss < min(BETTER * least, least - GAIN * self.first.held_out_loss):
-            self.improved = now
-        if self.escape is None and now.train_loss < ESCAPED * self.first.train_loss:
+        self.history.append(now)
+        first, improved = self.history[0], self.improved or now
+        least = improved.held_out_loss
+        if now.held_out_loss < min(BETTER * least, least - GAIN * first.held_out_loss):
+            improved = now
+        self.improved = improved
+        if self.escape is None and now.train_loss < ESCAPED * first.train_loss:
             self.escape = now.step
-        if self.escape is not None:
-            waited_for = max(self.improved.step, self.escape)
-            if now.step > self.patience * waited_for + LEAST_WAIT * EVERY:
-                return "held-out"
-        return "fitted" if now.train_loss < FITTED * self.first.train_loss else None
+        if now.train_loss < FITTED * first.train_loss:
+            return "fitted"
+        if self.escape is None:
+            return None
+        last = max(improved.step, self.escape)
+        if now.step <= last + WAIT:
+            return None
+        if now.held_out_loss > self.overfitted * min(past.held_out_loss for past in self.history):
+            return "worse"
+        if not now.grows_since([past for past in self.history if past.step <= now.step - WAIT][-1]):
+            return "settled"
+        return "held-out" if now.step > self.patience * last + WAIT else None
 
 
 @dataclass
@@ -135,23 +173,28 @@ class _Trace:
     """What a descent remembers along the way.
 
     Attributes:
+        net: the network at the evaluation of least held-out loss, or at the beginning.
         best: the evaluation of least held-out loss, or None before the first.
-        values: the parameters there.
         evaluations: all evaluations.
-        spectra: the largest values of the network's spectra, at every evaluation.
     """
 
-    best: Evaluation | None
-    values: list[Tensor]
+    net: TensorNetwork
+    best: Evaluation | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
-    spectra: list[list[Tensor]] = field(default_factory=list)
 
     def add(self, now: Evaluation, net: TensorNetwork) -> None:
         """Take note of an evaluation of a network."""
         self.evaluations.append(now)
-        self.spectra.append([spectrum[:RECORDED].cpu() for spectrum in spectra(net)])
         if now.held_out_loss < (math.inf if self.best is None else self.best.held_out_loss):
-            self.best, self.values = now, _values(net)
+            self.best, self.net = now, _copy(net)
+
+    def needs_width(self, net: TensorNetwork, widest: int) -> bool:
+        """Return whether more than half of a narrow bond has grown while the held-out loss was still falling."""
+        width, now = net.layout.sizes[net.bonds[0]], self.evaluations[-1]
+        if width >= widest or self.best is None or now.step > self.best.step + WAIT:
+            return False
+        (standing,) = now.spectra
+        return int((standing > GROWN * standing[0]).sum()) > width // 2
 
     def profile(self, net: TensorNetwork) -> xr.Dataset:
         """Return the evaluations and the spectra as a Dataset over the steps."""
@@ -159,14 +202,41 @@ class _Trace:
             "train_loss": (("step",), np.array([now.train_loss for now in self.evaluations])),
             "held_out_loss": (("step",), np.array([now.held_out_loss for now in self.evaluations])),
         }
-        by_bond = list(zip(*self.spectra, strict=True))
+        recorded = [[spectrum[:RECORDED].cpu() for spectrum in now.spectra] for now in self.evaluations]
+        by_bond = list(zip(*recorded, strict=True))
         for k, steps in enumerate(by_bond):
             suffix = "" if len(by_bond) == 1 else f"_{k}"
-            values = torch.stack(steps).double()
+            values = nn.utils.rnn.pad_sequence(list(steps), batch_first=True).double()  # a bond may have been widened
             data[f"standing{suffix}"] = (("step", f"standing{suffix}_rank"), values.numpy())
             data[f"effective_rank{suffix}"] = (("step",), measures.effective_rank_of(values).numpy())
         steps_of_rows = [now.step for now in self.evaluations]
         return xr.Dataset(data, coords={"step": steps_of_rows}, attrs={"network": repr(net)})
+
+
+@dataclass
+class _Trained:
+    """A network in training, with the gradient of its loss.
+
+    The steps are those of `GroupRMSprop`. They are taken here because the first optimizer of torch that a process makes
+    imports a compiler, which takes longer than most fits.
+
+    Attributes:
+        net: the network.
+        gradient: the mean squared error of the training entries.
+        state: the running norm of the gradient, see `running_norm`.
+    """
+
+    net: TensorNetwork
+    gradient: Gradient
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Take a step of about the length `lr` along the gradient that was evaluated last."""
+        squared = torch.stack(torch._foreach_norm(self.gradient.parts)).square().sum()
+        scale = lr / running_norm(self.state, squared, MEMORY, EPS)
+        for stack, part in zip(self.net.stacks, self.gradient.parts, strict=True):
+            stack.addcmul_(part, scale, value=-1)
 
 
 def descend(
@@ -178,15 +248,16 @@ def descend(
     steps: int,
     patience: float,
     batch_size: int | None = None,
+    widest: int = 0,
     seed: int = 0,
 ) -> Descended:
-    r"""Fit a network to entries by GroupRMSprop, from its present values, until `StoppingRule` or `steps` ends it.
+    r"""Fit a network to entries by steps of `GroupRMSprop`, from its present values, until `StoppingRule` ends it.
 
-    The optimizer divides the gradient by its own norm, so every step has about the same length. A plateau is then
+    Every gradient is divided by its own norm, so every step has about the same length. A plateau is then
     crossed in about as many steps however flat it is.
 
     Args:
-        net: a network of any floating-point dtype, left at the step of least held-out loss.
+        net: a network of any floating-point dtype. It is not changed.
         train: entries to fit. Values should be of order one.
         held_out: entries whose loss decides when to stop.
         lr: length of a step.
@@ -194,51 +265,52 @@ def descend(
         patience: number by which `StoppingRule` multiplies the step of the last improvement, to get the step at which
             it ends the descent.
         batch_size: entries per step. None takes all of up to 2^20 entries, and 2^18 of more.
+        widest: size up to which the bonds of a deep matrix are doubled, each time that half of its components have
+            grown. At most the present size, or 0, leaves them as they are.
         seed: seed of the order of mini-batches, which is drawn anew for every pass over the entries.
 
     Returns:
         The networks at the best and at the last step, and the course of the descent.
     """
     size = batch_size or (len(train) if len(train) <= WHOLE else BATCH)
-    optimizer = GroupRMSprop(net.parameters(), lr=lr, beta=MEMORY, eps=EPS)
-    batches = _batches(train, size, seed)
-    rule, trace = StoppingRule(patience), _Trace(None, _values(net))
+    batches = _batches(len(train), size, seed, train.values.device)
+    net = _copy(net)
+    trained = _Trained(net, squared_error(net, train))
+    rule = StoppingRule(patience, OVERFITTED if is_chain(net) else math.inf)
+    trace = _Trace(trained.net)
     stopped: str | None = None
     losses: list[float] = []
     started = clock.perf_counter()
     work = size * sum(math.prod(shape) / max(shape) for shape in net.layout.shapes)
-    with threads(work), reporter(None) as report, torch.enable_grad():
+    with threads(work), reporter(None) as report:
         for step in range(steps + 1):
-            batch = next(batches)
-            loss = (entries(net, batch.indices) - batch.values.to(net.dtype)).square().mean()
-            losses.append(float(loss.detach()))
+            rows = next(batches)
+            losses.append(float(trained.gradient(rows)))
             if not math.isfinite(losses[-1]):
                 stopped = "nan"
             elif step % EVERY == 0 or step == steps:
-                now = Evaluation(step, sum(losses) / len(losses), _loss(net, held_out))
+                now = Evaluation(step, sum(losses) / len(losses), _loss(trained.net, held_out), spectra(trained.net))
                 losses.clear()
-                trace.add(now, net)
+                trace.add(now, trained.net)
                 stopped = rule.reason(now)
                 seconds = clock.perf_counter() - started
                 report(f"held-out rmse {math.sqrt(now.held_out_loss):.4g}, step {step} of {steps}, {seconds:.0f} s")
             if stopped or step == steps:
                 break
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return _result(net, trace, stopped or "steps")
+            if step % EVERY == 0 and widest and trace.needs_width(trained.net, widest):
+                wider = widened(trained.net, train, widest, seed=seed)
+                trained = _Trained(wider, squared_error(wider, train), trained.state)
+                trained.gradient(rows)
+            trained.step(lr)
+    return _result(trained.net, trace, stopped or "steps")
 
 
 def _result(net: TensorNetwork, trace: _Trace, stopped: str) -> Descended:
-    """Return the result of a descent that ended at the network's present values; the network gets its best ones."""
-    last = net.with_nodes(net.nodes)
-    with torch.no_grad():
-        for stack, kept in zip(net.stacks, trace.values, strict=True):
-            stack.copy_(kept)
+    """Return the result of a descent that ended at the network's present values."""
     best = trace.best
     return Descended(
-        best=net.with_nodes(net.nodes),
-        last=last,
+        best=trace.net,
+        last=net,
         step=0 if best is None else best.step,
         held_out=math.inf if best is None else best.held_out_loss,
         stopped=stopped,
@@ -246,9 +318,9 @@ def _result(net: TensorNetwork, trace: _Trace, stopped: str) -> Descended:
     )
 
 
-def _values(net: TensorNetwork) -> list[Tensor]:
-    """Return a copy of the parameters of a network."""
-    return [stack.detach().clone() for stack in net.stacks]
+def _copy(net: TensorNetwork) -> TensorNetwork:
+    """Return a network of the same values in memory of its own."""
+    return net.with_nodes([node.detach().clone() for node in net.nodes])
 
 
 def _loss(net: TensorNetwork, observed: Observed) -> float:
@@ -256,22 +328,23 @@ def _loss(net: TensorNetwork, observed: Observed) -> float:
     return observed.minus(predict(net, observed.indices)).mean_square()
 
 
-def _batches(train: Observed, size: int, seed: int) -> Iterator[Observed]:
-    """Cut the entries into mini-batches without end, in a new random order for every pass over them.
+def _batches(count: int, size: int, seed: int, device: torch.device) -> Iterator[Tensor | None]:
+    """Cut observations into mini-batches without end, in a new random order for every pass over them.
 
     Args:
-        train: the entries.
-        size: entries per batch. All entries make one batch, in their own order, if there are no more of them.
+        count: number of observations.
+        size: observations per batch. If there are no more than that, all make one batch, in their own order.
         seed: seed of the orders.
+        device: device of the positions.
 
     Yields:
-        One mini-batch after the other.
+        The positions of one mini-batch after the other; None for a batch of all observations.
     """
-    if size >= len(train):
+    if size >= count:
         while True:
-            yield train
+            yield None
     generator = stream(seed, "order of mini-batches")
     while True:
-        order = torch.randperm(len(train), generator=generator)
-        for k in range(len(train) // size):
-            yield train.take(order[k * size : (k + 1) * size].to(train.values.device))
+        order = torch.randperm(count, generator=generator)
+        for k in range(count // size):
+            yield order[k * size : (k + 1) * size].to(device)

@@ -16,6 +16,9 @@ from ranklens.tensors.network import TensorNetwork
 
 # Ridges that are tried, in units of the noise level.
 RIDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 0.5, 0.75, 1.0, 1.5)
+# Held-out error, in units of the least one so far, above which no larger ridge is tried for the first size, and no other
+# ridge for any other size.
+HOPELESS = 1.3
 # Rise of the held-out error that a smaller size may cost, in units of 1 / sqrt(held-out entries): a quarter of about
 # the relative standard error of the error itself.
 SIMPLER = 0.25
@@ -116,14 +119,14 @@ class Polish:
     def search(self) -> Choice:
         """Return the best choice, searched for from the size at which the candidates begin.
 
-        At the first size all ridges are tried; for very many entries only as long as a larger ridge is better. Smaller
-        sizes follow while they are about as good, then larger ones while they are better.
+        At the first size the ridges are tried in ascending order, until one of them is hopeless. Smaller sizes follow
+        while they are about as good, then larger ones while they are better.
         """
         begin = self.candidates.begin
-        if len(self.train) > LARGE:
-            ridge = self._climb(begin, RIDGES[0])
-        else:
-            ridge = min(RIDGES, key=lambda ridge: self.error(Choice(begin, ridge)))
+        for ridge in RIDGES:
+            if self.error(Choice(begin, ridge)) > HOPELESS * self._least():
+                break
+        ridge = min(self.errors, key=lambda choice: self.errors[choice]).ridge
         self._walk(begin, 1, ridge, tolerated(self.held_out))
         self._walk(begin, -1, ridge, 1.0)
         return self.best()
@@ -140,7 +143,8 @@ class Polish:
         size, worse = begin + step, 0
         while 0 <= size < len(self.candidates.networks) and worse < WORSE:
             before = self._least()
-            ridge = self._climb(size, ridge)
+            if self.error(Choice(size, ridge)) <= HOPELESS * before:
+                ridge = self._climb(size, ridge)
             worse = worse + 1 if self.error(Choice(size, ridge)) > factor * before else 0
             size += step
 

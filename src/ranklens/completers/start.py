@@ -9,6 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ranklens.completers.entries import outer_factors, predict
 from ranklens.completers.observed import Observed
 from ranklens.seeds import normals
 from ranklens.tensors.network import TensorNetwork
@@ -18,6 +19,8 @@ from ranklens.tensors.products import set_balanced_
 DENSE = 2**20
 # Iterations of the power method for larger matrices. The initialization needs the leading directions only roughly.
 POWER = 4
+# Spectral norm of the components that are added to a deep matrix, divided by sqrt(rows * columns).
+FRESH = 1e-4
 
 
 @torch.no_grad()
@@ -45,6 +48,40 @@ def aligned_(net: TensorNetwork, observed: Observed, scale: float, *, seed: int 
     norm = scale * math.sqrt(observed.shape[0] * observed.shape[1])
     set_balanced_(net.nodes, U, s * (norm / largest if largest > 0 else 0.0), V)
     return net
+
+
+@torch.no_grad()
+def widened(net: TensorNetwork, observed: Observed, widest: int, *, seed: int = 0) -> TensorNetwork:
+    r"""Return a deep matrix of twice the width, with new components along the leading directions of its residuals.
+
+    The new components are balanced and as small as those of a new initialization, so the end matrix hardly changes.
+    Their directions are those in which gradient flow grows next.
+
+    Args:
+        net: a deep matrix, which is not changed.
+        observed: the entries to fit, of order one.
+        widest: the width of the result, if that is less than twice the present one.
+        seed: seed of the power method, which large matrices need.
+
+    Returns:
+        The wider deep matrix.
+    """
+    width = net.layout.sizes[net.bonds[0]]
+    more = min(2 * width, widest) - width
+    left, right = outer_factors(net)
+    U, s, V = leading(observed.minus(predict(net, observed.indices)), more, seed=seed)
+    share = FRESH * math.sqrt(math.prod(net.shape)) / max(float(s[0]), torch.finfo(s.dtype).tiny)
+    shapes = [(left.shape[0], more), *[(more, more)] * (len(net.nodes) - 2), (more, right.shape[1])]
+    fresh = [torch.zeros(shape, dtype=net.dtype, device=net.device) for shape in shapes]
+    set_balanced_(fresh, *(part.to(left) for part in (U, s * share, V)))
+    old_first, *old_inner, old_last = net.nodes
+    first, *inner, last = fresh
+    nodes = [
+        torch.cat([old_first, first], dim=1),
+        *[torch.block_diag(old, new) for old, new in zip(old_inner, inner, strict=True)],
+        torch.cat([old_last, last]),
+    ]
+    return net.with_nodes(nodes)
 
 
 def leading(

@@ -108,16 +108,9 @@ class GroupRMSprop(torch.optim.Optimizer):
         lead = self.param_groups[0]
         # torch saves state per parameter, so the shared state belongs to the first parameter
         state = self.state[self._first]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float64)
-            shape = () if self.members is None else (self.members,)
-            state["square"] = torch.zeros(shape, dtype=gradients[0].dtype, device=gradients[0].device)
-        state["step"] += 1
-        squared = self._squared_norms(gradients).to(state["square"].device)
-        state["square"].mul_(lead["beta"]).add_(squared, alpha=1 - lead["beta"])
+        norm = running_norm(state, self._squared_norms(gradients), lead["beta"], lead["eps"])
         for group, params in zip(self.param_groups, used, strict=True):
-            scale = group["lr"] / _scale(state, lead["beta"], lead["eps"])
-            scale = scale.to(params[0])
+            scale = (group["lr"] / norm).to(params[0])
             if self.members is None:
                 torch._foreach_sub_(params, torch._foreach_mul([p.grad for p in params], scale))
             else:
@@ -131,6 +124,23 @@ class GroupRMSprop(torch.optim.Optimizer):
         if self.members is None:
             return torch.stack([norm.to(device) for norm in torch._foreach_norm(gradients)]).square().sum()
         return torch.stack([g.flatten(1).norm(dim=1).to(device) for g in gradients]).square().sum(dim=0)
+
+
+def running_norm(state: dict[str, Tensor], squared: Tensor, beta: float, eps: float) -> Tensor:
+    r"""Return the number sqrt(v / (1 - beta^t)) + eps by which `GroupRMSprop` divides a gradient, one per member.
+
+    Args:
+        state: the running mean v as "square", and the number t of steps as "step". Both are advanced by one step in
+            place; an empty state begins with v = 0 and t = 0.
+        squared: squared norm of the gradient of all parameters, or of those of every member.
+        beta: decay rate of the running mean.
+        eps: number added to the root.
+    """
+    if not state:
+        state["step"], state["square"] = torch.zeros((), dtype=torch.float64), torch.zeros_like(squared)
+    state["step"] += 1
+    state["square"].mul_(beta).add_(squared.to(state["square"].device), alpha=1 - beta)
+    return _scale(state, beta, eps)
 
 
 def _scale(state: dict[str, Tensor], beta: float, eps: float) -> Tensor:
