@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 from completion_cases import everything, observed, planted, relative_error

@@ -35,7 +35,7 @@ MOSTLY, HARDLY_ANY = 0.1, 0.8
 SMALL = 1e-100
 # Residuals below this share of the largest value are rounding errors: the biases fit the data exactly.
 ROUNDING = 1e-12
-# Training loss of the last network, relative to that of the best, above which it fits the training entries hardly better.
+# Training loss of the last network, relative to that of the best, above which the last hardly fits the entries better.
 HARDLY = 0.9
 # Number of entries above which the descent runs in float32.
 SINGLE = 2**11

@@ -16,8 +16,8 @@ from ranklens.tensors.network import TensorNetwork
 
 # Ridges that are tried, in units of the noise level.
 RIDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 0.5, 0.75, 1.0, 1.5)
-# Held-out error, in units of the least one so far, above which no larger ridge is tried for the first size, and no other
-# ridge for any other size.
+# Held-out error, in units of the least one so far, above which no larger ridge is tried for the first size, and no
+# other ridge for any other size.
 HOPELESS = 1.3
 # Rise of the held-out error that a smaller size may cost, in units of 1 / sqrt(held-out entries): a quarter of about
 # the relative standard error of the error itself.
