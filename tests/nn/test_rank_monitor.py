@@ -2,19 +2,17 @@
 
 import pytest
 import torch
-from layer_cases import off
 from torch import nn
 
 import ranklens as rl
-from ranklens.nn.spectrum import spectrum
-from ranklens.tensors import measures
+from ranklens.nn.rank_monitor import RankMonitor
 
 # Relative error of measures in float32 against measures from Gram matrices in float64.
 SINGLE = 1e-5
 # The same for ranks, which are sums over all singular values.
 SINGLE_RANK = 1e-4
-# Relative error of an effective rank in float32 when most singular values are rounding errors.
-ROUNDED_SPECTRUM = 0.02
+# Relative difference of the effective rank of a queue from that of all rows, as the monitor promises.
+QUEUED = 0.02
 
 pytestmark = pytest.mark.usefixtures("initial_values")
 
@@ -26,16 +24,6 @@ def trained(monitor, model, steps, x):
         model(x).square().mean().backward()
         optimizer.step()
         monitor.step()
-
-
-@pytest.mark.parametrize("shape", [(40, 7), (7, 40), (30, 30)])
-def test_gram_spectra_are_singular_values(shape, tolerance):
-    W = torch.randn(shape, dtype=torch.float64)
-    assert off(spectrum(W), torch.linalg.svdvals(W)) <= tolerance["rounding"]
-    low = torch.randn(40, 3) @ torch.randn(3, 30)
-    assert float(rl.effective_rank(low)) == pytest.approx(
-        float(measures.effective_rank_of(spectrum(low))), rel=ROUNDED_SPECTRUM
-    )
 
 
 def test_profiles_are_those_of_the_weights_when_they_were_taken():
@@ -90,20 +78,27 @@ def test_a_monitor_that_has_seen_nothing_is_empty(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"every": 0}, "every is 0"), ({"share": 0.0}, "share is 0"), ({"activations": ["x"]}, "there is no module 'x'")],
+    [
+        ({"every": 0}, "every is 0"),
+        ({"share": 0.0}, "share is 0"),
+        ({"queue": 1}, "queue is 1"),
+        ({"activations": ["x"]}, "there is no module 'x'"),
+    ],
 )
 def test_what_makes_no_sense(options, said):
     with pytest.raises(ValueError, match=said):
         rl.nn.RankMonitor(nn.Linear(2, 2), **options)
 
 
-def test_finishing_waits_for_no_one():
+def test_finishing_measures_the_rows_that_there_are():
     model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), torch.randn(5, 4)
     monitor = rl.nn.RankMonitor(model, every=2, activations=("0", "1"), share=1.0)
     model(x)
     monitor.step()
     monitor.finish()
-    assert monitor.record().part.values.tolist() == ["0.weight", "2.weight"]
+    found = monitor.record()
+    assert found.part.values.tolist() == ["0.weight", "2.weight", "0", "1"]
+    assert found.rows.sel(part="0").values.tolist() == [5.0]
 
 
 def test_modules_that_are_not_run_hold_up_no_profile():
@@ -135,3 +130,78 @@ def test_channels_of_convolutions_of_every_dimension_are_the_features():
         model(x)
         monitor.step()
     assert float(monitor.record().effective_rank.sel(part="0").max()) <= 3
+
+
+def embeddings(directions, width):
+    """A linear layer whose outputs have a number of directions, and rows of inputs for it."""
+    layer = nn.Linear(directions, width).requires_grad_(False)
+    return layer, torch.randn(4096, directions, generator=torch.Generator().manual_seed(1))
+
+
+def test_small_batches_show_the_rank_of_many():
+    layer, x = embeddings(400, 512)
+    monitor = rl.nn.RankMonitor(nn.Sequential(layer), every=100, share=1.0, activations="0")
+    layer.register_forward_hook(lambda *_: monitor.step())
+    for rows in x[:2560].split(32):
+        layer(rows)
+    row = monitor.record().isel(step=0).sel(part="0")
+    whole = layer(x)
+    whole = float(rl.effective_rank((whole - whole.mean(0)).double()))
+    assert int(row.rows) == 2048
+    assert float(row.effective_rank) == pytest.approx(whole, rel=QUEUED)
+    assert float(row.effective_rank_limit) > whole  # of infinitely many rows, of which 4,096 show less
+    one = layer(x[:32])
+    assert float(rl.effective_rank(one - one.mean(0))) < 32
+
+
+def test_a_weight_that_is_not_finite_is_recorded_and_named():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    told = []
+    monitor = rl.nn.RankMonitor(
+        model, every=2, share=1.0, activations=["1"], log=lambda found, step: told.append(found)
+    )
+    with torch.no_grad():
+        model[0].weight[1, 2] = torch.nan
+    for _ in range(12):
+        model(torch.ones(3, 4))
+        monitor.step()
+    found = monitor.record()
+    assert found.attrs["not_finite"] == {"0.weight": 1, "1": 3}
+    assert bool(found.effective_rank.sel(part="0.weight").isnull().all())
+    assert bool(found.effective_rank.sel(part="1.weight").notnull().any())
+    assert told[-1]["0.weight/effective_rank"] != told[-1]["0.weight/effective_rank"]
+    assert told[-1]["1.weight/effective_rank"] > 1
+
+
+def test_the_log_gets_the_latest_measures_after_every_profile():
+    model, told = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), {}
+    monitor = RankMonitor(model, every=4, share=1.0, log=lambda found, step: told.update({step: dict(found)}))
+    trained(monitor, model, 12, torch.randn(5, 4))
+    assert list(told) == [3, 7, 11]
+    assert told[11] == monitor.latest()
+    assert told[11]["2.weight/effective_rank"] == float(monitor.record().effective_rank.sel(part="2.weight")[-1])
+    assert told[11]["2.weight/at"] == 10
+
+
+def test_updates_are_changes_since_the_last_profile():
+    model = nn.Sequential(nn.Linear(6, 6, bias=False))
+    monitor = rl.nn.RankMonitor(model, every=2, share=1.0, updates=True)
+    monitor.step()
+    with torch.no_grad():
+        model[0].weight += torch.outer(torch.arange(1.0, 7.0), torch.ones(6))
+    monitor.step()
+    monitor.step()
+    found = monitor.record().sel(part="0.weight")
+    assert bool(found.update_effective_rank[0].isnull())
+    assert float(found.update_stable_rank[1]) == pytest.approx(1.0, rel=SINGLE)
+    assert float(found.update_frobenius[1]) == pytest.approx((91 * 6) ** 0.5, rel=SINGLE)
+    assert float(found.effective_rank[1]) > 1.5
+
+
+def test_outputs_that_are_tuples_or_objects_are_watched():
+    lstm = nn.LSTM(3, 5, batch_first=True)
+    monitor = rl.nn.RankMonitor(nn.ModuleList([lstm]), every=3, share=1.0, activations=["0"])
+    lstm(torch.randn(8, 4, 3))
+    monitor.step()
+    monitor.finish()
+    assert monitor.record().rows.sel(part="0").values.tolist() == [32.0]

@@ -1,5 +1,6 @@
 """Tensor networks in PyTorch models: circuits, factored layers, compression, rank measures, and locality penalties."""
 
+from ranklens.nn import callbacks
 from ranklens.nn.attention_products import attention_products
 from ranklens.nn.checkpoint import load_weights
 from ranklens.nn.circuits import ArithmeticCircuit, LinearCircuit, circuit, product_pool
@@ -31,6 +32,7 @@ __all__ = [
     "RankMonitor",
     "Separation",
     "attention_products",
+    "callbacks",
     "circuit",
     "collapse",
     "compress",

@@ -24,6 +24,8 @@ FAR = 0.5
 WRAPPERS = re.compile(r"(^module\.|_orig_mod\.|_fsdp_wrapped_module\.)")
 # Names that the message shows of either checkpoint if they have none in common.
 NAMES_SHOWN = 3
+# Size of the largest error that counts as rounding, in units of the error of storing both weights.
+ROUNDINGS = 2.0
 # Rows of a weight that are converted to float64 at a time.
 BLOCK_ROWS = 4096
 
@@ -48,10 +50,11 @@ def rank_difference(
     singular vector has a cosine below `far` with every such vector of W: training put this direction in, rather than
     turned one that was there.
 
-    A singular value of D counts in `numerical_rank` if it exceeds those of rounding errors: numbers stored with a
-    rounding error eps differ from what was computed by up to eps / 2 of their size, so that the change has an error
-    with independent entries of at most eps |W|_F / sqrt(6 m n) on average, for a weight of m rows and n columns. The
-    largest singular value of such a matrix is about that times sqrt(m) + sqrt(n).
+    A singular value of D counts in `numerical_rank` if it exceeds those of rounding errors. A stored number is off by at
+    most eps / 2 of its size, for the rounding error eps of its dtype, so the change of a weight of m rows and n columns
+    has independent errors of root mean square at most e = eps (|W|_F^2 + |W + D|_F^2)^(1/2) / (12 m n)^(1/2). The
+    largest singular value of a matrix of such errors is about e (sqrt(m) + sqrt(n)); twice that is the threshold,
+    because the numbers were rounded when they were computed, too.
 
     Args:
         before: the model at first: a module, a mapping of names to tensors, or the path of a checkpoint.
@@ -172,9 +175,10 @@ def _add(rows: Rows, pair: _Pair, leading: int, far: float, device: torch.device
     working = torch.promote_types(torch.promote_types(old.dtype, new.dtype), torch.float32)
     change = new.to(working) - old.to(working)
     found = WeightMatrix(pair.after.name, change, stack=pair.after.stack)
-    turned, size = _directions(old, new, leading, far, device)
+    turned, size, later = _directions(old, new, leading, far, device)
     m, n = found.shape
-    rounding = torch.finfo(coarse).eps * size * (math.sqrt(m) + math.sqrt(n)) / math.sqrt(6 * m * n)
+    entry = torch.finfo(coarse).eps * math.hypot(size, later) / math.sqrt(12 * m * n)
+    rounding = ROUNDINGS * entry * (math.sqrt(m) + math.sqrt(n))
     singular = singular_values(found, device)
     norm = float(change.double().norm()) if singular is None else float(singular.norm())
     relative = norm / size if size > 0 else (math.inf if norm > 0 else 0.0)
@@ -183,8 +187,8 @@ def _add(rows: Rows, pair: _Pair, leading: int, far: float, device: torch.device
 
 def _directions(
     old: Tensor, new: Tensor, leading: int, far: float, device: torch.device | str | None
-) -> tuple[dict[str, float], float]:
-    """Return how far the leading singular vectors turned, and the Frobenius norm of the weight before."""
+) -> tuple[dict[str, float], float, float]:
+    """Return how far the leading singular vectors turned, and the Frobenius norms of the weight before and after."""
     if old.shape[0] < old.shape[1]:
         old, new = old.T, new.T
     (s_old, V_old), (s_new, V_new) = (_vectors(matrix, device) for matrix in (old, new))
@@ -201,7 +205,7 @@ def _directions(
         nearest = torch.minimum(left.abs().amax(dim=0), right.abs().amax(dim=0))
         found |= {"largest_angle": float(angles[-1]), "mean_angle": float(angles.mean())}
         found["intruders"] = int((nearest < far).sum())
-    return found, float(s_old.norm())
+    return found, float(s_old.norm()), float(s_new.norm())
 
 
 def _angles(cosines: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Measurement of ranks during training, within a given share of the training time."""
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,28 +10,48 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ranklens.nn.activation_rows import (
+    ActivationRows,
+    activation_rank,
+    effective_rank,
+    gathered,
+    is_first,
+    processes,
+)
 from ranklens.nn.composed import tensor_factored
 from ranklens.nn.spectrum import spectrum
 from ranklens.nn.weight_matrices import weight_matrices
 from ranklens.tensors import measures
 
-# Modules in whose output of three axes the channels are the second axis, not the last.
-CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)
-# Largest number of samples from which the rank of an activation is measured. It bounds the cost of a measurement.
-MOST_SAMPLES = 2048
-MEASURES = ("effective_rank", "stable_rank", "frobenius", "at")
+# Default number of rows of an activation that are kept over forward passes.
+QUEUE = 2048
+# Share of the time for measuring that may go into keeping rows, so that the queue is filled also while a costly part
+# uses up the time.
+CATCHING = 0.5
+# Variables of the record over (step, part); `at` is the step at which a part was measured.
+MEASURES = (
+    "effective_rank",
+    "stable_rank",
+    "frobenius",
+    "effective_rank_limit",
+    "rankme",
+    "rows",
+    "update_effective_rank",
+    "update_stable_rank",
+    "update_frobenius",
+    "at",
+)
+# A function that is given the latest measures by name, and the step.
+Log = Callable[[Mapping[str, float], int], object]
 
 
 @dataclass(frozen=True)
 class _PartRanks:
-    """Measures of one weight or activation in the profile that began at `step`, measured at step `at`."""
+    """Measures of one weight or activation in the profile that began at `step`, by name; others are NaN."""
 
     step: int
     part: str
-    effective_rank: float
-    stable_rank: float
-    frobenius: float
-    at: int
+    found: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -53,23 +74,39 @@ class RankMonitor:
     A part costs a Gram matrix of its smaller side in float64 and the eigenvalues of it. Their square roots are the
     singular values; those below about 1e-8 of the largest are inexact, which hardly changes effective and stable ranks.
 
+    An activation of one forward pass of b samples has rank b - 1 at most. Its rank is therefore measured from a queue
+    of rows, which every forward pass adds to; a profile waits until the queue is full, but not longer than until the
+    next profile is due. Rows that were added before later steps belong to slightly different weights. In distributed
+    training every process must call `step()` equally often; the queues of all processes are then measured together.
+
+    A weight or an activation with entries that are not finite is recorded as NaN, and the training goes on.
+
     Args:
         model: the model that is trained. A factored weight counts as one weight, computed from its factors.
         every: number of training steps from one profile to the next, at least 1.
         share: largest share of the time since the monitor was made that measuring may take, above 0 and at most 1.
-        activations: names of modules of the model whose outputs are measured too, minus their mean over samples. The
-            channels are the features, all other axes are samples; channels are the second axis for convolutions, batch
-            normalization and every output of four axes or more, and otherwise the last axis. If a module does not run
-            before the next profile is due, its entry in the earlier profile is NaN.
+        activations: names of modules of the model whose outputs are measured too. The channels are the features, all
+            other axes are samples; channels are the second axis for convolutions, batch normalization and every output
+            of four axes or more, and otherwise the last axis. If a module has not run before the next profile is due,
+            its entry in the earlier profile is NaN.
+        queue: number of rows of an activation that are kept, over all processes; at least 2. A forward pass adds an
+            eighth of the queue at most, so that the rows come from several batches.
+        updates: whether to measure also the rank of the change of every weight since the last profile, for which a copy
+            of every weight is kept.
+        log: a function that is called with the dictionary of `latest()` and the step after each profile, such as the
+            `log` method of a tracker; in distributed training in the first process only.
 
     Attributes:
         steps: number of calls of `step()` so far.
         spent: seconds that measuring has taken so far.
 
     Raises:
-        ValueError: if `every` is less than 1, `share` is not in (0, 1], or a module does not exist.
+        ValueError: if `every` is less than 1, `queue` less than 2, `share` is not in (0, 1], or a module does not
+            exist.
 
-    In Lightning, call `step()` in a callback's `on_train_batch_end`; in a Hugging Face Trainer, in `on_step_end`.
+    `rl.nn.callbacks` has callbacks for Lightning and for the Trainer of Hugging Face.
+
+    Source: Garrido, Balestriero, Najman, LeCun (ICML 2023) for RankMe.
 
     >>> import torch, ranklens as rl
     >>> with torch.random.fork_rng():
@@ -86,32 +123,41 @@ class RankMonitor:
     """
 
     def __init__(
-        self, model: nn.Module, *, every: int = 200, share: float = 0.02, activations: Sequence[str] = ()
+        self,
+        model: nn.Module,
+        *,
+        every: int = 200,
+        share: float = 0.02,
+        activations: Sequence[str] = (),
+        queue: int = QUEUE,
+        updates: bool = False,
+        log: Log | None = None,
     ) -> None:
-        if every < 1:
-            raise ValueError(f"every is {every}; give a number of steps, at least 1")
-        if not 0 < share <= 1:
-            raise ValueError(f"share is {share}; give a share of the time, above 0 and at most 1")
+        activations = (activations,) if isinstance(activations, str) else tuple(activations)
         modules = dict(model.named_modules())
-        for name in activations:
-            if name not in modules:
-                raise ValueError(f"there is no module {name!r} in the model; give names from model.named_modules()")
-        self.model, self.every, self.share = model, every, share
-        self.steps, self.spent = 0, 0.0
+        _check(every, share, queue, activations, modules)
+        self.model, self.every, self.share, self.log = model, every, share, log
+        self.steps, self.spent, self._catching = 0, 0.0, 0.0
         self._began = time.perf_counter()
         self._ranks: list[_PartRanks] = []
         self._norms: list[_BondNorms] = []
+        self._not_finite: dict[str, int] = {}  # the first step at which a part had entries that were not finite
+        self._before: dict[str, Tensor] | None = {} if updates else None
         self._due: Iterator[None] | None = None  # the profile in progress: every next() measures one part
         self._finishing = False
-        self._wanted: set[str] = set()  # activations that the profile in progress still has to catch
-        self._caught: dict[str, Tensor] = {}
-        self._activations = tuple(activations)
+        size = max(queue // processes(), 2)
+        self._queues = {name: ActivationRows(size) for name in activations}
+        self._gathered: dict[str, Tensor] = {}
         self._handles = [modules[name].register_forward_hook(self._catch(name)) for name in activations]
 
     def step(self) -> None:
         """Count a training step, and measure one part of the profile that is due if the time allows it."""
         self.steps += 1
         begun = time.perf_counter()
+        # Processes measure at different times, so they exchange rows at a step that depends on nothing else.
+        if processes() > 1 and self._queues and self.steps % self.every == self._gathering:
+            self._gathered = gathered(self._queues)
+            self.spent += time.perf_counter() - begun
         if self._due is None and (self.steps - 1) % self.every == 0:
             self._due = self._profile(self.steps)
         if self._due is not None and self.spent <= self.share * (begun - self._began):
@@ -124,8 +170,7 @@ class RankMonitor:
     def finish(self) -> None:
         """Measure now all remaining parts of the profile that is due, whatever share of the time that takes.
 
-        The activations of a module that has not run since the profile became due are not measured: their entries in
-        this profile are NaN.
+        The activations of a module that has not run are not measured: their entries in this profile are NaN.
         """
         self._finishing = True
         for _ in self._due or ():
@@ -138,12 +183,17 @@ class RankMonitor:
         Returns:
             A Dataset over `step` (the step at which a profile became due) and `part` (parameters and modules by name).
             Its variables over (step, part) are effective_rank, stable_rank, frobenius (the Frobenius norm), and `at`,
-            the step at which the part was measured; the ranks of a zero matrix are 0. For every bond of a layer
+            the step at which the part was measured; the ranks of a zero matrix are 0. For activations, from whose rows
+            the mean is taken off, they are also rankme (RankMe as published, with the mean), rows (the number of rows
+            that all this rests on) and effective_rank_limit (the effective rank extrapolated to infinitely many rows;
+            see `activation_rank`). For weights, if `updates` was given, they are also update_effective_rank,
+            update_stable_rank and update_frobenius, of the change since the profile before. For every bond of a layer
             factored as a tensor network it has component_norm over (step, bond, component): the norms of the bond's
             components in descending order, followed by NaN if another bond has more. A bond is named "layer:bond".
             An entry that was not measured is NaN, and a part that was never measured is absent. The attribute `steps`
-            is the number of calls of `step()`, and `share` the share of the time since the monitor was made that
-            measuring took.
+            is the number of calls of `step()`, `share` the share of the time since the monitor was made that
+            measuring took, and `not_finite` a dictionary of the parts that had entries that were not finite, with the
+            step at which this was first seen.
         """
         elapsed = time.perf_counter() - self._began
         steps = sorted({row.step for row in self._ranks} | {row.step for row in self._norms})
@@ -152,7 +202,7 @@ class RankMonitor:
         tables = {name: np.full((len(steps), len(parts)), np.nan) for name in MEASURES}
         for row in self._ranks:
             for name in MEASURES:
-                tables[name][steps.index(row.step), parts.index(row.part)] = getattr(row, name)
+                tables[name][steps.index(row.step), parts.index(row.part)] = row.found.get(name, math.nan)
         most = max((len(row.norms) for row in self._norms), default=0)
         norms = np.full((len(steps), len(bonds), most), np.nan)
         for found in self._norms:
@@ -163,18 +213,49 @@ class RankMonitor:
                 "component_norm": (("step", "bond", "component"), norms),
             },
             coords={"step": steps, "part": parts, "bond": bonds},
-            attrs={"steps": self.steps, "share": self.spent / elapsed if elapsed > 0 else 0.0},
+            attrs={
+                "steps": self.steps,
+                "share": self.spent / elapsed if elapsed > 0 else 0.0,
+                "not_finite": dict(self._not_finite),
+            },
         )
+
+    def latest(self) -> dict[str, float]:
+        """Return the latest measures as a flat dictionary, as loggers take it.
+
+        Returns:
+            {"part/measure": value} for every part that was measured, from its latest profile. The values are NaN for a
+            part with entries that are not finite; measures that were not taken are absent.
+
+        >>> import torch, ranklens as rl
+        >>> monitor = rl.nn.RankMonitor(torch.nn.Linear(3, 2, bias=False), share=1.0)
+        >>> monitor.step()
+        >>> list(monitor.latest())
+        ['weight/effective_rank', 'weight/stable_rank', 'weight/frobenius', 'weight/at']
+        """
+        found = {row.part: row.found for row in self._ranks}
+        return {f"{part}/{name}": value for part, measured in found.items() for name, value in measured.items()}
 
     def close(self) -> None:
         """Remove the hooks of the monitor from the model. Activations are not measured afterwards."""
         for handle in self._handles:
             handle.remove()
 
+    @property
+    def _gathering(self) -> int:
+        """Return the remainder of the step, divided by `every`, at which processes exchange the rows of activations."""
+        return max(self._last - len(self._queues), 1) % self.every
+
+    @property
+    def _last(self) -> int:
+        """Return how many steps after it became due a profile waits for rows at most.
+
+        Activations are then measured one per step, before the next profile is due.
+        """
+        return max(self.every - 1 - len(self._queues), min(2, self.every))
+
     def _profile(self, step: int) -> Iterator[None]:
         """Measure the parts of the profile that became due at a step, and yield after each of them."""
-        self._wanted = set(self._activations)
-        self._caught.clear()
         for name, weight in weight_matrices(self.model):
             self._measure(step, name, weight)
             yield
@@ -182,34 +263,85 @@ class RankMonitor:
             for bond in network.bonds:
                 norms = network.component_norms(bond).detach().sort(descending=True).values
                 self._norms.append(_BondNorms(step, f"{layer}:{bond}".lstrip(":"), norms.double().cpu().numpy()))
-        for name in self._activations:
-            # Wait for a forward pass of the module until the step before the next profile is due.
-            while name not in self._caught and not self._finishing and self.steps - step < max(self.every - 1, 2):
+        for name, queue in self._queues.items():
+            alone = processes() == 1
+            while not (self._finishing or (alone and len(queue) == queue.size) or self.steps - step >= self._last):
                 yield
-            if name in self._caught:
-                values = self._caught.pop(name)
-                self._measure(step, name, values - values.mean(dim=0))
+            rows = queue.rows() if alone else self._gathered.get(name, queue.rows())
+            if len(rows) > 1:
+                self._note(step, name, vars(activation_rank(rows)))
                 yield
+        if self.log is not None and is_first():
+            self.log(self.latest(), self.steps)
 
     def _measure(self, step: int, part: str, matrix: Tensor) -> None:
-        """Record the measures of a matrix for the profile that became due at a step."""
+        """Record the measures of a weight for the profile that became due at a step."""
         singular = spectrum(matrix)
-        effective_rank = float(measures.effective_rank_of(singular))
-        stable_rank = float(measures.stable_rank_of(singular))
-        frobenius = float(singular.square().sum().sqrt())
-        self._ranks.append(_PartRanks(step, part, effective_rank, stable_rank, frobenius, at=self.steps))
+        found = _ranks(singular)
+        if self._before is not None:
+            before = self._before.get(part)
+            if before is not None and before.shape == matrix.shape:
+                change = _ranks(spectrum(matrix - before.to(matrix.device)))
+                found |= {f"update_{name}": value for name, value in change.items()}
+            self._before[part] = matrix.clone()
+        self._note(step, part, found)
+
+    def _note(self, step: int, part: str, found: Mapping[str, float]) -> None:
+        """Record measures by name, and whether the part is not finite."""
+        if math.isnan(found["frobenius"]):
+            self._not_finite.setdefault(part, self.steps)
+        self._ranks.append(_PartRanks(step, part, {**found, "at": self.steps}))
 
     def _catch(self, name: str) -> Callable[[nn.Module, object, object], None]:
-        """Return a forward hook that keeps samples of the next output of a module when a profile needs it."""
+        """Return a forward hook that puts rows of the output of a module into its queue, if the time allows it."""
 
         def hook(module: nn.Module, _: object, output: object) -> None:
-            if name in self._wanted and isinstance(output, Tensor):
-                begun = time.perf_counter()
-                self._wanted.discard(name)
-                samples = output.detach()
-                channels_first = samples.ndim > 3 or (samples.ndim == 3 and isinstance(module, CHANNELS_FIRST))
-                samples = (samples.movedim(1, -1) if channels_first else samples).flatten(0, -2)
-                self._caught[name] = samples[:: max(len(samples) // MOST_SAMPLES, 1)][:MOST_SAMPLES].clone()
-                self.spent += time.perf_counter() - begun
+            begun = time.perf_counter()
+            queue = self._queues[name]
+            found = _tensor(output)
+            if found is not None and self._catching <= CATCHING * self.share * (begun - self._began):
+                queue.add(found, module)
+                seconds = time.perf_counter() - begun
+                self._catching += seconds
+                self.spent += seconds
 
         return hook
+
+
+def _ranks(singular: Tensor) -> dict[str, float]:
+    """Return the measures of singular values by name; all NaN if these are."""
+    return {
+        "effective_rank": effective_rank(singular),
+        "stable_rank": float(measures.stable_rank_of(singular)),
+        "frobenius": float(singular.square().sum().sqrt()),
+    }
+
+
+def _tensor(output: object) -> Tensor | None:
+    """Return the tensor in the output of a module: itself, its first element, or its last hidden state or logits."""
+    for found in (
+        output,
+        output[0] if isinstance(output, tuple | list) and output else None,
+        getattr(output, "last_hidden_state", None),
+        getattr(output, "logits", None),
+    ):
+        if isinstance(found, Tensor):
+            return found
+    return None
+
+
+def _check(every: int, share: float, queue: int, activations: Sequence[str], modules: Mapping[str, nn.Module]) -> None:
+    """Refuse arguments of a monitor that are out of range.
+
+    Raises:
+        ValueError: if one is.
+    """
+    if not every >= 1:
+        raise ValueError(f"every is {every}; give a number of steps, at least 1")
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}; give a share of the time, above 0 and at most 1")
+    if not queue >= 2:
+        raise ValueError(f"queue is {queue}; give a number of rows, at least 2")
+    for name in activations:
+        if name not in modules:
+            raise ValueError(f"there is no module {name!r} in the model; give names from model.named_modules()")
