@@ -12,6 +12,9 @@ from ranklens.nn.calibration import Moments, Runs, evaluating, output_of, recali
 
 pytestmark = pytest.mark.usefixtures("initial_values")
 
+# Relative error of moments of rows with an offset of 1e6, which costs six of the sixteen digits of the rows.
+FAR = 1e-9
+
 
 class Named(nn.Module):
     """A model with two arguments that returns an object."""
@@ -106,8 +109,16 @@ def test_moments_in_parts_are_those_of_all_rows(monkeypatch):
     assert found.count == 37
     centred = rows - rows.mean(1, keepdim=True)
     assert off(found.mean, rows.mean(1)) <= SAME
-    # an offset of 1e6 costs six of the sixteen digits of the rows themselves
-    assert off(found.covariance, centred.mT @ centred / 37) <= 1e-9
+    assert off(found.covariance, centred.mT @ centred / 37) <= FAR
+    others = batch(2, 37, 3, seed=1) - 1e6
+    both = Moments()
+    for part, other in zip(rows.split(10, dim=1), others.split(10, dim=1), strict=True):
+        both.add(part, other)
+    aside = others - others.mean(1, keepdim=True)
+    assert off(both.mean_of_others, others.mean(1)) <= SAME
+    assert off(both.cross, aside.mT @ centred) <= FAR
+    assert off(both.scatter_of_others, aside.square().sum(1)) <= FAR
+    assert off(both.covariance, found.covariance) <= FAR
     assert found.is_finite()
     found.add(torch.full((2, 1, 5), torch.nan))
     assert not found.is_finite()

@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layer_cases import SAME, batch, off
 
+from ranklens.nn.calibration import Moments
 from ranklens.nn.output_cut import (
     cut_of_inputs,
     cut_of_outputs,
     principal_directions,
     reduced_rank_regression,
+    regression_without_bias,
 )
 
 # Ridge of a regression whose exact solution is known: it changes the solution by about this share.
@@ -29,6 +31,13 @@ def moments(rows):
     """Mean and covariance by the literal formulas, with an axis of groups."""
     mean = rows.mean(0)
     return mean[None], ((rows - mean).T @ (rows - mean) / len(rows))[None]
+
+
+def beside(x, y):
+    """Moments of inputs with outputs at their side."""
+    found = Moments()
+    found.add(x[None], y[None])
+    return found
 
 
 def error(cut, rank, x, y):
@@ -105,8 +114,7 @@ def test_a_regression_on_changed_inputs_finds_what_can_be_found(shape):
     weight, bias, x = layer(outputs, inputs, inputs)
     y = x @ weight.T + bias
     changed = x @ batch(inputs, inputs, seed=9) + 3
-    mean, covariance = moments(torch.cat([changed, y], 1))
-    cut = reduced_rank_regression(weight[None], mean, covariance, HARDLY)
+    cut = reduced_rank_regression(weight[None], beside(changed, y), HARDLY)
     for rank in (1, 2, min(shape)):
         assert error(cut, rank, changed, y) == pytest.approx(tail(y, rank), rel=1e-6, abs=1e-8)
         assert float(cut.errors()[rank]) == pytest.approx(tail(y, rank), rel=1e-6, abs=1e-8)
@@ -117,8 +125,7 @@ def test_a_regression_is_no_worse_than_random_layers_and_says_its_error():
     y = x @ weight.T + bias
     changed = x.clone()
     changed[:, ::2] = x[:, ::2].relu()
-    mean, covariance = moments(torch.cat([changed, y], 1))
-    cut = reduced_rank_regression(weight[None], mean, covariance, HARDLY)
+    cut = reduced_rank_regression(weight[None], beside(changed, y), HARDLY)
     found = error(cut, 3, changed, y)
     assert float(cut.errors()[3]) == pytest.approx(found, rel=1e-8)
     assert found <= error(cut_of_outputs(weight[None], bias[None], *moments(y)), 3, changed, y)
@@ -132,8 +139,7 @@ def test_a_regression_is_no_worse_than_random_layers_and_says_its_error():
 def test_along_directions_without_data_a_regression_keeps_the_weight():
     weight, bias, x = layer(5, 9, directions=2)
     y = x @ weight.T + bias
-    mean, covariance = moments(torch.cat([x, y], 1))
-    cut = reduced_rank_regression(weight[None], mean, covariance)
+    cut = reduced_rank_regression(weight[None], beside(x, y))
     never = torch.linalg.svd(x - x.mean(0)).Vh[2:]
     assert off(cut.weight[0] @ never.T, weight @ never.T) <= 1e-9
 
@@ -142,3 +148,11 @@ def test_directions_are_those_of_the_covariance():
     vectors, values = principal_directions(torch.diag(torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)))
     assert values.tolist() == [3.0, 2.0, 1.0]
     assert vectors.abs().argmax(0).tolist() == [1, 2, 0]
+
+
+def test_without_a_bias_the_means_count():
+    x = batch(60, 4) + 2
+    weight = batch(3, 4, seed=1)
+    y = x @ weight.T + 5
+    found = regression_without_bias(weight[None], beside(x, y), HARDLY)[0]
+    assert off(found.T, torch.linalg.lstsq(x, y).solution) <= 1e-9

@@ -184,7 +184,7 @@ def separate_attention(model: M) -> tuple[M, dict[str, nn.MultiheadAttention]]:
 
 
 def put_back(model: M, taken: dict[str, nn.MultiheadAttention]) -> M:
-    """Put attention layers back in whose projections are as they were.
+    """Put attention layers of torch back where no projection was cut, with the present weights.
 
     Args:
         model: a model after `separate_attention`; its modules are replaced in place.
@@ -198,7 +198,9 @@ def put_back(model: M, taken: dict[str, nn.MultiheadAttention]) -> M:
         module = model.get_submodule(name)
         assert isinstance(module, SeparateAttention)
         if all(isinstance(part, nn.Linear) for part in module.children()):
-            model = replaced(model, name, copies.setdefault(id(module), copy.deepcopy(layer)))
+            if id(module) not in copies:
+                copies[id(module)] = _filled(copy.deepcopy(layer), module)
+            model = replaced(model, name, copies[id(module)])
     return without_nested(model)
 
 
@@ -235,34 +237,42 @@ def joined(layer: SeparateAttention) -> nn.MultiheadAttention:
         A `torch.nn.MultiheadAttention`.
     """
     parts = [layer.q_proj, layer.k_proj, layer.v_proj, layer.out_proj]
-    weights = [torch.as_tensor(part.weight).detach() for part in parts]
-    biases = [part.bias for part in parts]
+    weight = torch.as_tensor(layer.q_proj.weight)
     made = nn.utils.skip_init(
         nn.MultiheadAttention,
         layer.embed_dim,
         layer.num_heads,
         dropout=layer.dropout,
-        bias=any(b is not None for b in biases),
+        bias=any(part.bias is not None for part in parts),
         add_bias_kv=layer.bias_k is not None,
         add_zero_attn=layer.add_zero_attn,
         kdim=layer.kdim,
         vdim=layer.vdim,
         batch_first=layer.batch_first,
-        device=weights[0].device,
-        dtype=weights[0].dtype,
+        device=weight.device,
+        dtype=weight.dtype,
     )
-    values = [w.new_zeros(len(w)) if b is None else torch.as_tensor(b) for w, b in zip(weights, biases, strict=True)]
-    with torch.no_grad():
-        if made.in_proj_weight is not None:
-            made.in_proj_weight.copy_(torch.cat(weights[:3]))
-        else:
-            for name, weight in zip(("q", "k", "v"), weights, strict=False):
-                made.get_parameter(f"{name}_proj_weight").copy_(weight)
-        made.out_proj.weight.copy_(weights[3])
-        if made.in_proj_bias is not None:
-            made.in_proj_bias.copy_(torch.cat(values[:3]))
-            made.out_proj.bias.copy_(values[3])
-        if layer.bias_k is not None and layer.bias_v is not None:
-            made.bias_k.copy_(layer.bias_k)
-            made.bias_v.copy_(layer.bias_v)
-    return made.train(layer.training)
+    return _filled(made, layer).train(layer.training)
+
+
+@torch.no_grad()
+def _filled(made: nn.MultiheadAttention, layer: SeparateAttention) -> nn.MultiheadAttention:
+    """Set the weights of an attention layer of torch to those of one with separate projections."""
+    parts = [layer.q_proj, layer.k_proj, layer.v_proj, layer.out_proj]
+    weights = [torch.as_tensor(part.weight) for part in parts]
+    biases = [
+        w.new_zeros(len(w)) if p.bias is None else torch.as_tensor(p.bias) for w, p in zip(weights, parts, strict=True)
+    ]
+    if made.in_proj_weight is not None:
+        made.in_proj_weight.copy_(torch.cat(weights[:3]))
+    else:
+        for name, weight in zip(("q", "k", "v"), weights, strict=False):
+            made.get_parameter(f"{name}_proj_weight").copy_(weight)
+    made.out_proj.weight.copy_(weights[3])
+    if made.in_proj_bias is not None:
+        made.in_proj_bias.copy_(torch.cat(biases[:3]))
+        made.out_proj.bias.copy_(biases[3])
+    if layer.bias_k is not None and layer.bias_v is not None:
+        made.get_parameter("bias_k").copy_(layer.bias_k)
+        made.get_parameter("bias_v").copy_(layer.bias_v)
+    return made

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,8 @@ from ranklens import seeds
 Run = Callable[[nn.Module], object]
 # Entries of a chunk of rows that is converted to float64 at a time: 128 MiB.
 CHUNK = 2**24
+# Moments of no rows: a zero that takes any shape.
+NOTHING = torch.zeros((), dtype=torch.float64)
 # Names under which the models of transformers return their output, in the order in which they are looked for.
 OUTPUTS = ("logits", "last_hidden_state")
 
@@ -203,7 +205,7 @@ def watch(
 
 @dataclass
 class Moments:
-    """Mean and covariance of rows that come in parts, in float64.
+    """Means and centred products of rows that come in parts, in float64: of one kind of rows, or of two side by side.
 
     Each part is centred by its own mean before its products are formed, so a mean that is far larger than the
     variation costs no digits.
@@ -212,42 +214,59 @@ class Moments:
         count: number of rows so far.
         mean: mean of the rows, for each group.
         scatter: sum over the rows of the products of their deviations from the mean.
+        mean_of_others: mean of the rows at their side, for each group.
+        cross: sum over the rows of the products of the deviations of the rows at their side and their own.
+        scatter_of_others: sum over the rows of the squared deviations of the rows at their side.
     """
 
     count: int = 0
-    mean: Tensor = field(default_factory=lambda: torch.zeros(()))
-    scatter: Tensor = field(default_factory=lambda: torch.zeros(()))
+    mean: Tensor = NOTHING
+    scatter: Tensor = NOTHING
+    mean_of_others: Tensor = NOTHING
+    cross: Tensor = NOTHING
+    scatter_of_others: Tensor = NOTHING
 
-    def add(self, rows: Float[Tensor, "groups rows width"]) -> None:
-        """Take in further rows, in chunks that are converted to float64 one after the other."""
-        step = max(CHUNK // max(rows.shape[0] * rows.shape[2], 1), 1)
-        for part in rows.split(step, dim=1):
-            self._merge(part.double())
+    def add(
+        self, rows: Float[Tensor, "groups rows width"], others: Float[Tensor, "groups rows other"] | None = None
+    ) -> None:
+        """Take in further rows, in chunks that are converted to float64 one after the other.
 
-    def _merge(self, rows: Tensor) -> None:
-        """Take in rows in float64."""
-        count = rows.shape[1]
-        if not count:
-            return
-        mean = rows.mean(1)
-        centred = rows - mean[:, None]
-        scatter = centred.mT @ centred
-        if not self.count:
-            self.count, self.mean, self.scatter = count, mean, scatter
-            return
-        total, apart = self.count + count, mean - self.mean
-        self.scatter += scatter + apart[:, :, None] * apart[:, None, :] * (self.count * count / total)
-        self.mean = self.mean + apart * (count / total)
+        Args:
+            rows: the rows.
+            others: the rows at their side; either in all calls or in none.
+        """
+        beside = rows[..., :0] if others is None else others
+        step = max(CHUNK // max(rows.shape[0] * (rows.shape[2] + beside.shape[2]), 1), 1)
+        for part, other in zip(rows.split(step, dim=1), beside.split(step, dim=1), strict=True):
+            if part.shape[1]:
+                self._merge(_of_part(part.double(), other.double()))
+
+    def _merge(self, part: "Moments") -> None:
+        """Take in the moments of further rows."""
+        total = self.count + part.count
+        share, weight = part.count / total, self.count * part.count / total
+        apart, aside = part.mean - self.mean, part.mean_of_others - self.mean_of_others
+        self.scatter = self.scatter + part.scatter + weight * apart[..., None] * apart[..., None, :]
+        self.cross = self.cross + part.cross + weight * aside[..., None] * apart[..., None, :]
+        self.scatter_of_others = self.scatter_of_others + part.scatter_of_others + weight * aside.square()
+        self.mean, self.mean_of_others = self.mean + share * apart, self.mean_of_others + share * aside
         self.count = total
 
     @property
     def covariance(self) -> Float[Tensor, "groups width width"]:
-        """Return the covariance, with the number of rows as denominator."""
+        """Return the covariance of the rows, with their number as denominator."""
         return self.scatter / self.count
 
     def is_finite(self) -> bool:
         """Return whether all rows so far were finite."""
-        return bool(torch.isfinite(self.scatter).all() and torch.isfinite(self.mean).all())
+        return all(bool(torch.isfinite(x).all()) for x in (self.scatter, self.mean, self.cross, self.mean_of_others))
+
+
+def _of_part(rows: Tensor, others: Tensor) -> Moments:
+    """Return the moments of rows in float64."""
+    mean, beside = rows.mean(1), others.mean(1)
+    centred, aside = rows - mean[:, None], others - beside[:, None]
+    return Moments(rows.shape[1], mean, centred.mT @ centred, beside, aside.mT @ centred, aside.square().sum(1))
 
 
 def recalibrate_(model: nn.Module, runs: Runs) -> None:

@@ -228,22 +228,23 @@ def _cut_by_outputs(
     recalibrate: bool,
 ) -> Compression[Any]:
     """Return a copy of a model cut by what its layers compute."""
-    small, made = copied(ready.model), list(layers)
+    small, made, dense = copied(ready.model), list(layers), set[str]()
     if order == "sequential":
-        small, fitted = refitted(ready.model, small, layers, ranks, runs, seen)
-        made = [fitted.get(layer.site.name, layer) for layer in layers]
+        found = refitted(ready.model, small, layers, ranks, runs, seen)
+        small, dense = found.model, found.dense
+        made = [found.layers.get(layer.site.name, layer) for layer in layers]
     else:
         small = _with_pairs(small, layers, ranks)
     if recalibrate:
         recalibrate_(small, runs)
-    found = table(made, ready.kept, ranks)
-    found = with_survey(found, made, ranks, seen, output_errors(made, ranks))
+    rows = table(made, ready.kept, ranks, dense)
+    rows = with_survey(rows, made, ranks, seen, output_errors(made, ranks, dense))
     with evaluating(small):
         error = _compared(ready.model, small, runs, optional=True)
     small = put_back(small, ready.attention)
-    found = _counted(found, ready.model, small)
-    found.attrs["output_error"] = error
-    return Compression(small, found)
+    rows = _counted(rows, ready.model, small)
+    rows.attrs["output_error"] = error
+    return Compression(small, rows)
 
 
 def _counted(found: xr.Dataset, plain: nn.Module, small: nn.Module) -> xr.Dataset:

@@ -1,7 +1,7 @@
 """The table of a compression: one row for every layer with weights, what became of it, and why."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from ranklens.nn.decomposition import CutLayer, KeptLayer, WeightCut
 from ranklens.nn.layer_kinds import matrices
 from ranklens.nn.survey import Survey
+
+# What is added to the reason for a layer that is not cut in a sequential compression.
+FITTED = "; its weight is fitted to the new inputs"
 
 
 @dataclass(frozen=True)
@@ -26,35 +29,38 @@ class Row:
     reason: str
 
 
-def table(layers: Sequence[CutLayer], kept: Sequence[KeptLayer], ranks: Mapping[str, int]) -> xr.Dataset:
+def table(
+    layers: Sequence[CutLayer], kept: Sequence[KeptLayer], ranks: Mapping[str, int], fitted: Collection[str] = ()
+) -> xr.Dataset:
     """Return the variables that need no data, over `layer`.
 
     Args:
         layers: the layers that can be cut.
         kept: the others.
         ranks: the rank of each layer that can be cut.
+        fitted: names of the layers that were fitted and not cut.
 
     Returns:
         The table, with the layers that can be cut first.
     """
-    rows = {x.site.name: _row(x, ranks[x.site.name]) for x in layers}
+    rows = {x.site.name: _row(x, ranks[x.site.name], x.site.name in fitted) for x in layers}
     rows |= {x.name: _kept_row(x) for x in kept}
     columns = {name: [asdict(row)[name] for row in rows.values()] for name in Row.__dataclass_fields__}
     data = {name: ("layer", np.array(values)) for name, values in columns.items()}
     return xr.Dataset(data, coords={"layer": list(rows)})
 
 
-def _row(layer: CutLayer, rank: int) -> Row:
+def _row(layer: CutLayer, rank: int, fitted: bool) -> Row:
     """Return the row of a layer that can be cut."""
     cut = layer.saves(rank)
-    reason = "" if cut else f"two layers of rank {rank} would not have fewer parameters"
+    reason = "" if cut else f"two layers of rank {rank} would not have fewer parameters" + FITTED * fitted
     return Row(
         shape=_shape(layer.site.module.get_parameter("weight")),
         rank=layer.site.largest,
         rank_kept=rank if cut else layer.site.largest,
         parameters=layer.site.dense,
         parameters_kept=layer.cost(rank) if cut else layer.site.dense,
-        error=_weight_error(layer, rank) if cut else 0.0,
+        error=_weight_error(layer, layer.site.largest if fitted else rank) if cut or fitted else 0.0,
         reason=reason,
     )
 
@@ -105,12 +111,22 @@ def with_survey(
     return found.assign({name: ("layer", values) for name, values in columns.items()})
 
 
-def output_errors(layers: Sequence[CutLayer], ranks: Mapping[str, int]) -> dict[str, float]:
-    """Return the relative error in Frobenius norm of the outputs of layers that are cut by outputs."""
+def output_errors(layers: Sequence[CutLayer], ranks: Mapping[str, int], fitted: Collection[str]) -> dict[str, float]:
+    """Return the relative error in Frobenius norm of the outputs of layers that are cut by outputs.
+
+    Args:
+        layers: the layers.
+        ranks: the rank of each of them.
+        fitted: names of the layers that were fitted and not cut.
+
+    Returns:
+        The errors by the names of the layers that were cut or fitted.
+    """
     found = {}
     for layer in layers:
-        rank = ranks[layer.site.name]
-        if layer.saves(rank) and not isinstance(layer.cut, WeightCut):
+        dense = layer.site.name in fitted
+        rank = layer.site.largest if dense else ranks[layer.site.name]
+        if (dense or layer.saves(rank)) and not isinstance(layer.cut, WeightCut):
             power = float(layer.cut.power.sum())
             found[layer.site.name] = math.sqrt(float(layer.cut.errors()[rank]) / power) if power > 0 else 0.0
     return found

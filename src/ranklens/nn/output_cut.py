@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ranklens.nn.calibration import Moments
+
 # Ridge of the regression on changed inputs, in units of the mean variance of an input. It decides only in directions
 # that the data hardly reach, where the fit keeps the weight of the plain layer.
 RIDGE = 1e-4
@@ -145,10 +147,7 @@ def cut_of_inputs(
 
 
 def reduced_rank_regression(
-    weight: Float[Tensor, "groups outputs inputs"],
-    mean: Float[Tensor, "groups both"],
-    covariance: Float[Tensor, "groups both both"],
-    ridge: float = RIDGE,
+    weight: Float[Tensor, "groups outputs inputs"], moments: Moments, ridge: float = RIDGE
 ) -> OutputCut:
     r"""Return the layers of every rank whose outputs on changed inputs are nearest to the original outputs.
 
@@ -160,25 +159,47 @@ def reduced_rank_regression(
 
     Args:
         weight: the matrices W of the plain layer.
-        mean: mean of the inputs and of the outputs, one after the other along the last axis.
-        covariance: covariance of the inputs and outputs, in this order.
+        moments: the moments of the inputs, with the original outputs at their side.
         ridge: weight of the distance to W, in units of the mean variance of an input.
 
     Returns:
         The layers, with as many ranks as there are inputs or outputs, whichever are fewer.
     """
-    into = weight.shape[-1]
-    S, T, C = covariance[:, :into, :into], covariance[:, into:, :into], covariance[:, into:, into:]
-    strength = (ridge * S.diagonal(dim1=-2, dim2=-1).mean(-1)).clamp(min=torch.finfo(S.dtype).tiny)
-    regular = S + strength[:, None, None] * torch.eye(into, dtype=S.dtype, device=S.device)
-    change = torch.linalg.solve(regular, (T - weight @ S).mT).mT
-    best = weight + change
+    S, T = moments.covariance, moments.cross / moments.count
+    best = _least_squares(weight, S, T, ridge)
     directions, spectrum = _directions_of_product(best, S)
-    variance = C.diagonal(dim1=-2, dim2=-1).sum(-1)
+    variance = moments.scatter_of_others.sum(-1) / moments.count
     # E|y - B x|^2 = tr C - 2 tr(B T^T) + tr(B S B^T), and the projection adds the tail of the spectrum of B S B^T.
     floor = variance - 2 * (best * T).sum((-2, -1)) + spectrum.sum(-1)
-    centre, target = (best @ mean[:, :into, None])[..., 0], mean[:, into:]
-    return OutputCut(directions, spectrum, best, centre, target, floor.clamp(min=0), variance + target.square().sum(-1))
+    centre, target = (best @ moments.mean[..., None])[..., 0], moments.mean_of_others
+    power = variance + target.square().sum(-1)
+    return OutputCut(directions, spectrum, best, centre, target, floor.clamp(min=0), power)
+
+
+def regression_without_bias(
+    weight: Float[Tensor, "groups outputs inputs"], moments: Moments, ridge: float = RIDGE
+) -> Float[Tensor, "groups outputs inputs"]:
+    """Return the matrices that are best without a bias: `reduced_rank_regression` at full rank, with nothing centred.
+
+    Args:
+        weight: the matrices of the plain layer.
+        moments: the moments of the inputs, with the original outputs at their side.
+        ridge: weight of the distance to `weight`, in units of the mean square of an input.
+
+    Returns:
+        The matrices.
+    """
+    mean, beside = moments.mean, moments.mean_of_others
+    S = moments.covariance + mean[..., None] * mean[..., None, :]
+    T = moments.cross / moments.count + beside[..., None] * mean[..., None, :]
+    return _least_squares(weight, S, T, ridge)
+
+
+def _least_squares(weight: Tensor, S: Tensor, T: Tensor, ridge: float) -> Tensor:
+    """Return the matrices B with the least E|y - B x|^2 + e |B - W|^2, from S = E x x^T and T = E y x^T."""
+    strength = (ridge * S.diagonal(dim1=-2, dim2=-1).mean(-1)).clamp(min=torch.finfo(S.dtype).tiny)
+    regular = S + strength[:, None, None] * torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
+    return weight + torch.linalg.solve(regular, (T - weight @ S).mT).mT
 
 
 def _directions_of_product(
