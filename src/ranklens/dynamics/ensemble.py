@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ranklens.dynamics.gradient import LossGradient
+from ranklens.dynamics.ensemble_gradient import EnsembleGradient, descend_
 from ranklens.dynamics.optim import GroupRMSprop, SignDescent, Spectral
 from ranklens.dynamics.record import (
     Cost,
@@ -23,14 +23,10 @@ from ranklens.dynamics.record import (
     run_attributes,
     versions,
 )
-from ranklens.problems.completion import Completion
-from ranklens.problems.losses import half_sse, mse
 from ranklens.problems.problem import Problem, check_problem
-from ranklens.problems.readout import reads_end_tensor
 from ranklens.progress import Report, reporter
 from ranklens.tensors import contract
 from ranklens.tensors.ensemble import MEMBER, Ensemble
-from ranklens.tensors.planned import Operand, Planned
 from ranklens.threads import threads
 
 # Optimizers that change every entry by that entry's own gradient alone, or treat the matrices of a batch separately.
@@ -142,9 +138,7 @@ class _Together:
         self.trained = [stack for stack in ensemble.stacks if stack.requires_grad]
         for stack in self.trained:
             stack.grad = torch.zeros_like(stack)
-        self.gradient = _ensemble_gradient(
-            ensemble, tasks, [stack.grad for stack in self.trained if stack.grad is not None]
-        )
+        self.gradient = EnsembleGradient(ensemble, tasks)
         self.stopped = [""] * len(ensemble)
         self.taken = np.zeros(len(ensemble), dtype=np.int64)
         self.at: list[int] = []
@@ -156,22 +150,43 @@ class _Together:
     def go(self, steps: int, every: int, report: Report) -> bool:
         """Run the loop; return whether it was interrupted from the keyboard."""
         try:
-            for step in range(steps + 1):
-                recorded = step % every == 0 or step == steps
-                loss = self.gradient(recorded)
-                if recorded:
-                    assert loss is not None
-                    self._record(step, loss.double().cpu().numpy(), last=step == steps)
-                    waiting = self.stopped.count("")
-                    report(f"step {step} of {steps}, {waiting} of {len(self.ensemble)} members go on")
-                    if not waiting:
-                        break
-                self._step()
+            step = 0
+            while True:
+                self._record(step, self.gradient.losses().double().cpu().numpy(), last=step == steps)
+                waiting = self.stopped.count("")
+                report(f"step {step} of {steps}, {waiting} of {len(self.ensemble)} members go on")
+                if not waiting:
+                    return False
+                following = min(step - step % every + every, steps)
+                self._advance(following - step)
+                step = following
         except KeyboardInterrupt:
             self._go_back([k for k, reason in enumerate(self.stopped) if not reason])
             self.stopped = [reason or "interrupted" for reason in self.stopped]
             return True
-        return False
+
+    def _advance(self, count: int) -> None:
+        """Take steps, the first of them along the gradient that was evaluated last.
+
+        Steps of plain gradient descent are taken for one group of members after the other, so that the numbers of a
+        group stay in the cache during all of them.
+        """
+        rates = _plain_rates(self.optimizer, self.trained)
+        if rates is None:
+            for k in range(count):
+                if k:
+                    self.gradient.evaluate()
+                self._step()
+            return
+        for group in self.gradient.groups:
+            factors = self.factors[group.members]
+            if not factors.any():
+                continue
+            given = None if bool((factors == 1).all()) else factors
+            for k in range(count):
+                if k:
+                    group.evaluate()
+                descend_(group.pairs, rates, given)
 
     def _step(self) -> None:
         """Let the optimizer take a step, scaled for every member; members that have ended stay where they are."""
@@ -233,86 +248,6 @@ class _Together:
         return found
 
 
-class _OneByOne:
-    """Gradients of members one after the other, for problems that cannot be read off a batch of end tensors."""
-
-    def __init__(self, ensemble: Ensemble, tasks: Sequence[Problem], parts: Sequence[Tensor]) -> None:
-        self.gradients = [
-            LossGradient(net, task, [part[k] for part in parts])
-            for k, (net, task) in enumerate(zip(ensemble.members, tasks, strict=True))
-        ]
-
-    def __call__(self, loss: bool) -> Tensor | None:
-        losses = [gradient() for gradient in self.gradients]
-        return torch.stack(losses) if loss else None
-
-
-class _Batched:
-    """Gradients of all members by batched matrix products, for completions that read the whole end tensor.
-
-    Observed entries are told from others by a 0/1 mask over the end tensor, one row per member.
-    """
-
-    def __init__(self, ensemble: Ensemble, tasks: Sequence[Completion], parts: Sequence[Tensor]) -> None:
-        self.planned = _plan(ensemble, parts)
-        members, size = len(ensemble), self.planned.memory.numel() // len(ensemble)
-        self.memory, self.upstream = self.planned.memory.view(members, size), self.planned.upstream.view(members, size)
-        rows = tasks[:1] if all(task is tasks[0] for task in tasks) else tasks
-        self.objective = tasks[0].objective
-        self.mask, self.target = (torch.zeros(len(rows), size).to(self.memory) for _ in range(2))
-        strides = torch.tensor(self.planned.value.stride()[1:])
-        for k, task in enumerate(rows):
-            positions = (task.indices.cpu() * strides).sum(dim=1).to(self.memory.device)
-            weight = 1 / len(task) if self.objective.reduction == "mean" else 1.0
-            self.mask[k, positions] = weight
-            self.target[k, positions] = task.values.to(self.memory)
-        self.squares = self.objective in (mse, half_sse)
-        if self.squares:
-            self.mask *= 2.0 if self.objective == mse else 1.0
-            self.target *= self.mask
-            self.to_loss = 0.5 / self.mask.amax(dim=1)
-
-    def __call__(self, loss: bool) -> Tensor | None:
-        self.planned.forward()
-        found = None
-        if self.squares:
-            torch.mul(self.memory, self.mask, out=self.upstream)
-            self.upstream.sub_(self.target)
-            found = self.upstream.square().sum(dim=1) * self.to_loss if loss else None
-        else:
-            assert self.objective.derivative is not None
-            seen = self.mask > 0
-            each = self.objective.derivative(self.memory, self.target) * self.mask
-            self.upstream.copy_(each.where(seen, 0.0))
-            values = self.objective.elementwise(self.memory, self.target) * self.mask
-            found = values.where(seen, 0.0).sum(dim=1) if loss else None
-        self.planned.backward()
-        return found
-
-
-def _ensemble_gradient(ensemble: Ensemble, tasks: Sequence[Problem], parts: Sequence[Tensor]) -> _Batched | _OneByOne:
-    completions = [task for task in tasks if type(task) is Completion and reads_end_tensor(task, ensemble.layout)]
-    alike = len(completions) == len(tasks) and all(
-        task.objective == completions[0].objective and len(task.flat.unique()) == len(task) for task in completions
-    )
-    if alike and completions[0].objective.derivative is not None:
-        return _Batched(ensemble, completions, parts)
-    return _OneByOne(ensemble, tasks, parts)
-
-
-def _plan(ensemble: Ensemble, parts: Sequence[Tensor]) -> Planned:
-    """Plan the end tensors of all members over the present storage, with gradients written to `parts`."""
-    layout = ensemble.layout
-    given = iter(parts)
-    places = [next(given) if stack.requires_grad else stack.detach() for stack in ensemble.stacks]
-    gradients = ensemble.split(places)
-    operands = [
-        Operand((MEMBER, *labels), node, None if k in layout.frozen else gradient)
-        for k, (labels, node, gradient) in enumerate(zip(layout.nodes, ensemble.nodes(), gradients, strict=True))
-    ]
-    return Planned(operands, (MEMBER, *layout.out), contract.path_of_end_tensor(layout))
-
-
 def _problems(tasks: Problem | Sequence[Problem], members: int) -> list[Problem]:
     found: list[Problem] = list(tasks) if isinstance(tasks, Sequence) else [tasks] * members
     if len(found) != members:
@@ -336,3 +271,17 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, ensemble: Ensemble) -> No
             f"a {type(optimizer).__name__} may couple the members of an ensemble; take one of "
             f"{', '.join(kind.__name__ for kind in SEPARATE)} or GroupRMSprop(members=...), or descend one by one"
         )
+
+
+def _plain_rates(optimizer: torch.optim.Optimizer, trained: Sequence[Tensor]) -> list[float] | None:
+    """Return the learning rate of every trained tensor if the optimizer is plain gradient descent; None otherwise."""
+    if type(optimizer) is not torch.optim.SGD or optimizer._optimizer_step_pre_hooks:
+        return None
+    if optimizer._optimizer_step_post_hooks:
+        return None
+    rates: dict[int, float] = {}
+    for group in optimizer.param_groups:
+        if group["momentum"] or group["weight_decay"] or group["maximize"] or not isinstance(group["lr"], float | int):
+            return None
+        rates.update((id(p), float(group["lr"])) for p in group["params"])
+    return [rates.get(id(stack), 0.0) for stack in trained]
