@@ -13,6 +13,7 @@ from jaxtyping import Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ranklens.completers.prepared import HeldOut
 from ranklens.tensors.checks import check_indices
 
 
@@ -26,7 +27,7 @@ class Completer(Protocol):
     scale: float | None
     width: int | None
     biases: bool | None
-    held_out: float
+    held_out: HeldOut
     max_steps: int
     learning_rate: float
     patience: float
@@ -79,16 +80,31 @@ def check_arguments(completer: Completer, *, least_depth: int | None = None) -> 
         _check_count("posterior", completer.posterior, 0)
     if least_depth is not None:
         _check_count("depth", getattr(completer, "depth", None), least_depth)
-    for name in ("learning_rate", "patience", "held_out"):
+    for name in ("learning_rate", "patience"):
         _check_positive(name, getattr(completer, name))
     if completer.scale is not None:
         _check_positive("scale", completer.scale)
-    if completer.held_out >= 1:
-        raise ValueError(
-            f"held_out is {completer.held_out}; it is a fraction of the observed entries: pass a number below 1, such "
-            f"as 0.1"
-        )
+    _check_held_out(completer.held_out)
     return seed_of(completer.random_state)
+
+
+def _check_held_out(held_out: object) -> None:
+    """Refuse anything but a fraction, "entries", "blocks" or a function.
+
+    Raises:
+        ValueError: for another word, or a number that is no fraction.
+    """
+    if isinstance(held_out, str):
+        if held_out not in ("entries", "blocks"):
+            raise ValueError(
+                f"held_out is {held_out!r}; pass 'entries', 'blocks', a fraction such as 0.1, or a function"
+            )
+    elif not callable(held_out):
+        _check_positive("held_out", held_out)
+        if isinstance(held_out, Real) and float(held_out) >= 1:
+            raise ValueError(
+                f"held_out is {held_out}; it is a fraction of the observed entries: pass a number below 1, such as 0.1"
+            )
 
 
 def _check_count(name: str, value: object, least: int) -> None:

@@ -8,33 +8,23 @@ from dataclasses import dataclass, replace
 import torch
 import xarray as xr
 
-from ranklens.completers.biases import Biases, fit_biases, no_biases
+from ranklens.completers.biases import Biases
 from ranklens.completers.candidates import EXACT, make_candidates
 from ranklens.completers.check import Completer
 from ranklens.completers.descent import Descended, descend
 from ranklens.completers.observed import Observed
 from ranklens.completers.polish import Choice, Fit, Polish, fit, noise_level, residual, tolerated, widths
-from ranklens.completers.posterior import Posterior
+from ranklens.completers.prepared import Data, HeldOut, is_exact, prepare
 from ranklens.completers.sampling import Begin, MakeFeatures, Sampled, is_conjugate, number_of_draws, sample
-from ranklens.completers.side import Features
 from ranklens.tensors.init import is_chain
 from ranklens.tensors.network import TensorNetwork
 from ranklens.threads import threads
 
-# Dampings of the biases that are tried on the held-out entries.
-DAMPINGS = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0)
-# Sweeps of a fit with another damping, which begins with the biases of the damping before.
-RETRIED = 4
 # The network is kept only if it beats the biases on held-out entries by more than this many standard errors.
 DOUBTS = 1.0
-# Shares of the held-out mean square that the biases leave: below the first, a model without biases is not tried, and
-# above the second, a model with biases is not tried. Biases that explain little cost accuracy in noisy data.
-MOSTLY, HARDLY_ANY = 0.1, 0.8
 # Data whose largest value is below this, or above its inverse, are fitted in units of that value, because their squares
 # would underflow or overflow.
 SMALL = 1e-100
-# Residuals below this share of the largest value are rounding errors: the biases fit the data exactly.
-ROUNDING = 1e-12
 # Training loss of the last network, relative to that of the best, above which the last hardly fits the entries better.
 HARDLY = 0.9
 # Number of entries above which the descent runs in float32.
@@ -56,7 +46,7 @@ class Settings:
     """
 
     biases: bool | None
-    held_out: float
+    held_out: HeldOut
     learning_rate: float
     max_steps: int
     patience: float
@@ -93,10 +83,8 @@ class Completion:
             after the "polish", and of the "posterior" if one was drawn. If the biases fit the training entries exactly,
             or there is only one entry, it has only "biases", with the value 0.
         profile: losses and spectra along the descent, a Dataset over `step` (see `Descended`); empty without a descent.
-        posterior: draws of the factors, in the units of the data, whose mean predicts instead of the network; None if
-            none were made, or if they do not predict held-out entries about as well.
-        features: for every mode the groups of features that the posterior uses.
-        way: position, in the list of ways, of the function that made the features.
+        sampled: draws of the factors, in the units of the data, whose mean predicts instead of the network, if there
+            are any: they are made of noisy data, and kept if they predict held-out entries about as well.
     """
 
     net: TensorNetwork | None
@@ -105,47 +93,7 @@ class Completion:
     ridge: float
     rmse: dict[str, float]
     profile: xr.Dataset
-    posterior: Posterior | None = None
-    features: tuple[tuple[Features, ...], ...] = ()
-    way: int = 0
-
-
-@dataclass(frozen=True)
-class Data:
-    """The observed entries in units of `scale`, split, with the biases of the training set.
-
-    Attributes:
-        whole: all entries.
-        train: the entries of the training set.
-        held_out: the entries of the held-out set; train and held_out together are `whole`.
-        biases: the biases fitted to the training set.
-        scale: size of one unit, in units of the observed values.
-    """
-
-    whole: Observed
-    train: Observed
-    held_out: Observed
-    biases: Biases
-    scale: float
-
-    def residual(self, observed: Observed) -> Observed:
-        """Return observations with the predictions of the biases subtracted."""
-        return observed.minus(self.biases.at(observed.indices))
-
-    def times(self, factor: float) -> "Data":
-        """Return the data in another unit: all values and biases are multiplied by `factor`."""
-        return Data(
-            self.whole.times(factor),
-            self.train.times(factor),
-            self.held_out.times(factor),
-            self.biases.times(factor),
-            self.scale / factor,
-        )
-
-    def biases_of_all(self) -> Biases:
-        """Return the biases fitted to all entries, or biases of zero if the training set has no biases."""
-        damping = self.biases.damping
-        return fit_biases(self.whole, damping) if math.isfinite(damping) else self.biases
+    sampled: Sampled
 
 
 @dataclass(frozen=True)
@@ -195,36 +143,35 @@ def complete(
             return _complete(observed.to(settings.device), initialize, settings, ways)
         found = _complete(observed.times(1 / largest).to(settings.device), initialize, settings, ways)
         rmse = {name: largest * error for name, error in found.rmse.items()}
-        posterior = None if found.posterior is None else found.posterior.times(largest)
-        return replace(found, scale=largest * found.scale, rmse=rmse, posterior=posterior)
+        return replace(found, scale=largest * found.scale, rmse=rmse, sampled=found.sampled.times(largest))
 
 
 def _complete(
     observed: Observed, initialize: Initialize, settings: Settings, ways: Sequence[MakeFeatures | None]
 ) -> Completion:
     """Return the completion of entries whose squares neither underflow nor overflow."""
-    prepared = _prepare(observed, settings)
-    exact = [data for data in prepared if _is_exact(data)]
+    prepared = prepare(observed, settings.held_out, settings.biases, settings.seed)
+    exact = [data for data in prepared if is_exact(data)]
     if exact or len(observed) < 2:
         data = (exact or prepared)[0]
-        return Completion(None, data.biases_of_all(), data.scale, 0.0, {"biases": 0.0}, xr.Dataset())
+        return Completion(
+            None, data.biases_of_all(), data.scale, 0.0, {"biases": 0.0}, xr.Dataset(), Sampled(None, None)
+        )
     attempts = [_attempt(data, initialize, settings) for data in prepared]
     floor = EXACT * min(attempt.data.scale for attempt in attempts)  # exact fits are not told apart
     attempt = min(attempts, key=lambda attempt: max(attempt.error, floor))
     data, refined = attempt.data, attempt.refined
     rmse = attempt.rmse()
-    sampled = _sample(attempt, settings, ways)
+    sampled = _sample(attempt, settings, ways).times(data.scale)
     if sampled.error is not None:
-        rmse["posterior"] = data.scale * sampled.error
-    posterior = None if sampled.posterior is None else sampled.posterior.times(data.scale)
-    bayes = {"posterior": posterior, "features": sampled.features, "way": sampled.way}
+        rmse["posterior"] = sampled.error
     profile = attempt.profile()
     if not attempt.is_better:
-        return Completion(None, data.biases_of_all(), data.scale, 0.0, rmse, profile, **bayes)
+        return Completion(None, data.biases_of_all(), data.scale, 0.0, rmse, profile, sampled)
     ridge = refined.choice.ridge * refined.noise_level
     final = fit(refined.fit.net, data.whole, refined.fit.biases, ridge=ridge)
     profile.attrs["widths"] = str(widths(final.net))
-    return Completion(final.net, final.biases, data.scale, ridge, rmse, profile, **bayes)
+    return Completion(final.net, final.biases, data.scale, ridge, rmse, profile, sampled)
 
 
 @dataclass(frozen=True)
@@ -278,43 +225,6 @@ def _attempt(data: Data, initialize: Initialize, settings: Settings) -> Attempt:
     return Attempt(data, descended, refined, _is_better(refined.fit, data))
 
 
-def _is_exact(data: Data) -> bool:
-    """Return whether the biases fit the training set up to rounding errors."""
-    residual = data.residual(data.train).mean_square()
-    return not math.sqrt(residual) > ROUNDING * float(data.whole.values.abs().max())
-
-
-def _prepare(observed: Observed, settings: Settings) -> list[Data]:
-    """Return the entries split, in units of what their biases leave: without biases, with biases, or both ways.
-
-    If the settings leave the choice, held-out entries decide how much the biases alone explain. Both ways are returned
-    if this decides nothing.
-    """
-    train, held_out = observed.split(settings.held_out, settings.seed)
-    plain = Data(observed, train, held_out, no_biases(observed.shape, observed.values.device), 1.0)
-    if settings.biases is False:
-        return [_in_units_of_residuals(plain)]
-    biased = Data(observed, train, held_out, _choose_biases(train, held_out), 1.0)
-    if settings.biases:
-        return [_in_units_of_residuals(biased)]
-    left, whole = (data.residual(held_out).mean_square() for data in (biased, plain))
-    ways = [biased] if left < MOSTLY * whole else [plain] if left > HARDLY_ANY * whole else [plain, biased]
-    return [_in_units_of_residuals(data) for data in ways]
-
-
-def _in_units_of_residuals(data: Data) -> Data:
-    """Return data in units of the root mean square of what the biases leave of the training set, if they leave any."""
-    return data if _is_exact(data) else data.times(1 / math.sqrt(data.residual(data.train).mean_square()))
-
-
-def _choose_biases(train: Observed, held_out: Observed) -> Biases:
-    """Return the biases of the training set with the damping that predicts the held-out set best."""
-    tried = [fit_biases(train, DAMPINGS[0])]
-    for damping in DAMPINGS[1:]:
-        tried.append(replace(tried[-1], damping=damping).adapted(train, RETRIED))
-    return min(tried, key=lambda biases: held_out.minus(biases.at(held_out.indices)).mean_square())
-
-
 def _descend(net: TensorNetwork, data: Data, settings: Settings) -> Descended:
     """Return the descent of a network on what the biases leave, with steps in units of the nodes' final norms.
 
@@ -365,7 +275,9 @@ def _sample(attempt: Attempt, settings: Settings, ways: Sequence[MakeFeatures | 
         attempt.alone / data.scale,
     )
     return sample(
-        *(entries.to("cpu") for entries in (data.train, data.held_out, data.whole)),
+        data.train.to("cpu"),
+        data.held_out.to("cpu"),
+        data.whole.to("cpu"),
         begin,
         draws=draws,
         tolerated=tolerated(data.held_out),

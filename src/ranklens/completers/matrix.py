@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from ranklens.completers.descent import FIRST_WIDTH
 from ranklens.completers.entries import outer_factors
 from ranklens.completers.fitted import FittedMatrix
 from ranklens.completers.observed import Observed
+from ranklens.completers.prepared import HeldOut
 from ranklens.completers.sampling import MakeFeatures
 from ranklens.completers.side import Features, aligned, decompose, encode, observed_with
 from ranklens.completers.start import aligned_
@@ -64,7 +66,9 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         biases: whether to fit a mean, and one bias per row and column, with the matrix. Their damping is chosen by
             held-out entries. None lets held-out entries decide.
         held_out: fraction of the observed entries that is held out to decide when to stop, and to choose rank, ridge
-            and damping.
+            and damping. "entries" holds out a tenth of them, and "blocks" a tenth of the blocks, which are all entries
+            along the mode that the observed entries fill most: use it where blocks are missing, such as days. Or a
+            function of the (m, N) positions and a seed, which returns a mask of the held-out entries.
         max_steps: number of training steps, at most.
         learning_rate: length of a step, in units of the factors' norms at the end of the training.
         patience: training stops at this many times the step of its best held-out error, but never while the loss is
@@ -140,7 +144,7 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         scale: float | None = None,
         width: int | None = None,
         biases: bool | None = None,
-        held_out: float = 0.1,
+        held_out: HeldOut = 0.1,
         max_steps: int = 2000,
         learning_rate: float = 0.01,
         patience: float = 3.0,
@@ -185,7 +189,8 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         checked = validate_data(
             self, numbers(X), accept_sparse=["csr", "csc", "coo"], dtype=np.float64, ensure_all_finite="allow-nan"
         )
-        self._index, self._columns = (X.index, X.columns) if isinstance(X, pd.DataFrame) else (None, None)
+        self._index: pd.Index | None = X.index if isinstance(X, pd.DataFrame) else None
+        self._columns: pd.Index | None = X.columns if isinstance(X, pd.DataFrame) else None
         self.column_scale_ = _column_scale(checked)
         observed = self._scaled(observed_entries(checked))
         warn_of_empty(observed, self._index, self._columns)
@@ -199,11 +204,9 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         ways = self._ways(observed.shape)
         found = complete(observed, initialize, Settings.of(self, seed, widest=width), ways=[make for make, _ in ways])
         self.rmse_, self.profile_ = found.rmse, found.profile
-        self.posterior_, self.implicit_ = (
-            found.posterior is not None,
-            found.posterior is not None and ways[found.way][1],
-        )
-        self._features = found.features[0] if found.features else ()
+        self.posterior_ = found.sampled.posterior is not None
+        self.implicit_ = self.posterior_ and ways[found.sampled.way][1]
+        self._features = found.sampled.features[0] if found.sampled.features else ()
         self._fitted = _fitted(observed, found)
         self.left_, self.right_ = self._fitted.left, self._fitted.right
         self.mean_ = self._fitted.mean
@@ -241,9 +244,9 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
                     groups[n].append(decompose(observed_with(entries, n), seed=self._seed, standardize=False))
             return groups
 
-        plain = None if given == [None, None] else lambda entries: make(entries, False)
-        ways = [] if self.implicit else [(plain, False)]
-        return ways if self.implicit is False else [*ways, (lambda entries: make(entries, True), True)]
+        plain: MakeFeatures | None = None if all(part is None for part in given) else partial(make, implicit=False)
+        ways: list[tuple[MakeFeatures | None, bool]] = [] if self.implicit else [(plain, False)]
+        return ways if self.implicit is False else [*ways, (partial(make, implicit=True), True)]
 
     def _new_features(self, X: Matrix, observed: Observed) -> list[Tensor]:
         """Return the coordinates of the features of rows, which may be new, along the fitted singular directions."""
@@ -298,7 +301,8 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         """
         check_is_fitted(self)
         if are_positions(X) or are_labels(X):
-            fitted, positions, shape = self._fitted, self._positions(X), (-1,)
+            fitted, positions = self._fitted, self._positions(X)
+            shape: tuple[int, ...] = (-1,)
         else:
             observed = self._observed_rows(X)
             fitted, shape = self._rows(X, observed), observed.shape
@@ -426,8 +430,8 @@ def _fitted(observed: Observed, found: Completion) -> FittedMatrix:
         posterior=None,
     )
     if found.net is None:
-        return replace(made, posterior=found.posterior)
-    return replace(made.with_rows(observed, [], seed=0), posterior=found.posterior)
+        return replace(made, posterior=found.sampled.posterior)
+    return replace(made.with_rows(observed, [], seed=0), posterior=found.sampled.posterior)
 
 
 def _column_scale(X: NDArray[np.float64] | sp.spmatrix | sp.sparray) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """The Bayesian finish of a completion: draws of the factors around the fitted network, kept only where they help."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -81,6 +81,11 @@ class Sampled:
     error: float | None
     way: int = 0
     features: tuple[tuple[Features, ...], ...] = ()
+
+    def times(self, factor: float) -> "Sampled":
+        """Return the result for values in another unit: predictions and errors are multiplied by `factor`."""
+        posterior = None if self.posterior is None else self.posterior.times(factor)
+        return replace(self, posterior=posterior, error=None if self.error is None else factor * self.error)
 
 
 def number_of_draws(posterior: int | None, observed: Observed) -> int:

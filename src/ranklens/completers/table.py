@@ -1,7 +1,8 @@
 """Tables of numbers with holes, in any container: arrays, masked arrays, frames of any column type, sparse matrices."""
 
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
+from numbers import Real
 from typing import TypeAlias
 
 import numpy as np
@@ -119,17 +120,15 @@ def are_labels(X: Matrix) -> bool:
         return X.shape[1] == 2 and any(not pd.api.types.is_numeric_dtype(dtype) for dtype in X.dtypes)
     if isinstance(X, np.ndarray):
         return X.ndim == 2 and X.shape[1] == 2 and X.dtype.kind in "OUS" and not _only_numbers(X)
-    pairs = isinstance(X, Sequence) and len(X) > 0 and all(isinstance(pair, tuple | list) for pair in X)
-    return pairs and all(len(pair) == 2 for pair in X) and not _only_numbers([part for pair in X for part in pair])
-
-
-def _only_numbers(values: NDArray | Sequence[object]) -> bool:
-    """Return whether all values can be read as numbers, holes included."""
-    try:
-        np.asarray([np.nan if part is None or part is pd.NA else part for part in np.ravel(values)], dtype=np.float64)
-    except (TypeError, ValueError):
+    if not isinstance(X, list | tuple) or not X:
         return False
-    return not any(isinstance(part, str) for part in np.ravel(np.asarray(values, dtype=object)))
+    pairs = [tuple(pair) for pair in X if isinstance(pair, tuple | list) and len(pair) == 2]
+    return len(pairs) == len(X) and not _only_numbers(pd.DataFrame(pairs).to_numpy(dtype=object))
+
+
+def _only_numbers(values: NDArray[np.generic]) -> bool:
+    """Return whether all values are numbers or holes; text is no number."""
+    return all(isinstance(part, Real) or part is None or part is pd.NA for part in values.ravel())
 
 
 def named(positions: NDArray[np.int64], names: pd.Index | None) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from ranklens.completers.completion import Settings, complete
 from ranklens.completers.entries import predict
 from ranklens.completers.observed import Observed
 from ranklens.completers.polish import widths
+from ranklens.completers.prepared import HeldOut
 from ranklens.completers.sampling import is_conjugate
 from ranklens.tensors import families, init
 from ranklens.tensors.network import TensorNetwork
@@ -30,8 +32,8 @@ SMALL_START = 1e-3
 # Data count as centred if their mean is below this share of their root mean square.
 CENTRED = 0.2
 Family = str | TensorNetwork | Callable[[Sequence[int]], TensorNetwork]
-Vector = NDArray[np.float64] | pd.Series
-Predictions = Vector | tuple[Vector, Vector]
+Vector: TypeAlias = NDArray[np.float64] | pd.Series
+Predictions: TypeAlias = Vector | tuple[Vector, Vector]
 
 
 class TensorCompleter(BaseEstimator):  # type: ignore[misc]
@@ -57,7 +59,9 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
         biases: whether to fit a mean, and one bias per index of every mode, with the network. None lets held-out
             entries decide.
         held_out: fraction of the observed entries that is held out to decide when to stop, and to choose size, ridge
-            and damping.
+            and damping. "entries" holds out a tenth of them, and "blocks" a tenth of the blocks, which are all entries
+            along the mode that the observed entries fill most: use it where blocks are missing, such as days. Or a
+            function of the (m, N) positions and a seed, which returns a mask of the held-out entries.
         max_steps: number of training steps, at most.
         learning_rate: length of a step, in units of the nodes' norms at the end of the training.
         patience: training stops at this many times the step of its best held-out error, but never while the loss is
@@ -109,7 +113,7 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
         scale: float | None = None,
         width: int | None = None,
         biases: bool | None = None,
-        held_out: float = 0.1,
+        held_out: HeldOut = 0.1,
         max_steps: int = 2000,
         learning_rate: float = 0.01,
         patience: float = 5.0,
@@ -152,7 +156,7 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
             )
         found = complete(observed, initialize, Settings.of(self, seed))
         self.rmse_, self.profile_ = found.rmse, found.profile
-        self._posterior, self.posterior_ = found.posterior, found.posterior is not None
+        self._posterior, self.posterior_ = found.sampled.posterior, found.sampled.posterior is not None
         biases = found.biases.times(found.scale)
         self._biases = dataclasses.replace(biases, modes=tuple(mode.cpu() for mode in biases.modes))
         self.network_ = None

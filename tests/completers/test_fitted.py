@@ -1,0 +1,48 @@
+"""A fitted matrix against its formula."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ranklens.completers import fitted
+from ranklens.completers.fitted import FittedMatrix
+from ranklens.completers.observed import Observed
+
+
+def matrix(rank=2):
+    made = np.random.default_rng(0)
+    parts = [made.standard_normal(shape) for shape in ((6, rank), (5, rank), (6,), (5,))]
+    return FittedMatrix(parts[0], parts[1], 3.0, parts[2], parts[3], ridge=0.1, damping=2.0, error=0.5, posterior=None)
+
+
+def test_predictions_are_the_sum_of_biases_and_product(tolerance):
+    made = matrix()
+    whole = made.left @ made.right.T + 3.0 + made.row_biases[:, None] + made.column_biases
+    positions = torch.cartesian_prod(torch.arange(6), torch.arange(5))
+    assert np.allclose(made.whole(), whole, rtol=tolerance["rounding"])
+    assert np.allclose(made.at(positions), whole.ravel(), rtol=tolerance["rounding"])
+    assert (made.deviation(positions) == 0.5).all()
+
+
+@pytest.mark.parametrize(("rank", "damping"), [(2, 2.0), (2, np.inf), (0, 2.0), (0, np.inf)])
+def test_new_rows_are_ridge_regressions(rank, damping, tolerance):
+    made = replace(matrix(rank), damping=damping)
+    observed = Observed(torch.tensor([[0, 1], [0, 3], [2, 0]]), torch.tensor([1.0, -2.0, 0.5]).double(), (3, 5))
+    found = made.with_rows(observed, [], seed=0)
+    for row in range(3):
+        own = observed.indices[:, 0].numpy() == row
+        j, y = observed.indices[own, 1].numpy(), observed.values.numpy()[own]
+        design = np.concatenate([made.right[j], np.ones((len(j), int(np.isfinite(damping))))], axis=1)
+        penalty = np.diag([0.1] * rank + [damping] * int(np.isfinite(damping)))
+        solved = np.linalg.solve(design.T @ design + penalty, design.T @ (y - 3.0 - made.column_biases[j]))
+        assert np.allclose(found.left[row], solved[:rank], atol=tolerance["difference"])
+        bias = solved[rank] if np.isfinite(damping) else 0.0
+        assert found.row_biases[row] == pytest.approx(bias, abs=tolerance["difference"])
+
+
+def test_too_many_entries_are_not_filled(monkeypatch):
+    monkeypatch.setattr(fitted, "FILLED", 29)
+    with pytest.raises(ValueError, match="would have 30 entries"):
+        matrix().whole()
