@@ -1,6 +1,7 @@
 """Data that a model is run on to be cut: batches of any form, and the moments of what layers take in and put out."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,6 +133,34 @@ def output_of(found: object) -> Tensor:
         f"the model gives a {type(found).__name__}, and only tensors can be compared, or the {' or '.join(OUTPUTS)} of "
         f"an object; wrap the model so that it returns a tensor, or leave out batch="
     )
+
+
+def output_error(plain: nn.Module, small: nn.Module, runs: Runs, *, optional: bool = False) -> float:
+    """Return the relative error in Frobenius norm of a model's output over data.
+
+    Args:
+        plain: the model whose output is expected.
+        small: the model whose output is compared.
+        runs: the data.
+        optional: whether to return NaN if the outputs cannot be compared.
+
+    Returns:
+        The norm of the difference divided by the norm of what was expected; 0 if that is zero.
+
+    Raises:
+        TypeError: if outputs are no tensors, unless the error is optional.
+    """
+    error, size = 0.0, 0.0
+    for run in runs:
+        try:
+            expected = output_of(run(plain)).detach().clone()
+        except TypeError:
+            if optional:
+                return math.nan
+            raise
+        error += float((output_of(run(small)) - expected).double().square().sum())
+        size += float(expected.double().square().sum())
+    return math.sqrt(error / size) if size > 0 else 0.0
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Cuts of a model to low rank, where two smaller layers need fewer parameters than one."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,11 @@ import xarray as xr
 from torch import Tensor, nn
 
 from ranklens.nn.attention import put_back, separate_attention
-from ranklens.nn.calibration import Runs, evaluating, output_of, recalibrate_, watch
+from ranklens.nn.calibration import Runs, evaluating, output_error, recalibrate_, watch
 from ranklens.nn.compression import Compression
 from ranklens.nn.compression_table import output_errors, parameters, relative_error, table, with_survey
 from ranklens.nn.decomposition import CutLayer, KeptLayer, Site, by_weight, counted, sites
-from ranklens.nn.low_rank import low_rank
+from ranklens.nn.importance import importances
 from ranklens.nn.model_state import M, bare, copied, replaced
 from ranklens.nn.overparameterize import collapse
 from ranklens.nn.rank_choice import Criterion, budgeted_ranks, criterion, layer_ranks
@@ -26,9 +25,6 @@ ENERGIES = (1.0, 0.999, 0.99, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 ORDERS = ("sequential", "outputs")
 PRICES = ("parameters", "multiply_adds")
 IMPORTANCES = ("equal", "measured")
-# Share of a layer's variance that is cut to measure its importance: large enough to stand out from rounding in single
-# precision, small enough for the effect to be about proportional.
-PROBE = 0.05
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ def compress(  # noqa: PLR0913  (what decides the ranks, what they cost, and on 
     batch: object = None,
     order: str | None = None,
     per: str = "parameters",
-    importance: str = "equal",
+    importance: str | None = None,
     recalibrate: bool = False,
 ) -> Compression[M]:
     r"""Return a copy of a model whose layers are cut to low rank, where that saves parameters.
@@ -103,8 +99,10 @@ def compress(  # noqa: PLR0913  (what decides the ranks, what they cost, and on 
             "outputs", which runs them once.
         per: cost that the budget limits: "parameters" of the whole model, or "multiply_adds" of the layers that
             can be cut, on the data.
-        importance: "equal" adds up the relative errors of all layers; "measured" weighs each by its effect on the
-            output of the model, measured by cutting one layer at a time. It serves for a budget with data.
+        importance: how a budget weighs the errors of layers. "measured" weighs each by the square root of its effect
+            on the output of the model, measured by cutting one layer at a time, which runs the model once for every
+            layer; "equal" weighs all alike. With data, the default is "measured" where outputs of the model can be
+            compared, and "equal" elsewhere.
         recalibrate: whether the running statistics of batch-norm layers are replaced by their averages over the data.
 
     Returns:
@@ -155,19 +153,19 @@ def compress(  # noqa: PLR0913  (what decides the ranks, what they cost, and on 
         found = survey(ready.model, watched, runs, {site.name for site in ready.sites})
         ready = _without_idle(ready, found)
         layers = [by_outputs(site, found.moments[site.name]) for site in ready.sites]
-        weights = _importances(ready, layers, runs) if importance == "measured" else None
+        weighed = rule.name == "budget" and importance != "equal"
+        weights = importances(ready.model, layers, runs, optional=importance is None) if weighed else None
         ranks = _ranks(ready, layers, rule, weights, found if per == "multiply_adds" else None)
         return _cut_by_outputs(ready, layers, ranks, runs, found, order=order, recalibrate=recalibrate)
 
 
-def _checked_options(data: object, order: str | None, per: str, importance: str, recalibrate: bool) -> str:
+def _checked_options(data: object, order: str | None, per: str, importance: str | None, recalibrate: bool) -> str:
     """Return the order, after all options have been checked."""
-    for name, value, known in (("per", per, PRICES), ("importance", importance, IMPORTANCES)):
-        if value not in known:
+    options = {"order": (order, ORDERS), "per": (per, PRICES), "importance": (importance, IMPORTANCES)}
+    for name, (value, known) in options.items():
+        if value is not None and value not in known:
             raise ValueError(f"{name} is {value!r}; choose one of {', '.join(known)}")
-    if order is not None and order not in ORDERS:
-        raise ValueError(f"order is {order!r}; choose one of {', '.join(ORDERS)}")
-    needs = {"order": order is not None, "per": per != PRICES[0], "importance": importance != IMPORTANCES[0]}
+    needs = {"order": order is not None, "per": per != PRICES[0], "importance": importance is not None}
     for name, given in {**needs, "recalibrate": recalibrate}.items():
         if given and data is None:
             raise ValueError(f"{name} needs data to measure on; give data=, or leave {name} out")
@@ -213,7 +211,7 @@ def _cut_by_weight(ready: _Prepared, layers: Sequence[CutLayer], rule: Criterion
     with evaluating(ready.model, small):
         seen, errors = _on_batch(ready, layers, ranks, runs)
         found = with_survey(found, layers, ranks, seen, errors)
-        found.attrs["output_error"] = _compared(ready.model, small, runs)
+        found.attrs["output_error"] = output_error(ready.model, small, runs)
     return Compression(small, found)
 
 
@@ -240,7 +238,7 @@ def _cut_by_outputs(
     rows = table(made, ready.kept, ranks, dense)
     rows = with_survey(rows, made, ranks, seen, output_errors(made, ranks, dense))
     with evaluating(small):
-        error = _compared(ready.model, small, runs, optional=True)
+        error = output_error(ready.model, small, runs, optional=True)
     small = put_back(small, ready.attention)
     rows = _counted(rows, ready.model, small)
     rows.attrs["output_error"] = error
@@ -280,40 +278,6 @@ def _on_batch(
     for run in runs:
         watch(run, ready.model, modules, take)
     return seen, errors
-
-
-def _compared(plain: nn.Module, small: nn.Module, runs: Runs, *, optional: bool = False) -> float:
-    """Return the relative Frobenius error of a model's output over data; NaN if it is optional and not a tensor."""
-    error, size = 0.0, 0.0
-    for run in runs:
-        try:
-            expected = output_of(run(plain)).detach().clone()
-        except TypeError:
-            if optional:
-                return math.nan
-            raise
-        error += float((output_of(run(small)) - expected).double().square().sum())
-        size += float(expected.double().square().sum())
-    return math.sqrt(error / size) if size > 0 else 0.0
-
-
-def _importances(ready: _Prepared, layers: Sequence[CutLayer], runs: Runs) -> list[float]:
-    """Return for each layer the squared relative error of the model's output over that of the layer's own output.
-
-    One layer at a time is cut to the least rank that leaves at most `PROBE` of its variance.
-    """
-    found = []
-    for layer in layers:
-        rank = max(int((layer.errors() > PROBE).sum()), 1)
-        own = float(layer.errors()[rank])
-        small = copied(ready.model)
-        first, last, bias = layer.cut.factors(rank)
-        for name in layer.site.names:
-            small = replaced(small, name, low_rank(layer.site.form, first, last, bias, layer.site.module))
-        with evaluating(small):
-            error = _compared(ready.model, small, runs)
-        found.append(error**2 / own if own > 0 else 1.0)
-    return found
 
 
 def pareto(
