@@ -22,8 +22,9 @@ HOPELESS = 1.3
 # Rise of the held-out error that a smaller size may cost, in units of 1 / sqrt(held-out entries): a quarter of about
 # the relative standard error of the error itself.
 SIMPLER = 0.25
-# Relative change of the mean squared residual over a sweep below which least squares have converged.
-CONVERGED = 1e-4
+# Relative change of the mean squared residual over a sweep below which least squares have converged: for the last fit,
+# and for those among which the search chooses.
+CONVERGED, CHOSEN = 1e-4, 1e-3
 # Number of entries from which on a fit takes few sweeps and few ridges, so that it takes minutes and not hours.
 LARGE = 2**21
 # Sweeps of a fit, at most: for up to `LARGE` entries, and for more.
@@ -92,7 +93,13 @@ class Polish:
         """
         if choice not in self.errors:
             net = self.candidates.networks[choice.size]
-            made = fit(net.with_nodes(net.nodes), self.train, self.biases, ridge=choice.ridge * self.noise_level)
+            made = fit(
+                net.with_nodes(net.nodes),
+                self.train,
+                self.biases,
+                ridge=choice.ridge * self.noise_level,
+                converged=CHOSEN,
+            )
             self.errors[choice], self.fits[choice] = error(made, self.held_out), made
             most = FORGOTTEN * self._enough()
             self.fits = {other: kept for other, kept in self.fits.items() if self.errors[other] <= most}
@@ -120,7 +127,7 @@ class Polish:
         """Return the best choice, searched for from the size at which the candidates begin.
 
         At the first size the ridges are tried in ascending order, until one of them is hopeless. Smaller sizes follow
-        while they are about as good, then larger ones while they are better.
+        while they are about as good, then larger ones while they are better by more than what counts as equal.
         """
         begin = self.candidates.begin
         for ridge in RIDGES:
@@ -128,7 +135,7 @@ class Polish:
                 break
         ridge = min(self.errors, key=lambda choice: self.errors[choice]).ridge
         self._walk(begin, 1, ridge, tolerated(self.held_out))
-        self._walk(begin, -1, ridge, 1.0)
+        self._walk(begin, -1, ridge, 1 / tolerated(self.held_out))
         return self.best()
 
     def _walk(self, begin: int, step: int, ridge: float, factor: float) -> None:
@@ -159,7 +166,7 @@ class Polish:
         return RIDGES[k]
 
 
-def fit(net: TensorNetwork, observed: Observed, biases: Biases, *, ridge: float) -> Fit:
+def fit(net: TensorNetwork, observed: Observed, biases: Biases, *, ridge: float, converged: float = CONVERGED) -> Fit:
     """Fit the nodes of a network and the biases in turn, by least squares, until the residual no longer falls.
 
     Args:
@@ -167,6 +174,7 @@ def fit(net: TensorNetwork, observed: Observed, biases: Biases, *, ridge: float)
         observed: the entries to fit.
         biases: the biases to begin with; with infinite damping they stay as they are.
         ridge: weight of the sum of squared node entries.
+        converged: relative change of the mean squared residual over a sweep that ends the fit.
 
     Returns:
         The network and the adapted biases.
@@ -178,7 +186,7 @@ def fit(net: TensorNetwork, observed: Observed, biases: Biases, *, ridge: float)
         if math.isfinite(biases.damping):
             biases = biases.adapted(observed.minus(predict(net, observed.indices)))
             solver.replace_values(observed.minus(biases.at(observed.indices)))
-        if after >= before * (1 - CONVERGED):
+        if after >= before * (1 - converged):
             break
         before = after
     return Fit(net, biases)
