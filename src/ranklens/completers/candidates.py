@@ -166,7 +166,9 @@ class Components:
             entries = component_entries(net, bond, indices)
             gram += entries.T @ entries
             moment += entries.T @ values
-        gram += LIFT * gram.diagonal().mean() * torch.eye(size, dtype=torch.float64, device=device)
+        mean = gram.diagonal().mean()
+        lift = LIFT * mean if mean > 0 else 1.0  # components of zero, as of tensors with many modes and few entries
+        gram += lift * torch.eye(size, dtype=torch.float64, device=device)
         return cls(gram, moment, float(train.values.square().sum()))
 
     def keep(self, kept: Sequence[int]) -> "Components":
