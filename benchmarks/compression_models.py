@@ -32,8 +32,8 @@ FIRST_BIN, BIN = 1997.3794084376191, 20
 NEAR = 50
 # Groups of blocks of a residual network of 20 layers for small images: channels of each, and blocks in each.
 WIDTHS, BLOCKS = (16, 32, 64), 3
-# Images of Fashion-MNIST that the networks are trained on, and steps of 64 images: 6 epochs.
-TRAINED_ON, STEPS = 10_000, 940
+# Images of Fashion-MNIST that the networks are trained on, and steps of 64 images: 2.6 epochs.
+TRAINED_ON, STEPS = 10_000, 400
 # Characters in a sample of the transformer, its width, heads and layers.
 CONTEXT, WIDTH, HEADS, LAYERS = 64, 96, 4, 3
 

@@ -18,7 +18,7 @@ from ranklens.nn.rank_monitor import RankMonitor
 from ranklens.nn.rank_profile import rank_profile
 from ranklens.nn.regions import PatchPairs
 from ranklens.nn.resnet import resnet
-from ranklens.nn.saved import restore
+from ranklens.nn.restore import restore
 from ranklens.nn.separation_rank import Separation, separation_rank
 
 __all__ = [

@@ -16,6 +16,7 @@ from ranklens.nn.decomposition import CutLayer, KeptLayer, Site, by_weight, coun
 from ranklens.nn.importance import importances
 from ranklens.nn.model_state import M, bare, copied, replaced
 from ranklens.nn.overparameterize import collapse
+from ranklens.nn.pretrained import with_own_saving
 from ranklens.nn.rank_choice import Criterion, budgeted_ranks, criterion, layer_ranks
 from ranklens.nn.refit import refitted
 from ranklens.nn.survey import Survey, by_outputs, survey
@@ -204,6 +205,7 @@ def _cut_by_weight(ready: _Prepared, layers: Sequence[CutLayer], rule: Criterion
     """Return a copy of a model cut by its weights; `layers` are given so that several calls share them."""
     ranks = _ranks(ready, layers, rule)
     small = put_back(_with_pairs(copied(ready.model), layers, ranks), ready.attention)
+    with_own_saving(small)
     found = _counted(table(layers, ready.kept, ranks), ready.model, small)
     if batch is None:
         return Compression(small, found)
@@ -240,6 +242,7 @@ def _cut_by_outputs(
     with evaluating(small):
         error = output_error(ready.model, small, runs, optional=True)
     small = put_back(small, ready.attention)
+    with_own_saving(small)
     rows = _counted(rows, ready.model, small)
     rows.attrs["output_error"] = error
     return Compression(small, rows)

@@ -12,6 +12,7 @@ from ranklens.nn import saved
 from ranklens.nn.attention import SeparateAttention, joined, without_nested
 from ranklens.nn.low_rank import LowRank
 from ranklens.nn.model_state import M, all_names, copied, replaced
+from ranklens.nn.pretrained import without_saving
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ class Compression(Generic[M]):
         for module in list(model.modules()):
             if isinstance(module, LowRank):
                 pair = nn.Sequential(*module).train(module.training)
+                # Models of transformers read the dtype of `layer.weight`. This attribute is no further Parameter.
+                pair.__dict__["weight"] = module[0].weight
                 for name in all_names(model, module):
                     model = replaced(model, name, pair)
+        without_saving(model)
         return without_nested(model)
