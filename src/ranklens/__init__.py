@@ -33,7 +33,7 @@ _HOMES = {
         "cp_rank_estimate",
     ],
     # practice
-    "completers": ["MatrixCompleter", "TensorCompleter"],
+    "completers": ["MatrixCompleter", "TensorCompleter", "EntryRegressor"],
     # files and pictures
     "files": ["save", "load"],
     "drawing": ["plot"],

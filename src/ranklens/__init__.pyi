@@ -2,6 +2,7 @@ from ranklens import data as data
 from ranklens import nn as nn
 from ranklens import problems as problems
 from ranklens import theory as theory
+from ranklens.completers import EntryRegressor as EntryRegressor
 from ranklens.completers import MatrixCompleter as MatrixCompleter
 from ranklens.completers import TensorCompleter as TensorCompleter
 from ranklens.drawing import plot as plot

@@ -125,7 +125,7 @@ class AlternatingLeastSquares:
         solve = self._solve_factor if _is_matrix_product(self.net) and on_cpu else self._solve_node
         for k in range(len(self.net.nodes)) if nodes is None else nodes:
             squared = solve(k)
-        return squared / len(self.observed)
+        return squared / float(self.observed.counts().sum())
 
     def _solve_factor(self, k: int) -> float:
         """Return the sum of squared residuals after solving for one of the two factors of a matrix.
@@ -137,7 +137,7 @@ class AlternatingLeastSquares:
         own, other = (self.net.nodes[n].detach().movedim(layout.nodes[n].index(layout.out[n]), 0) for n in (k, 1 - k))
         rows, size = own.shape
         counts, sums = self._counts[k], self._sums_by_factor[k]
-        squared = float(self.observed.values.square().sum())
+        squared = float(self.observed.counts() @ self.observed.values.square())
         outer = (other[:, :, None] * other[:, None, :]).reshape(len(other), -1).numpy()
         step = max(4 * BLOCK // (size * size), 1)
         for low in range(0, rows, step):
@@ -153,13 +153,13 @@ class AlternatingLeastSquares:
     @cached_property
     def _counts(self) -> tuple[sp.csr_matrix, sp.csr_matrix]:
         """Return how often every entry of the matrix is observed: with the rows of factor 0, and of factor 1."""
-        return self._tables(np.ones(len(self.observed)))
+        return self._tables(self.observed.counts().numpy())
 
     @property
     def _sums_by_factor(self) -> tuple[sp.csr_matrix, sp.csr_matrix]:
         """Return the sum of the values observed of every entry: with the rows of factor 0, and of factor 1."""
         if self._sums is None:
-            self._sums = self._tables(self.observed.values.numpy())
+            self._sums = self._tables((self.observed.counts() * self.observed.values).numpy())
         return self._sums
 
     def _tables(self, weights: np.ndarray) -> tuple[sp.csr_matrix, sp.csr_matrix]:
@@ -182,7 +182,8 @@ class AlternatingLeastSquares:
             positions = order.positions[int(order.starts[low]) : int(order.starts[high])]
             equations = self._normal_equations(k, positions, low, high)
             solved[low:high] = x = equations.solve(self.ridge)
-            squared += max(float(self.observed.values[positions].square().sum()) + equations.change(x), 0.0)
+            some = self.observed.take(positions)
+            squared += max(float(some.counts() @ some.values.square()) + equations.change(x), 0.0)
         by_row.copy_(solved.reshape(by_row.shape))
         return squared
 
@@ -201,8 +202,10 @@ class AlternatingLeastSquares:
         gram = torch.zeros(high - low, size * size, dtype=node.dtype, device=node.device)
         moment = torch.zeros(high - low, size, dtype=node.dtype, device=node.device)
         for part in positions.split(max(BLOCK // (size * size), 1)):
-            indices, values = self.observed.indices[part], self.observed.values[part]
-            features = environment(self.net, k, indices).reshape(len(part), size)
+            some = self.observed.take(part)
+            indices, root = some.indices, some.counts().sqrt()
+            features = environment(self.net, k, indices).reshape(len(part), size) * root[:, None]
+            values = some.values * root
             if modes:
                 row = contract.flatten(indices[:, modes], [self.net.shape[n] for n in modes]) - low
                 outer = (features[:, :, None] * features[:, None, :]).reshape(len(part), -1)

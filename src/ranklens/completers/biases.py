@@ -60,10 +60,11 @@ class Biases:
         modes = list(self.modes)
         residual = observed.values - self.at(observed.indices)
         indices = observed.indices.T.contiguous()
-        counts = [torch.bincount(own, minlength=d) for own, d in zip(indices, observed.shape, strict=True)]
+        weights = observed.counts()
+        counts = [torch.bincount(own, weights, minlength=d) for own, d in zip(indices, observed.shape, strict=True)]
         for _ in range(sweeps):
             for n, (own, count) in enumerate(zip(indices, counts, strict=True)):
-                sums = torch.zeros_like(modes[n]).index_add_(0, own, residual) + count * modes[n]
+                sums = torch.zeros_like(modes[n]).index_add_(0, own, weights * residual) + count * modes[n]
                 change = sums / (count + self.damping) - modes[n]
                 modes[n] = modes[n] + change
                 residual -= change[own]
@@ -98,4 +99,6 @@ def fit_biases(observed: Observed, damping: float) -> Biases:
     True
     """
     zero = no_biases(observed.shape, observed.values.device)
-    return replace(zero, mean=float(observed.values.mean()), damping=damping).adapted(observed, SWEEPS)
+    counts = observed.counts()
+    mean = float(counts @ observed.values / counts.sum())
+    return replace(zero, mean=mean, damping=damping).adapted(observed, SWEEPS)

@@ -271,7 +271,7 @@ def _sample(attempt: Attempt, settings: Settings, ways: Sequence[MakeFeatures | 
         net,
         biases.modes if math.isfinite(biases.damping) else None,
         biases.mean,
-        attempt.error / data.scale,
+        (residual(made, data.held_out) if attempt.is_better else data.residual(data.held_out)).values.cpu(),
         attempt.alone / data.scale,
     )
     return sample(
@@ -280,7 +280,6 @@ def _sample(attempt: Attempt, settings: Settings, ways: Sequence[MakeFeatures | 
         data.whole.to("cpu"),
         begin,
         draws=draws,
-        tolerated=tolerated(data.held_out),
         seed=settings.seed,
         ways=ways,
     )

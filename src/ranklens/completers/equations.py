@@ -61,11 +61,11 @@ class MatrixEntries:
     def __init__(self, observed: Observed, *, biases: bool) -> None:
         self.biases = biases
         i, j = observed.indices.cpu().numpy().T
-        values = observed.values.cpu().numpy()
-        counts = sp.csr_matrix((np.ones(len(values)), (i, j)), shape=observed.shape)
-        sums = sp.csr_matrix((values, (i, j)), shape=observed.shape)
+        values, weights = observed.values.cpu().numpy(), observed.counts().cpu().numpy()
+        counts = sp.csr_matrix((weights, (i, j)), shape=observed.shape)
+        sums = sp.csr_matrix((weights * values, (i, j)), shape=observed.shape)
         self._counts, self._sums = (counts, counts.T.tocsr()), (sums, sums.T.tocsr())
-        self._squared = float(values @ values)
+        self._squared = float(weights @ values**2)
         self._numbers = tuple(np.asarray(table.sum(axis=1)).ravel() for table in self._counts)
         self._totals = tuple(np.asarray(table.sum(axis=1)).ravel() for table in self._sums)
 
@@ -119,6 +119,7 @@ class TensorEntries:
     def __init__(self, observed: Observed, *, biases: bool) -> None:
         self.biases, self._shape = biases, observed.shape
         indices, self._values = observed.indices.cpu(), observed.values.cpu()
+        self._weights = observed.counts().cpu()
         self._indices = indices.T.contiguous()
         self._orders = [own.argsort(stable=True) for own in self._indices]
         self._starts = [
@@ -133,7 +134,7 @@ class TensorEntries:
             n: the mode.
             factors: the rows of all modes.
         """
-        return float(self._targets(n, factors, slice(None)).square().sum())
+        return float(self._weights @ self._targets(n, factors, slice(None)).square())
 
     def equations(self, n: int, factors: Sequence[Float[Tensor, "_ K"]]) -> Iterator[Equations]:
         """Compute the normal equations of the rows of mode n, with the factors of all other modes fixed.
@@ -165,7 +166,9 @@ class TensorEntries:
         targets = self._targets(n, factors, entries)
         table = torch.cat([_outer(features), features * targets[:, None]], dim=1).numpy()
         columns = np.arange(len(entries))
-        by_row = sp.csr_matrix((np.ones(len(entries)), columns, starts - starts[0]), shape=(high - low, len(entries)))
+        by_row = sp.csr_matrix(
+            (self._weights[entries].numpy(), columns, starts - starts[0]), shape=(high - low, len(entries))
+        )
         found = torch.from_numpy(by_row @ table)
         size = features.shape[1]
         return Equations(low, found[:, :-size], found[:, -size:])

@@ -113,7 +113,7 @@ class GibbsSampler:
         """
         made = MatrixEntries if len(observed.shape) == 2 else TensorEntries
         self._entries: MatrixEntries | TensorEntries = made(observed, biases=self.biases)
-        self._count = len(observed)
+        self._count = float(observed.counts().sum())
         self._squared: float | None = None  # sum of squared residuals after the last sweep
         self.features = [()] * len(self.rows) if features is None else [tuple(groups) for groups in features]
         for n, groups in enumerate(self.features):

@@ -17,11 +17,14 @@ class Observed:
         indices: (m, N) int64 positions. A position may occur more than once.
         values: (m,) float64 values.
         shape: sizes of the N modes.
+        weights: (m,) weights of the observations in sums of squares: an observation of weight 2 counts as two. None is
+            weight 1 for all.
     """
 
     indices: Int[Tensor, "m order"]
     values: Float[Tensor, " m"]
     shape: tuple[int, ...]
+    weights: Float[Tensor, " m"] | None = None
 
     def __len__(self) -> int:
         """Return the number of observations."""
@@ -33,7 +36,20 @@ class Observed:
         Args:
             rows: positions in `values`, or a mask of shape (m,).
         """
-        return Observed(self.indices[rows], self.values[rows], self.shape)
+        weights = None if self.weights is None else self.weights[rows]
+        return Observed(self.indices[rows], self.values[rows], self.shape, weights)
+
+    def weighted(self, weights: Float[Tensor, " m"]) -> "Observed":
+        """Return the observations with weights.
+
+        Args:
+            weights: one number per observation, at least 0.
+        """
+        return replace(self, weights=weights)
+
+    def counts(self) -> Float[Tensor, " m"]:
+        """Return how often every observation counts: its weight, or 1."""
+        return torch.ones_like(self.values) if self.weights is None else self.weights
 
     def minus(self, prediction: Float[Tensor, " m"]) -> "Observed":
         """Return the observations with a prediction subtracted from every value.
@@ -49,11 +65,14 @@ class Observed:
 
     def to(self, device: torch.device | str | None) -> "Observed":
         """Return the observations on a device; None leaves them where they are."""
-        return replace(self, indices=self.indices.to(device), values=self.values.to(device))
+        weights = None if self.weights is None else self.weights.to(device)
+        return replace(self, indices=self.indices.to(device), values=self.values.to(device), weights=weights)
 
     def mean_square(self) -> float:
-        """Return the mean of the squares of the m observed values; NaN without observations."""
-        return float(self.values.square().mean())
+        """Return the weighted mean of the squares of the m observed values; NaN without observations."""
+        if self.weights is None:
+            return float(self.values.square().mean())
+        return float((self.weights * self.values.square()).sum() / self.weights.sum())
 
     def split(self, fraction: float, seed: int) -> tuple["Observed", "Observed"]:
         """Split the observations at random into a training set and a held-out set.

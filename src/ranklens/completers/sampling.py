@@ -1,5 +1,6 @@
 """The Bayesian finish of a completion: draws of the factors around the fitted network, kept only where they help."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,9 @@ DRAWS = 100
 NUMBERS = 2**26
 # Entries above which no draws are made if the user names no number, because they would take minutes.
 LARGE = 2**21
+# The posterior is not kept if its held-out squared error is larger by more than this many standard errors. Held-out
+# entries have also chosen the size and the ridge of the least squares, whose error they therefore underestimate.
+DOUBTS = 2.0
 # Sweeps that are not kept, and draws, with the training set, by which held-out entries judge the posterior.
 TRIED_SKIP, TRIED_DRAWS = 15, 20
 # Sweeps with all entries before the draws that are kept. The sampler goes on from its rows for the training set.
@@ -50,15 +54,20 @@ class Begin:
         net: the network of the training set, or None if biases alone are as good.
         biases: one vector per mode; None for a model without biases.
         mean: the mean, zero without biases.
-        error: held-out root mean square error of the completion.
+        residuals: what the completion leaves of the held-out entries.
         alone: held-out root mean square error of the biases alone.
     """
 
     net: TensorNetwork | None
     biases: tuple[Tensor, ...] | None
     mean: float
-    error: float
+    residuals: Float[Tensor, " m"]
     alone: float
+
+    @property
+    def error(self) -> float:
+        """Return the held-out root mean square error of the completion."""
+        return float(self.residuals.square().mean().sqrt())
 
     @property
     def is_clear(self) -> bool:
@@ -109,11 +118,12 @@ def sample(
     begin: Begin,
     *,
     draws: int,
-    tolerated: float,
     seed: int,
     ways: Sequence[MakeFeatures | None] = (None,),
 ) -> Sampled:
-    """Draw a posterior, and keep it if it predicts held-out entries about as well as least squares, or better.
+    """Draw a posterior, and keep it unless it predicts held-out entries worse than least squares.
+
+    It is worse if the mean of its squared errors is larger by more than `DOUBTS` standard errors of the difference.
 
     Args:
         train: the training set.
@@ -121,7 +131,6 @@ def sample(
         whole: all entries.
         begin: the completion to begin with.
         draws: number of draws to keep.
-        tolerated: ratio of the posterior's held-out error to that of `begin` up to which it is kept.
         seed: seed of the draws.
         ways: functions that make the features of every mode, or None for a model without features. The one of least
             held-out error is taken. For data with little noise, only the first is tried.
@@ -132,7 +141,7 @@ def sample(
     if not draws or not begin.error > NOISE_FREE:
         return Sampled(None, None)
     rows = initial_rows(begin, whole.shape, seed)
-    tried: list[tuple[float, int, GibbsSampler]] = []
+    tried: list[tuple[float, int, GibbsSampler, Tensor]] = []
     for way, make_features in enumerate(ways[:1] if begin.is_clear else ways):
         sampler = GibbsSampler(
             train.minus(torch.full_like(train.values, begin.mean)),
@@ -143,9 +152,11 @@ def sample(
             features=None if make_features is None else make_features(train),
         )
         found = draw(sampler, skip=TRIED_SKIP, draws=TRIED_DRAWS, mean=begin.mean)
-        tried.append((held_out.minus(found.at(held_out.indices)).mean_square() ** 0.5, way, sampler))
-    error, way, sampler = min(tried, key=lambda trial: trial[0])
-    if not error <= tolerated * begin.error:
+        residual = held_out.minus(found.at(held_out.indices))
+        tried.append((residual.mean_square() ** 0.5, way, sampler, residual.values))
+    error, way, sampler, residuals = min(tried, key=lambda trial: trial[0])
+    worse = residuals.square() - begin.residuals.square()
+    if not float(worse.mean()) <= DOUBTS * float(worse.std(correction=0)) / math.sqrt(len(worse)):
         return Sampled(None, error)
     make_features = ways[way]
     sampler.replace_entries(

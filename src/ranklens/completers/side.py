@@ -1,7 +1,7 @@
 """Known features of rows or columns, which say something about their factors before any entry is observed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -82,6 +82,36 @@ def decompose(X: NDArray[np.float64] | sp.csr_matrix, *, seed: int = 0, standard
     kept = int((s[:DIRECTIONS] > ROUNDING * max(s[0], ROUNDING)).sum()) if len(s) else 0
     parts = (np.ascontiguousarray(part) for part in (Q[:, :kept], s[:kept], V[:, :kept], center, size))
     return Features(*(torch.from_numpy(part) for part in parts))
+
+
+def smooth_features(d: int, strength: float) -> Features:
+    r"""Return features whose combinations are smooth functions of an index, for modes with an order, such as time.
+
+    They are the cosines cos(pi k (i + 1/2) / d) for k = 1, 2, ..., which are orthogonal and have second differences of
+    size proportional to k^2. Their prior standard deviations fall as k^-2, as a penalty of squared second differences
+    prescribes.
+
+    Args:
+        d: number of indices.
+        strength: standard deviation of the smooth part of a factor, in units of the part that is independent between
+            indices.
+
+    >>> made = smooth_features(6, 1.0)
+    >>> bool(torch.allclose(made.Q.T @ made.Q, torch.eye(5).double()))
+    True
+    """
+    frequencies = torch.arange(1, min(d, DIRECTIONS + 1), dtype=torch.float64)
+    middles = torch.arange(d, dtype=torch.float64) + 0.5
+    Q = torch.cos(torch.pi * middles[:, None] * frequencies / d) * (2 / d) ** 0.5
+    s = strength * d**0.5 * frequencies**-2.0
+    ones = torch.ones(len(s), dtype=torch.float64)
+    return Features(Q, s, torch.eye(len(s), dtype=torch.float64), torch.zeros_like(ones), ones)
+
+
+def with_unknown(features: Features) -> Features:
+    """Return features with one more row, for an index about which nothing is known: average features."""
+    zero = torch.zeros(1, len(features.s), dtype=torch.float64)
+    return replace(features, Q=torch.cat([features.Q, zero]))
 
 
 def observed_with(observed: Observed, mode: int) -> sp.csr_matrix:
