@@ -345,12 +345,26 @@ def reads_indicators(layout: Layout) -> bool:
     nodes are in the order of the modes, and all modes have size 2. `entries` converts integers at every call. A caller
     that uses the same indices often converts them once, and passes zeros and ones of that dtype instead.
     """
+    return layout.plan("reads indicators", lambda: _reads_indicators(layout))
+
+
+def _reads_indicators(layout: Layout) -> bool:
+    """Return the same, computed anew."""
     swept = sweep(layout)
     if swept is None or len(swept.visits) != 1 or len(swept.labels) != 1 or set(layout.shape) != {2}:
         return False
     visit = swept.visits[0]
-    in_order = visit.modes == tuple((n,) for n in range(len(layout.shape)))
-    return in_order and not visit.below and len(visit.nodes) >= LOG_FACTORS
+    return visit.modes == _modes_in_order(layout) and not visit.below and len(visit.nodes) >= LOG_FACTORS
+
+
+def _modes_in_order(layout: Layout) -> tuple[tuple[int, ...], ...]:
+    """Return every mode for itself, in their order; a network may have hundreds, so the tuple is kept."""
+    return layout.plan("modes in order", lambda: tuple((n,) for n in range(len(layout.shape))))
+
+
+def _own_modes(layout: Layout, visit: "Visit") -> tuple[tuple[int, ...], ...]:
+    """Return the modes of each node of a stack; the tuple is kept, because a stack may have hundreds of nodes."""
+    return layout.plan(("modes", visit.nodes[0]), lambda: tuple(layout.modes[k] for k in visit.nodes))
 
 
 def evaluate(layout: Layout, stacks: Sequence[Tensor], vectors: Sequence[Tensor]) -> Tensor:
@@ -410,7 +424,7 @@ class _Rows:
 
         A group is a tuple of modes; the position is row-major in their indices. All groups have modes of equal sizes.
         """
-        if modes == tuple((n,) for n in range(len(self.layout.shape))):  # every mode for itself, in their order
+        if modes == _modes_in_order(self.layout):
             return self.indices
         columns = torch.tensor(modes, device=self.indices.device).T
         found = self.indices.index_select(1, columns[0]).long()
@@ -420,7 +434,7 @@ class _Rows:
 
     def leaf(self, visit: Visit, table: Tensor) -> Tensor:
         """Return what each row reads of a stack of leaves: from (nodes, positions, ...) to (batch, nodes, ...)."""
-        return self.read(table, tuple(self.layout.modes[k] for k in visit.nodes))
+        return self.read(table, _own_modes(self.layout, visit))
 
     def read(self, table: Tensor, modes: Sequence[tuple[int, ...]]) -> Tensor:
         """Return what each row reads at groups of modes: from (groups, positions, ...) to (batch, groups, ...)."""
@@ -454,7 +468,10 @@ class _Rows:
         nodes, levels, *rest = table.shape
         if nodes // blocks < LOG_FACTORS or levels > LOG_LEVELS or len(rest) != 1:
             return None
-        rows = self.lookup(tuple(self.layout.modes[k] for k in visit.nodes)).reshape(-1, blocks, nodes // blocks)
+        rows = self.lookup(_own_modes(self.layout, visit))
+        if blocks == 1:
+            return log_product(table, rows).unsqueeze(1)
+        rows = rows.reshape(-1, blocks, nodes // blocks)
         tables = table.reshape(blocks, nodes // blocks, levels, *rest)
         return torch.stack([log_product(tables[k], rows[:, k]) for k in range(blocks)], dim=1)
 

@@ -83,14 +83,15 @@ def _collect(rows: Tensor, table: Tensor) -> Tensor:
     size = table.shape[2]
     padded = functional.pad(table, (0, _padding(table)))
     first = padded[:, 0].sum(dim=0)
-    from_first = [(padded[:, level] - padded[:, 0]).T.contiguous().T for level in range(1, table.shape[1])]
+    from_first = [padded[:, level] - padded[:, 0] for level in range(1, table.shape[1])]
     parts = []
     for block in _blocks(rows):
-        part = first.expand(len(block), -1)
-        for reads, difference in zip(_later_reads(block, table), from_first, strict=True):
-            part = torch.addmm(part, reads, difference)
-        parts.append(part)
-    return torch.cat(parts)[:, :size]
+        reads = _later_reads(block, table)
+        part = torch.mm(reads[0], from_first[0]) if reads else first.new_zeros(len(block), len(first))
+        for later, difference in zip(reads[1:], from_first[1:], strict=True):
+            part.addmm_(later, difference)
+        parts.append(part.add_(first))
+    return (parts[0] if len(parts) == 1 else torch.cat(parts))[:, :size]
 
 
 def _distribute(rows: Tensor, values: Tensor, table: Tensor) -> Tensor:
@@ -100,13 +101,16 @@ def _distribute(rows: Tensor, values: Tensor, table: Tensor) -> Tensor:
     all rows minus the sums of the other levels. A column of ones is summed along, which counts how often level 0 is
     read: if it is never read, its sum is set to exactly 0, in place of a rounding error.
     """
-    counted = torch.cat([values, values.new_ones(len(values), 1)], dim=1)
+    counted = values.new_ones(len(values), values.shape[1] + 1)
+    counted[:, :-1] = values
     blocks = _blocks(rows)
-    sums = [counted.new_zeros(values.shape[1] + 1, table.shape[0])] * (table.shape[1] - 1)
+    sums: list[Tensor] = []
     for block, part in zip(blocks, counted.split([len(block) for block in blocks]), strict=True):
-        sums = [
-            torch.addmm(found, part.T, reads) for found, reads in zip(sums, _later_reads(block, table), strict=True)
-        ]
+        reads = _later_reads(block, table)
+        if not sums:
+            sums = [torch.mm(part.T, later) for later in reads]
+        else:
+            sums = [found.addmm_(part.T, later) for found, later in zip(sums, reads, strict=True)]
     first = counted.sum(dim=0)[:, None] - reduce(torch.add, sums, counted.new_zeros(1, table.shape[0]))
     first = first.where(first[-1] != 0, 0.0)
     return torch.stack([first, *sums])[:, :-1].permute(2, 0, 1)
