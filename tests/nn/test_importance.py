@@ -47,7 +47,7 @@ def test_weights_are_ratios_of_errors():
 def test_a_budget_spares_the_layers_that_matter():
     model = Loud()
     equal = rl.nn.compress(model, budget=0.6, data=X, importance="equal").table
-    assert equal.rank_kept.values[0] == pytest.approx(equal.rank_kept.values[1], abs=1)
+    assert abs(equal.rank_kept.values[0] - equal.rank_kept.values[1]) <= 1
     measured = rl.nn.compress(model, budget=0.6, data=X).table
     assert measured.rank_kept.values[0] > measured.rank_kept.values[1]
     assert measured.attrs["output_error"] < equal.attrs["output_error"]

@@ -46,7 +46,7 @@ class LowRank(nn.Sequential):
             last.bias.requires_grad_(bias.requires_grad)
         return pair
 
-    def forward(self, input: Tensor, *options: Any) -> Tensor:
+    def forward(self, input: Tensor, *options: object) -> Tensor:
         """Return the output of the second layer on that of the first.
 
         Args:

@@ -84,7 +84,7 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, shared
 
 
-def _description(pair: LowRank) -> dict[str, Any]:
+def _description(pair: LowRank) -> dict[str, object]:
     """Return what tells a cut layer: the rank, and what the plain layer must be like."""
     first: Any = pair[0]
     last: Any = pair[1]
@@ -92,7 +92,7 @@ def _description(pair: LowRank) -> dict[str, Any]:
     return {"rank": rank, "bias": last.bias is not None, **plain_description(first, groups(first) * outputs)}
 
 
-def plain_description(layer: Truncatable, outputs: int) -> dict[str, Any]:
+def plain_description(layer: Truncatable, outputs: int) -> dict[str, object]:
     """Return the class, sizes and options of a plain layer, as JSON holds them.
 
     Args:
@@ -102,7 +102,7 @@ def plain_description(layer: Truncatable, outputs: int) -> dict[str, Any]:
     Returns:
         The class by name, the numbers of outputs and inputs, and for a convolution its kernel size and options.
     """
-    found: dict[str, Any] = {"class": type(layer).__name__, "outputs": outputs}
+    found: dict[str, object] = {"class": type(layer).__name__, "outputs": outputs}
     if isinstance(layer, nn.Linear):
         return {**found, "inputs": layer.in_features}
     found |= {"inputs": layer.in_channels, "kernel_size": list(layer.kernel_size)}
@@ -110,7 +110,7 @@ def plain_description(layer: Truncatable, outputs: int) -> dict[str, Any]:
     return found | {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
 
-def heads_of(layer: nn.Module) -> dict[str, Any]:
+def heads_of(layer: nn.Module) -> dict[str, object]:
     """Return the options of an attention layer, as JSON holds them.
 
     Args:
