@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from ranklens.nn.model_state import active_dropout, state_kept, without_wrapper
+from ranklens.nn.model_state import (
+    active_dropout,
+    all_names,
+    bare,
+    copied,
+    modes,
+    replaced,
+    set_modes,
+    state_kept,
+    without_wrapper,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +63,22 @@ def test_the_module_inside_a_wrapper_is_found():
     net = model()
     assert without_wrapper(nn.DataParallel(net)) is net
     assert without_wrapper(net) is net
+
+
+def test_modes_are_set_by_name_and_inherited():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU()))
+    net[1].eval()
+    known = modes(net)
+    other = nn.Sequential(nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.ReLU()))
+    set_modes(other, known)
+    assert (other.training, other[0].training, other[0][0].training, other[1][0].training) == (True, True, True, False)
+
+
+def test_all_names_and_wrappers():
+    layer = nn.Linear(2, 2)
+    net = nn.Sequential(layer, layer)
+    assert all_names(net, layer) == ["0", "1"]
+    assert bare(nn.DataParallel(torch.compile(net, backend="eager"))) is net
+    assert replaced(net, "1", nn.ReLU())[0] is layer
+    assert replaced(layer, "", net) is net
+    assert copied(net) is not net

@@ -14,7 +14,7 @@ from ranklens.nn.compression import Compression
 from ranklens.nn.compression_table import output_errors, parameters, relative_error, table, with_survey
 from ranklens.nn.decomposition import CutLayer, KeptLayer, Site, by_weight, counted, sites
 from ranklens.nn.importance import importances
-from ranklens.nn.model_state import M, bare, copied, replaced
+from ranklens.nn.model_state import M, bare, copied, modes, replaced, set_modes
 from ranklens.nn.overparameterize import collapse
 from ranklens.nn.pretrained import with_own_saving
 from ranklens.nn.rank_choice import Criterion, budgeted_ranks, criterion, layer_ranks
@@ -148,7 +148,7 @@ def compress(  # noqa: PLR0913  (what decides the ranks, what they cost, and on 
     ready = _prepared(model)
     if data is None:
         return _cut_by_weight(ready, [by_weight(site) for site in ready.sites], rule, batch)
-    runs = Runs(data)
+    runs, training = Runs(data), modes(ready.model)
     with evaluating(ready.model):
         watched = [*ready.sites, *(site for site in map(counted, ready.kept) if site is not None)]
         found = survey(ready.model, watched, runs, {site.name for site in ready.sites})
@@ -157,7 +157,9 @@ def compress(  # noqa: PLR0913  (what decides the ranks, what they cost, and on 
         weighed = rule.name == "budget" and importance != "equal"
         weights = importances(ready.model, layers, runs, optional=importance is None) if weighed else None
         ranks = _ranks(ready, layers, rule, weights, found if per == "multiply_adds" else None)
-        return _cut_by_outputs(ready, layers, ranks, runs, found, order=order, recalibrate=recalibrate)
+        small = _cut_by_outputs(ready, layers, ranks, runs, found, order=order, recalibrate=recalibrate)
+    set_modes(small.model, training)
+    return small
 
 
 def _checked_options(data: object, order: str | None, per: str, importance: str | None, recalibrate: bool) -> str:

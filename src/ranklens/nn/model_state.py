@@ -36,6 +36,25 @@ def all_names(model: nn.Module, module: nn.Module) -> list[str]:
     return [name for name, found in model.named_modules(remove_duplicate=False) if found is module]
 
 
+def modes(model: nn.Module) -> dict[str, bool]:
+    """Return whether each module of a model is in training mode, by all its names."""
+    return {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
+
+
+def set_modes(model: nn.Module, known: dict[str, bool]) -> None:
+    """Put the modules of a model into training or evaluation mode, in place.
+
+    Args:
+        model: the model.
+        known: whether a module is in training mode, by name; others take the mode of the module that they are in.
+    """
+    for name, module in model.named_modules():
+        place = name
+        while place not in known:
+            place = place.rpartition(".")[0]
+        module.training = known[place]
+
+
 def bare(model: nn.Module) -> nn.Module:
     """Return the module inside the wrappers of `torch.compile`, DataParallel and DistributedDataParallel."""
     while True:
