@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from ranklens.completers import pattern as module
 from ranklens.completers.pattern import Pattern
 
 
@@ -38,3 +39,10 @@ def test_entries_are_not_overwritten_by_a_later_call():
     kept = first.clone()
     pattern.entries(2 * left, right)
     assert torch.equal(first, kept)
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000])
+def test_counting_sorts_as_comparing_does(count, monkeypatch):
+    keys = torch.randint(7, (count,), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(module, "COUNTED", 0)
+    assert torch.equal(module._order(keys, 9), keys.argsort(stable=True))
