@@ -394,7 +394,7 @@ def _draw_by_range(accuracy: Axes, dependence: Axes, record: xr.Dataset, setting
         axes.set_xticks(list(settings.ranges))
         axes.legend(fontsize=8)
     reach = "columns between the two images" if settings.task == "same_class" else "dashes of a path"
-    drawing.label(accuracy, "The penalty restores accuracy", reach, "test accuracy at the last epoch, %")
+    drawing.label(accuracy, "Accuracy with and without penalty", reach, "test accuracy at the last epoch, %")
     drawing.label(dependence, "Joint dependence on both patches", reach, "share of the logit's variance, %")
 
 
