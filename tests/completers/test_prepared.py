@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ranklens.completers import prepared
 from ranklens.completers.observed import Observed
 from ranklens.completers.prepared import divide, fiber_mode, fibers, prepare
 
@@ -56,8 +57,9 @@ def test_one_block_cannot_be_divided():
         divide(observed, "blocks", 0)
 
 
-@pytest.mark.parametrize(("offset", "ways"), [(0.0, 1), (1.0, 2), (100.0, 1)])
-def test_biases_are_tried_where_they_may_help(offset, ways, tolerance):
+@pytest.mark.parametrize(("offset", "cheap", "ways"), [(0.0, 0, 1), (0.0, 999, 2), (1.0, 0, 2), (100.0, 999, 1)])
+def test_biases_are_tried_where_they_may_help(offset, cheap, ways, tolerance, monkeypatch):
+    monkeypatch.setattr(prepared, "CHEAP", cheap)
     made = np.random.default_rng(0)
     indices = np.argwhere(made.random((30, 20)) < 0.7)
     values = offset + made.standard_normal(len(indices))

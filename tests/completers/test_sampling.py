@@ -1,12 +1,11 @@
 """The Bayesian finish: where it begins, and when it is kept."""
 
 import numpy as np
-import pytest
 import torch
 
 import ranklens as rl
 from ranklens.completers.observed import Observed
-from ranklens.completers.sampling import DRAWS, Begin, factors_of, initial_rows, is_conjugate, number_of_draws, sample
+from ranklens.completers.sampling import DRAWS, Begin, initial_rows, number_of_draws, sample
 
 
 def noisy(noise, rank=1, seed=0):
@@ -22,25 +21,9 @@ def noisy(noise, rank=1, seed=0):
     return train, held_out, whole, Begin(net, None, 0.0, residuals, held_out.mean_square() ** 0.5), target
 
 
-@pytest.mark.parametrize("net", [rl.deep_matrix((6, 5), 3, std=0.5), rl.cp((6, 5, 4), 3, std=0.5)])
-def test_factors_have_the_end_tensor_of_the_network(net, tolerance):
-    factors = factors_of(net)
-    whole = torch.einsum("ar,br->ab" if len(factors) == 2 else "ar,br,cr->abc", *factors)
-    assert torch.allclose(whole, net.tensor().detach(), atol=tolerance["rounding"])
-    norms = torch.stack([factor.norm(dim=0) for factor in factors])
-    assert torch.allclose(norms, norms[0].expand_as(norms))
-
-
-def test_networks_with_a_posterior():
-    assert is_conjugate(rl.deep_matrix((4, 5), 3))
-    assert is_conjugate(rl.cp((4, 5, 6), 2))
-    assert not is_conjugate(rl.tucker((4, 5, 6), 2))
-    assert not is_conjugate(rl.hierarchical((4,) * 4, 2))
-
-
 def test_noisy_data_get_more_components_than_clear_ones():
     _, _, _, begin, _ = noisy(0.1)
-    assert [rows.shape for rows in initial_rows(begin, (40, 30), 0)] == [(40, 1), (30, 1)]
+    assert [rows.shape for rows in initial_rows(begin, (40, 30), 0)] == [(40, 2), (30, 2)]
     unclear = Begin(
         begin.net, (torch.zeros(40).double(), torch.zeros(30).double()), 1.0, torch.full((9,), 0.9).double(), 1.0
     )

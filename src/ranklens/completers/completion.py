@@ -12,10 +12,11 @@ from ranklens.completers.biases import Biases
 from ranklens.completers.candidates import EXACT, make_candidates
 from ranklens.completers.check import Completer
 from ranklens.completers.descent import Descended, descend
+from ranklens.completers.factors import is_factored
 from ranklens.completers.observed import Observed
 from ranklens.completers.polish import Choice, Fit, Polish, fit, noise_level, residual, tolerated, widths
 from ranklens.completers.prepared import Data, HeldOut, is_exact, prepare
-from ranklens.completers.sampling import Begin, MakeFeatures, Sampled, is_conjugate, number_of_draws, sample
+from ranklens.completers.sampling import Begin, MakeFeatures, Sampled, number_of_draws, sample
 from ranklens.tensors.init import is_chain
 from ranklens.tensors.network import TensorNetwork
 from ranklens.threads import threads
@@ -170,8 +171,10 @@ def _complete(
         return Completion(None, data.biases_of_all(), data.scale, 0.0, rmse, profile, sampled)
     ridge = refined.choice.ridge * refined.noise_level
     final = fit(refined.fit.net, data.whole, refined.fit.biases, ridge=ridge)
+    left = min(1.0, residual(final, data.whole).mean_square())
+    biases = replace(final.biases, damping=final.biases.damping * left)  # as in the fit of all entries
     profile.attrs["widths"] = str(widths(final.net))
-    return Completion(final.net, final.biases, data.scale, ridge, rmse, profile, sampled)
+    return Completion(final.net, biases, data.scale, ridge, rmse, profile, sampled)
 
 
 @dataclass(frozen=True)
@@ -265,7 +268,7 @@ def _refine(descended: Descended, data: Data) -> Refined:
 def _sample(attempt: Attempt, settings: Settings, ways: Sequence[MakeFeatures | None]) -> Sampled:
     """Return the posterior around the best fit, or around the biases where no network is better."""
     data, made = attempt.data, attempt.refined.fit
-    draws = number_of_draws(settings.posterior, data.whole) if is_conjugate(made.net) else 0
+    draws = number_of_draws(settings.posterior, data.whole) if is_factored(made.net) else 0
     net, biases = (made.net, made.biases) if attempt.is_better else (None, data.biases)
     begin = Begin(
         net,

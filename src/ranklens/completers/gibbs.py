@@ -15,8 +15,8 @@ from ranklens.seeds import stream
 
 # Weight of the prior mean, zero, in rows: it counts as much as two rows with a factor of zero.
 PRIOR_ROWS = 2.0
-# Prior standard deviation of the entries of a component, in units of the data. It is small, so that a component that
-# the data do not need can shrink, and not so small that one that they need cannot grow any more.
+# Prior standard deviation of the entries of a component, in units of the initial noise. It is small, so that a
+# component that the data do not need can shrink, and not so small that one that they need cannot grow any more.
 PRIOR_SIZE = 1e-3
 # Degrees of freedom of the prior of the noise precision, in observations.
 PRIOR_NOISE = 1.0
@@ -99,7 +99,7 @@ class GibbsSampler:
         self.biases, self.noise_precision = biases, noise**-2
         size = rows[0].shape[1]
         self.priors = [Prior(torch.zeros(size).double(), torch.eye(size).double())] * len(rows)
-        self._least_noise = PRIOR_NOISE * noise**2
+        self._noise, self._least_noise = noise, PRIOR_NOISE * noise**2
         self._generator = stream(seed, "draws of a Gibbs sampler")
         self.replace_entries(observed, features)
 
@@ -162,7 +162,7 @@ class GibbsSampler:
         before = self.priors[n]
         left = self.rows[n] - self._linear(n)  # of the prior mean, only what the features do not explain is drawn
         coefficients, weights = [], []
-        variance = PRIOR_SIZE ** (2 / len(self.rows))  # of a factor's rows
+        variance = (PRIOR_SIZE * self._noise) ** (2 / len(self.rows))  # of a factor's rows
         freedom, scatter = size + rows, rows * variance * torch.eye(size, dtype=torch.float64)
         for group, old, weight in zip(self.features[n], before.coefficients, before.weights, strict=True):
             left += group.Q @ (group.s[:, None] * old)

@@ -23,7 +23,7 @@ from ranklens.completers.entries import outer_factors
 from ranklens.completers.fitted import FittedMatrix
 from ranklens.completers.observed import Observed
 from ranklens.completers.prepared import HeldOut
-from ranklens.completers.sampling import MakeFeatures
+from ranklens.completers.sampling import NOISE_FREE, MakeFeatures
 from ranklens.completers.side import Features, aligned, decompose, encode, observed_with
 from ranklens.completers.start import aligned_
 from ranklens.completers.table import Matrix, are_labels, are_positions, numbers, observed_entries, warn_of_empty
@@ -37,10 +37,10 @@ WIDEST = 128
 # The default of `scale`. It is small enough to tell singular values that have grown from those that have not, and
 # large enough for growth to begin within about a hundred steps.
 SMALL_START = 1e-4
-# Ratio of the root mean square of a column to the median one, or its inverse, above which columns are divided by their
-# root mean squares: otherwise squared errors of half of the columns would weigh less than 1e-4 of those of others.
+# Ratio of the spread of a column to the median one, or its inverse, above which columns are divided by their spreads:
+# otherwise squared errors of half of the columns would weigh less than 1e-4 of those of others.
 UNEVEN = 100.0
-# Observed entries of a column from which on its root mean square is used to scale it.
+# Observed entries of a column from which on its spread is used to scale it.
 FEW = 5
 # Share of the largest entry below which a column counts as zero: subtracting a mean leaves rounding errors.
 ROUNDING = 1e-12
@@ -92,8 +92,9 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
     The mean of the draws' predictions predicts, and their spread together with the noise gives a standard deviation.
     The posterior is used only if it predicts held-out entries about as well as least squares, or better.
 
-    Columns of unlike size: if the root mean squares of the columns of an array or frame differ by more than a factor of
-    100 from their median, every column is divided by its root mean square before the fit.
+    Columns of unlike size: if the spreads of the columns of an array or frame differ by more than a factor of 100 from
+    their median, every column is divided by its spread before the fit. If there is noise, the columns are then divided
+    by the spread of what the fit leaves of them, and fitted again, so that all have the same noise.
 
     Attributes:
         rank_: rank of the fitted matrix without biases; 0 if the biases alone (or zero, without biases) predict the
@@ -179,7 +180,7 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         Raises:
             ValueError: if X has more than two axes.
         """
-        self._seed = seed = check_arguments(self, least_depth=2)
+        self._seed = check_arguments(self, least_depth=2)
         if isinstance(X, np.ndarray) and X.ndim > 2:
             raise ValueError(
                 f"X has shape {X.shape}, which is no matrix; complete a tensor by "
@@ -194,6 +195,24 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         self.column_scale_ = _column_scale(checked)
         observed = self._scaled(observed_entries(checked))
         warn_of_empty(observed, self._index, self._columns)
+        self._complete(observed)
+        if (self.column_scale_ != 1).any() and self._error() > NOISE_FREE:
+            self.column_scale_ *= _noise_of_columns(observed, self._fitted)
+            self._complete(self._scaled(observed_entries(checked)))
+        self.left_, self.right_ = self._fitted.left, self._fitted.right
+        self.mean_ = self._fitted.mean
+        self.row_biases_, self.column_biases_ = self._fitted.row_biases, self._fitted.column_biases
+        self.rank_ = self.right_.shape[1]
+        self.singular_values_ = product_svd(torch.from_numpy(self.left_), torch.from_numpy(self.right_))[1].numpy()
+        return self
+
+    def _complete(self, observed: Observed) -> None:
+        """Set what the completion of observed entries finds.
+
+        Args:
+            observed: the entries, in units of their columns.
+        """
+        seed = self._seed
         width = min(*observed.shape, WIDEST) if self.width is None else self.width
 
         def initialize(residual: Observed, dtype: torch.dtype) -> TensorNetwork:
@@ -208,12 +227,10 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         self.implicit_ = self.posterior_ and ways[found.sampled.way][1]
         self._features = found.sampled.features[0] if found.sampled.features else ()
         self._fitted = _fitted(observed, found)
-        self.left_, self.right_ = self._fitted.left, self._fitted.right
-        self.mean_ = self._fitted.mean
-        self.row_biases_, self.column_biases_ = self._fitted.row_biases, self._fitted.column_biases
-        self.rank_ = self.right_.shape[1]
-        self.singular_values_ = product_svd(torch.from_numpy(self.left_), torch.from_numpy(self.right_))[1].numpy()
-        return self
+
+    def _error(self) -> float:
+        """Return the held-out root mean square error of what predicts, in units of the columns."""
+        return self.rmse_["posterior"] if self.posterior_ else self._fitted.error
 
     def _scaled(self, observed: Observed) -> Observed:
         """Return observed entries in the units of their columns."""
@@ -458,6 +475,23 @@ def _column_scale(X: NDArray[np.float64] | sp.spmatrix | sp.sparray) -> NDArray[
     if max(spread[known].max() / median, median / spread[known].min()) <= UNEVEN:
         return ones
     return unit * np.where(known, spread, np.where(means != 0, np.maximum(np.abs(means), ROUNDING), median))
+
+
+def _noise_of_columns(observed: Observed, fitted: FittedMatrix) -> NDArray[np.float64]:
+    """Return the standard deviation of what a fit leaves of every column, in units of the median one.
+
+    In these units all columns have about the same noise, and a sum of squares weighs them as it should. The variance of
+    a column is shrunk towards the mean of all, which counts as `FEW` entries.
+
+    Args:
+        observed: the entries.
+        fitted: the fit.
+    """
+    squares = np.square(observed.values.numpy() - fitted.at(observed.indices))
+    column, d = observed.indices[:, 1].numpy(), observed.shape[1]
+    sums, counts = np.bincount(column, squares, d), np.bincount(column, minlength=d)
+    spread = np.sqrt((sums + FEW * squares.mean()) / (counts + FEW))
+    return spread / np.median(spread)
 
 
 def _warn_of_a_long_table(X: Matrix) -> None:

@@ -11,6 +11,8 @@ from ranklens.completers.alternating import AlternatingLeastSquares
 from ranklens.completers.biases import Biases
 from ranklens.completers.candidates import EXACT, Candidates
 from ranklens.completers.entries import predict
+from ranklens.completers.factors import has_one_node_per_mode
+from ranklens.completers.joint import fit_jointly_
 from ranklens.completers.observed import Observed
 from ranklens.tensors.network import TensorNetwork
 
@@ -167,7 +169,9 @@ class Polish:
 
 
 def fit(net: TensorNetwork, observed: Observed, biases: Biases, *, ridge: float, converged: float = CONVERGED) -> Fit:
-    """Fit the nodes of a network and the biases in turn, by least squares, until the residual no longer falls.
+    """Fit the nodes of a network and the biases by least squares, until the residual no longer falls.
+
+    A network with one node per mode is fitted together with the biases; other networks and the biases in turn.
 
     Args:
         net: the network; its nodes are overwritten.
@@ -179,9 +183,12 @@ def fit(net: TensorNetwork, observed: Observed, biases: Biases, *, ridge: float,
     Returns:
         The network and the adapted biases.
     """
+    sweeps = FEW_SWEEPS if len(observed) > LARGE else SWEEPS
+    if math.isfinite(biases.damping) and has_one_node_per_mode(net) and net.device.type == "cpu":
+        return Fit(net, fit_jointly_(net, observed, biases, ridge=ridge, sweeps=sweeps, converged=converged))
     solver = AlternatingLeastSquares(net, observed.minus(biases.at(observed.indices)), ridge=ridge)
     before = math.inf
-    for _ in range(FEW_SWEEPS if len(observed) > LARGE else SWEEPS):
+    for _ in range(sweeps):
         after = solver.sweep()
         if math.isfinite(biases.damping):
             biases = biases.adapted(observed.minus(predict(net, observed.indices)))

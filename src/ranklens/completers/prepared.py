@@ -15,12 +15,14 @@ from ranklens.completers.observed import Observed
 from ranklens.seeds import derive, stream
 
 # Dampings of the biases that are tried on the held-out entries.
-DAMPINGS = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0)
+DAMPINGS = (1e-6, 1e-3, 0.03, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0)
 # Sweeps of a fit with another damping, which begins with the biases of the damping before.
 RETRIED = 4
 # Shares of the held-out mean square that the biases leave: below the first, a model without biases is not tried, and
 # above the second, a model with biases is not tried. Biases that explain little cost accuracy in noisy data.
 MOSTLY, HARDLY_ANY = 0.1, 0.8
+# Number of entries up to which both ways are always tried, unless biases explain nearly everything.
+CHEAP = 2**14
 # Residuals below this share of the largest value are rounding errors: the biases fit the data exactly.
 ROUNDING = 1e-12
 # Share of the entries, or of the blocks, that is held out if only their kind is given.
@@ -160,7 +162,8 @@ def prepare(observed: Observed, held_out: HeldOut, biases: bool | None, seed: in
     if biases:
         return [_in_units_of_residuals(biased)]
     left, whole = (data.residual(left_out).mean_square() for data in (biased, plain))
-    ways = [biased] if left < MOSTLY * whole else [plain] if left > HARDLY_ANY * whole else [plain, biased]
+    hardly_any = math.inf if len(observed) <= CHEAP else HARDLY_ANY
+    ways = [biased] if left < MOSTLY * whole else [plain] if left > hardly_any * whole else [plain, biased]
     return [_in_units_of_residuals(data) for data in ways]
 
 

@@ -8,15 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ranklens.completers.entries import outer_factors
+from ranklens.completers.factors import factors_of
 from ranklens.completers.gibbs import GibbsSampler
 from ranklens.completers.observed import Observed
 from ranklens.completers.posterior import Posterior, draw
 from ranklens.completers.side import Features
 from ranklens.seeds import normals
-from ranklens.tensors.init import is_chain
 from ranklens.tensors.network import TensorNetwork
-from ranklens.tensors.products import product_svd
 
 # Draws that a posterior keeps if the user names no number.
 DRAWS = 100
@@ -34,11 +32,13 @@ SKIP = 15
 # Components of a posterior, at least, for noisy data. Where noise is large, more small components exist than least
 # squares can find, and their priors keep useless ones small.
 COMPONENTS = 8
+# Components that are added to those of the fitted network where it explains nearly everything.
+MORE = 1
 # Share of the biases' held-out squared error up to which the size of the fitted network is taken as exact.
 CLEAR = 0.1
 # Held-out root mean square error, in units of what the biases leave, below which data count as free of noise.
 NOISE_FREE = 1e-3
-# Standard deviation of the entries of a new component, in units of the data. From small values components grow one
+# Standard deviation of the entries of a new component, in units of the noise. From small values components grow one
 # after the other, as in a descent, and predict better than from large ones.
 SMALL = 1e-3
 
@@ -177,37 +177,11 @@ def initial_rows(begin: Begin, shape: Sequence[int], seed: int) -> list[Float[Te
     if begin.net is not None:
         factors = factors_of(begin.net)
     found = factors[0].shape[1]
-    width = found if begin.is_clear else max(found, min(COMPONENTS, *shape))
-    std = SMALL ** (1 / len(shape))
+    width = max(found, min(found + MORE if begin.is_clear else COMPONENTS, *shape))
+    std = (SMALL * begin.error) ** (1 / len(shape))
     more = normals([(d, width - found) for d in shape], seed, "new components of a posterior")
     parts = [[factor, std * new] for factor, new in zip(factors, more, strict=True)]
     if begin.biases is not None:
         for part, bias in zip(parts, begin.biases, strict=True):
             part.append(bias.cpu()[:, None])
     return [torch.cat(part, dim=1) for part in parts]
-
-
-def is_conjugate(net: TensorNetwork) -> bool:
-    """Return whether a network is a product of matrices or a CP factorization, whose posterior can be sampled."""
-    one_bond = len(net.bonds) == 1 and all(len(modes) == 1 for modes in net.layout.modes)
-    return is_chain(net) or (one_bond and len(net.nodes) == len(net.shape))
-
-
-@torch.no_grad()
-def factors_of(net: TensorNetwork) -> list[Float[Tensor, "_ R"]]:
-    """Return one factor per mode of a product of matrices or a CP factorization, with components of equal norms.
-
-    Args:
-        net: the network.
-    """
-    if is_chain(net):
-        left, right = outer_factors(net)
-        U, s, V = product_svd(left.double().cpu(), right.T.double().cpu())
-        return [U * s.sqrt(), V * s.sqrt()]
-    factors: list[Tensor] = [torch.empty(0)] * len(net.shape)
-    for node, modes, labels in zip(net.nodes, net.layout.modes, net.layout.nodes, strict=True):
-        axis = labels.index(net.layout.out[modes[0]])
-        factors[modes[0]] = node.detach().double().cpu().movedim(axis, 0)
-    norms = torch.stack([factor.norm(dim=0).clamp_min(1e-300) for factor in factors])
-    size = norms.log().mean(dim=0).exp()
-    return [factor / norm * size for factor, norm in zip(factors, norms, strict=True)]

@@ -18,10 +18,10 @@ from torch import Tensor
 from ranklens.completers.check import check_arguments, check_positions
 from ranklens.completers.completion import Settings, complete
 from ranklens.completers.entries import predict
+from ranklens.completers.factors import is_factored
 from ranklens.completers.observed import Observed
 from ranklens.completers.polish import widths
 from ranklens.completers.prepared import HeldOut
-from ranklens.completers.sampling import is_conjugate
 from ranklens.tensors import families, init
 from ranklens.tensors.network import TensorNetwork
 
@@ -149,7 +149,7 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
             net = self._network(shape).to(dtype=dtype, device=self.device)
             return leaning_(init.scaled_(net, SMALL_START if self.scale is None else self.scale, seed=seed), residual)
 
-        if self.posterior and not is_conjugate(self._network(shape)):
+        if self.posterior and not is_factored(self._network(shape)):
             raise ValueError(
                 f"posterior is {self.posterior}, but no posterior of a network of the family {self.family!r} can be "
                 f"sampled; pass posterior=0, or family='cp'"

@@ -1,0 +1,86 @@
+"""Least squares for factors and biases together: one linear system per row, in which the bias is one more unknown."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ranklens.completers.alternating import ridge_solve
+from ranklens.completers.biases import Biases
+from ranklens.completers.equations import Equations, MatrixEntries, TensorEntries
+from ranklens.completers.factors import factors_of, set_factors_
+from ranklens.completers.observed import Observed
+from ranklens.tensors.network import TensorNetwork
+
+
+@torch.no_grad()
+def fit_jointly_(
+    net: TensorNetwork, observed: Observed, biases: Biases, *, ridge: float, sweeps: int, converged: float
+) -> Biases:
+    """Fit the factors of a matrix or CP tensor and the biases, by least squares for one mode at a time.
+
+    Fitting factors and biases in turn converges slowly where a factor is nearly constant, because the one then has to
+    undo what the other did. Here both are the unknowns of one linear system per row.
+
+    The damping of the biases is the ratio of the variance of what they do not explain to their own variance. It is
+    multiplied by the mean square that network and biases leave, so that data without noise are fitted exactly.
+
+    Args:
+        net: a product of two matrices or a CP factorization; its nodes are overwritten.
+        observed: the entries to fit, in units of the root mean square of what biases alone leave.
+        biases: the biases to begin with.
+        ridge: weight of the sum of squared factors.
+        sweeps: number of times that every mode is fitted, at most.
+        converged: relative change of the mean squared residual over a sweep that ends the fit.
+
+    Returns:
+        The biases. Their damping is unchanged.
+    """
+    rows = [
+        torch.cat([factor, bias[:, None]], dim=1) for factor, bias in zip(factors_of(net), biases.modes, strict=True)
+    ]
+    less = observed.minus(torch.full_like(observed.values, biases.mean))
+    entries = MatrixEntries(less, biases=True) if len(rows) == 2 else TensorEntries(less, biases=True)
+    count = float(observed.counts().sum())
+    penalty = torch.full((rows[0].shape[1],), ridge, dtype=torch.float64)
+    before = _squared(observed, net, biases)
+    for _ in range(sweeps):
+        penalty[-1] = biases.damping * min(1.0, before)
+        squared = 0.0
+        for n in range(len(rows)):
+            squared = entries.energy(n, rows)
+            for made in list(entries.equations(n, rows)):
+                rows[n][made.low : made.high] = found = solve(made, penalty)
+                squared += made.change(found)
+        after = max(squared, 0.0) / count
+        if after >= before * (1 - converged):
+            break
+        before = after
+    set_factors_(net, [mode[:, :-1] for mode in rows])
+    return replace(biases, modes=tuple(mode[:, -1].clone() for mode in rows))
+
+
+def solve(made: Equations, penalty: Float[Tensor, " K"]) -> Float[Tensor, "rows K"]:
+    """Return the rows that minimize their sums of squared residuals plus a weighted sum of their squares.
+
+    Args:
+        made: the normal equations.
+        penalty: weights of the K squares.
+    """
+    size = made.moment.shape[1]
+    i, j = torch.tril_indices(size, size)
+    gram = torch.zeros(len(made.moment), size, size, dtype=torch.float64)
+    gram[:, i, j] = made.gram
+    gram[:, j, i] = made.gram
+    return ridge_solve(gram + torch.diag(penalty), made.moment, 0.0)
+
+
+def _squared(observed: Observed, net: TensorNetwork, biases: Biases) -> float:
+    """Return the mean square that network and biases leave."""
+    factors: Sequence[Tensor] = factors_of(net)
+    product = torch.ones(len(observed), factors[0].shape[1], dtype=torch.float64)
+    for factor, own in zip(factors, observed.indices.T, strict=True):
+        product *= factor[own]
+    return observed.minus(product.sum(dim=1) + biases.at(observed.indices)).mean_square()
