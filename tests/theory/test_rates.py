@@ -147,6 +147,41 @@ def test_singular_value_rate_is_the_derivative(depth, balanced):
         np.testing.assert_allclose(law, literal, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        (0.0, 0.0, 0.0),
+        (2.0, 0.0, 0.0),
+        (2.0, 1.0, 0.0),
+        (2.0, 2.0, 2.0),
+        (2.0, 2.0, 1.0),
+        (2.0, 1.0, 1.0),
+        (3.0, 3.0, 0.0),
+    ],
+)
+@pytest.mark.parametrize("shape", [(3, 3), (3, 5), (4, 3)])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_rates_of_zero_and_repeated_singular_values_are_one_sided_derivatives(values, shape, depth):
+    """The sorted singular values a short time later, W + h W', against the rates; no value falls below zero."""
+    made = torch.Generator().manual_seed(0)
+    U, V = (torch.linalg.qr(torch.randn(d, d, generator=made, dtype=torch.float64))[0] for d in shape)
+    W = U[:, :3] @ torch.diag(torch.tensor(values, dtype=torch.float64)) @ V[:, :3].T
+    net = rl.deep_matrix(shape, depth, std=0.0) if depth == 1 else rl.deep_matrix(shape, depth, 3, std=0.0)
+    if depth == 1:
+        net = net.with_nodes([W])
+    else:
+        rl.init.product_(net, W)
+    task = rl.Completion.sample(torch.randn(shape, generator=made, dtype=torch.float64), observed=7)
+    rates = rl.theory.singular_value_rate(net, task)
+    assert bool((rates[torch.tensor(values) == 0] >= -TOLERANCE["rounding"]).all())
+    torch.testing.assert_close(rates, rl.theory.singular_value_rate(net, task, balanced=True), rtol=1e-6, atol=1e-6)
+    h = 1e-6
+    gradients = net.gradients(task.loss(net))
+    later = net.with_nodes([node.detach() - h * part for node, part in zip(net.nodes, gradients, strict=True)])
+    found = (torch.linalg.svdvals(later.tensor().detach()) - torch.linalg.svdvals(W)) / h
+    torch.testing.assert_close(rates, found, rtol=1e-3, atol=1e-4)
+
+
 def test_matrix_gradients_by_the_formula():
     net = rl.deep_matrix((3, 4), depth=3, std=1.0)
     W = net.tensor().detach().requires_grad_()

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ranklens.problems.problem import Problem, TensorProblem, check_problem
-from ranklens.tensors import contract, init
+from ranklens.tensors import contract, init, measures
 from ranklens.tensors.network import TensorNetwork, differences, slices
 
 # Distance of a central difference, relative to the norm of the parameters. Rounding errors (about 1e-16 / 1e-5) and
@@ -136,18 +136,24 @@ def singular_value_rate(net: TensorNetwork, task: TensorProblem, *, balanced: bo
 
         d sigma_r / dt = -L sigma_r^(2 - 2/L) <grad L(W), u_r v_r^T>.
 
+    At repeated or zero singular values, whose singular vectors are not unique, the rates are one-sided derivatives, of
+    the sorted values after this time. With the singular vectors U_b and V_b of a repeated value they are the
+    eigenvalues of the symmetric part of U_b^T W' V_b; with those of the value zero, null spaces included, they are the
+    singular values of U_0^T W' V_0, so that no zero value falls. Values count as equal up to `rank_cutoff`.
+
     Args:
         net: a network of two modes.
         task: a problem with a differentiable `loss(net)`; for `balanced=True` its `loss` also takes a tensor.
         balanced: True evaluates the law, whether or not the factors are balanced.
 
     Returns:
-        One rate per singular value, largest value first. The singular values are presumed to differ.
+        One rate per singular value, largest value first, and the largest rate first among equal values.
 
     Raises:
         ValueError: for a network of other order, or `balanced=True` for what is no deep matrix or has frozen factors.
 
-    Source: Arora, Cohen, Hu, Luo (NeurIPS 2019), Theorem 3.
+    Source: Arora, Cohen, Hu, Luo (NeurIPS 2019), the theorem on the evolution of singular values; for the one-sided
+        derivatives, perturbation theory of symmetric matrices (Kato).
 
     >>> import torch, ranklens as rl
     >>> task = rl.Completion.sample(rl.targets.low_rank_matrix((5, 5), 2), observed=15)
@@ -159,22 +165,51 @@ def singular_value_rate(net: TensorNetwork, task: TensorProblem, *, balanced: bo
     if len(net.shape) != 2:
         raise ValueError(f"the end tensor has {len(net.shape)} modes; singular values are those of a matrix")
     check_problem(task)
-    with torch.no_grad():
-        W = net.tensor()
-        U, S, Vh = torch.linalg.svd(W, full_matrices=False)
     if balanced:
         init.check_chain(net)
         if net.frozen:
             raise ValueError(f"nodes {net.frozen} are frozen; the law is about factors that all move")
         G, depth = end_gradient(net, task), len(net.nodes)
-        return -depth * S ** (2 - 2 / depth) * torch.einsum("ir,ij,rj->r", U, G, Vh)
+        with torch.no_grad():
+            return _singular_value_changes(net.tensor(), -depth * G, 1 - 1 / depth)
     gradients = net.gradients(task.loss(net))
     with torch.no_grad():
         nodes = net.nodes
+        W = net.tensor()
         change = torch.zeros_like(W)
         for k, gradient in enumerate(gradients):
             change -= contract.tensor(net.layout, [*nodes[:k], gradient, *nodes[k + 1 :]])
-        return torch.einsum("ir,ij,rj->r", U, change, Vh)
+        return _singular_value_changes(W, change, 0.0)
+
+
+def _singular_value_changes(
+    W: Float[Tensor, "rows columns"], change: Float[Tensor, "rows columns"], power: float
+) -> Float[Tensor, " size"]:
+    """Return one-sided derivatives of the sorted singular values of a matrix W that moves by (W W^T)^q C (W^T W)^q.
+
+    In the basis of singular vectors this velocity has the entries (s_i s_j)^(2 q) <u_i, C v_j>.
+
+    Args:
+        W: the matrix.
+        change: the matrix C.
+        power: the exponent 2 q, where 0 to the power 0 is 1.
+    """
+    U, S, Vh = torch.linalg.svd(W)
+    left, right = (torch.cat([S, S.new_zeros(d - len(S))]) ** power for d in W.shape)
+    moved = left[:, None] * (U.T @ change @ Vh.T) * right
+    equal = measures.rank_cutoff(W.dtype, W.shape) * S[0]
+    rates, begin = torch.empty_like(S), 0
+    while begin < len(S):
+        if S[begin] <= equal:
+            rates[begin:] = torch.linalg.svdvals(moved[begin:, begin:])
+            break
+        end = begin + 1
+        while end < len(S) and S[end] > equal and S[end - 1] - S[end] <= equal:
+            end += 1
+        block = moved[begin:end, begin:end]
+        rates[begin:end] = torch.linalg.eigvalsh((block + block.T) / 2).flip(0)
+        begin = end
+    return rates
 
 
 @torch.enable_grad()
