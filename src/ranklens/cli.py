@@ -5,7 +5,7 @@ torch, xarray and matplotlib are imported inside the commands that need them, so
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -151,6 +151,10 @@ def rank(
         int | None,
         typer.Option("--heads", min=1, help="Number of heads, if there is no config.json beside the checkpoint."),
     ] = None,
+    layouts: Annotated[
+        Path | None,
+        typer.Option("--layouts", help="A JSON file that says how attention layers of this model name their weights."),
+    ] = None,
     energy: Annotated[float, typer.Option("--energy", help="Share of the squared norm that the rank keeps.")] = 0.99,
     device: Annotated[
         str | None, typer.Option("--device", help="Where to compute singular values, such as cuda.")
@@ -164,28 +168,29 @@ def rank(
 
     One weight is in memory at a time. Exit code 2 if a file cannot be read or options do not go together.
     """
-    from ranklens.nn.attention_products import attention_products
+    from ranklens.nn.attention_products import LAYOUTS, attention_products, stored_layouts
     from ranklens.nn.rank_change import rank_difference
     from ranklens.nn.rank_profile import rank_profile
     from ranklens.nn.rank_table import check_path, text, write
 
     with _usage():
-        _check_together(against, products, heads)
+        _check_together(against, products, {"--heads": heads, "--layouts": layouts})
         if out is not None:
             check_path(out, is_profile=against is None)
-        with _line() as report:
-            if against is not None:
-                found = rank_difference(against, checkpoint, energy=energy, device=device, progress=report)
-            elif products:
-                found = attention_products(checkpoint, heads=heads, energy=energy, progress=report)
-            else:
-                found = rank_profile(checkpoint, energy=energy, device=device, progress=report)
+        progress = sys.stderr.isatty()
+        if against is not None:
+            found = rank_difference(against, checkpoint, energy=energy, device=device, progress=progress)
+        elif products:
+            known = LAYOUTS if layouts is None else stored_layouts(layouts)
+            found = attention_products(checkpoint, heads=heads, layouts=known, energy=energy, progress=progress)
+        else:
+            found = rank_profile(checkpoint, energy=energy, device=device, progress=progress)
         typer.echo(text(found))
         if out is not None:
             typer.echo(f"\nwritten to {write(found, out).resolve()}")
 
 
-def _check_together(against: Path | None, products: bool, heads: int | None) -> None:
+def _check_together(against: Path | None, products: bool, others: Mapping[str, object]) -> None:
     """Refuse options of `rank` that do not go together.
 
     Raises:
@@ -193,22 +198,9 @@ def _check_together(against: Path | None, products: bool, heads: int | None) -> 
     """
     if against is not None and products:
         raise ValueError("--against and --products are both given; give one of them at a time")
-    if heads is not None and not products:
-        raise ValueError(f"--heads {heads} is given without --products, which alone needs it")
-
-
-@contextmanager
-def _line() -> Iterator[Callable[[str], object]]:
-    """Yield a function that shows how far a run is: on a line of the terminal, or not at all where there is none."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda text: None
-        return
-    with console.status("reading") as status:
-        yield lambda text: status.update(Text(text))  # a name with brackets is no markup
+    for name, value in others.items():
+        if value is not None and not products:
+            raise ValueError(f"{name} {value} is given without --products, which alone needs it")
 
 
 @data.command()

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ranklens as rl
+from ranklens.nn.checkpoint import StoredWeights
 
 pytestmark = pytest.mark.usefixtures("initial_values")
 
@@ -107,4 +108,58 @@ def test_indices_that_do_not_fit_their_shards_are_named(tmp_path):
         rl.nn.load_weights(index)
     index.write_text(json.dumps({"weight_map": {"a": 1}}))
     with pytest.raises(ValueError, match="is no index of shards"):
+        rl.nn.load_weights(index)
+
+
+def test_folders_of_training_runs_give_the_model(tmp_path):
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    torch.save({"rng": torch.zeros(4)}, tmp_path / "rng_state.pth")
+    torch.save({"lr": 0.1}, tmp_path / "training_args.bin")
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    assert list(rl.nn.load_weights(tmp_path)) == ["weight", "bias"]
+    save_file({"w": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    save_file({"v": torch.ones(2, 2)}, tmp_path / "model.fp16.safetensors")
+    assert list(rl.nn.load_weights(tmp_path)) == ["w"]
+
+
+def test_parts_without_an_index_are_one_model(tmp_path):
+    for k in (1, 2, 3):
+        save_file({f"w{k}": torch.ones(2, 2)}, tmp_path / f"model-{k:05}-of-00003.safetensors")
+    for path in (tmp_path, tmp_path / "model-00002-of-00003.safetensors"):
+        assert list(rl.nn.load_weights(path)) == ["w1", "w2", "w3"]
+    (tmp_path / "model-00003-of-00003.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"one of 3 parts, and model-00003-of-00003\.safetensors is missing"):
+        rl.nn.load_weights(tmp_path / "model-00001-of-00003.safetensors")
+
+
+def test_weights_are_read_when_they_are_looked_up(tmp_path):
+    save_file({"a": torch.ones(2, 2), "b": torch.zeros(3)}, tmp_path / "w.safetensors")
+    stored = StoredWeights(tmp_path / "w.safetensors")
+    assert list(stored) == ["a", "b"]
+    assert len(stored) == 2
+    assert torch.equal(stored["a"], torch.ones(2, 2))
+    with pytest.raises(KeyError):
+        stored["c"]
+
+
+def test_content_counts_and_not_the_suffix(tmp_path):
+    state = {"w": torch.ones(2, 3)}
+    torch.save(state, tmp_path / "w.safetensors")
+    save_file(state, tmp_path / "w.ckpt")
+    for name in ("w.safetensors", "w.ckpt"):
+        assert torch.equal(rl.nn.load_weights(tmp_path / name)["w"], state["w"])
+
+
+def test_views_of_few_numbers_do_not_fill_the_memory(tmp_path):
+    torch.save({"w": torch.ones(1).expand(2**20, 2**20)}, tmp_path / "spread.pt")
+    assert rl.nn.load_weights(tmp_path / "spread.pt")["w"].shape == (2**20, 2**20)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"weight_map": {}}', '{"weight_map": {"a": "' + "x" * 300 + '"}}'])
+def test_damaged_indices_are_named(tmp_path, text):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=r"model\.safetensors\.index\.json"):
         rl.nn.load_weights(index)

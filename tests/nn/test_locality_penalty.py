@@ -10,7 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layer_cases import SAME_SINGLE
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import ranklens as rl
 from ranklens import seeds
@@ -291,7 +293,18 @@ def test_attention_is_differentiated_twice():
     found = rl.nn.locality_penalty(model, x, patches=(here, ~here))
     found.backward()
     assert 0 < float(found.detach()) < 1
-    assert float(model.embed.weight.grad.abs().sum()) > 0
+    gradient = model.embed.weight.grad.clone()
+    assert float(gradient.abs().sum()) > 0
+    model.zero_grad()
+    x.requires_grad_()
+    shared = rl.nn.locality_penalty(model, x, patches=(here, ~here), output=model(x))  # by attention in one kernel
+    shared.backward()
+    assert float(shared.detach()) == float(found.detach())
+    assert torch.equal(model.embed.weight.grad, gradient)
+    with sdpa_kernel(SDPBackend.MATH):
+        output = model(x)
+    plain = rl.nn.locality_penalty(model, x, patches=(here, ~here), output=output)
+    assert float(plain.detach()) == pytest.approx(float(found.detach()), rel=SAME_SINGLE)
 
 
 def test_outputs_may_be_objects_with_logits_and_modules_may_hold_modules():

@@ -1,6 +1,7 @@
 """Factored layers against the plain ones they were made of, over layer types and kinds of factors."""
 
 import copy
+import pickle
 import socket
 
 import pytest
@@ -249,6 +250,67 @@ def test_tensorized_linear():
 def test_what_cannot_be_factored(make, options, said):
     with pytest.raises(ValueError, match=said):
         rl.nn.overparameterize(make(), **options)
+
+
+class Conv1D(nn.Module):
+    """A Linear layer with a transposed weight, as in transformers."""
+
+    def __init__(self, out, into):
+        super().__init__()
+        self.nf, self.weight, self.bias = out, nn.Parameter(torch.randn(into, out)), nn.Parameter(torch.randn(out))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+@pytest.mark.parametrize("rows", [1, 200])  # by the factors one after the other, and by their product
+@pytest.mark.parametrize("kind", ["matrix", "cp", "expanded"])
+def test_transposed_layers_of_transformers(kind, rows):
+    model, x = nn.Sequential(Conv1D(6, 4), nn.Tanh(), Conv1D(3, 6)).double(), batch(rows, 4)
+    deep = rl.nn.overparameterize(model, kind=kind)
+    assert off(deep(x), model(x)) <= 100 * SAME
+    assert deep[0].weight.shape == (4, 6)
+    again = pickle.loads(pickle.dumps(deep))
+    assert torch.equal(again(x), deep(x))
+    plain = rl.nn.collapse(again)
+    assert type(plain[0]) is Conv1D
+    assert plain[0].weight.is_contiguous()
+    assert off(plain(x), model(x)) <= 100 * SAME
+
+
+class Language(nn.Module):
+    """A language model whose embedding is resized as in transformers: in place, and tied again by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+    def get_input_embeddings(self):
+        return self.embed
+
+    def get_output_embeddings(self):
+        return self.head
+
+    def resize_token_embeddings(self, count):
+        self.embed.weight.data = torch.cat([self.embed.weight.data, torch.zeros(count - 5, 4)])
+        self.head.weight = self.get_parameter("embed.weight")
+        return self.embed
+
+    def forward(self, x):
+        return self.head(self.embed(x))
+
+
+def test_embeddings_that_are_resized_become_plain():
+    model, x = Language(), torch.arange(5)
+    deep = copy.deepcopy(rl.nn.overparameterize(model))
+    assert deep.resize_token_embeddings(7) is deep.embed
+    assert type(deep.embed) is nn.Embedding
+    assert deep.head.weight is deep.embed.weight
+    assert off(deep(x)[:, :5], model(x)) <= SAME_SINGLE
+    plain = rl.nn.collapse(rl.nn.overparameterize(model))
+    assert plain.resize_token_embeddings(6) is plain.embed
+    assert len(plain(x)[0]) == 6
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

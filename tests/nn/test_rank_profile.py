@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from layer_cases import SAME
+from safetensors.torch import save_file
 from torch import nn
 
 import ranklens as rl
+from ranklens.nn import checkpoint
 
 pytestmark = pytest.mark.usefixtures("initial_values")
 
@@ -69,3 +71,48 @@ def test_numerical_rank_goes_by_the_precision_of_the_weight(dtype):
     made = torch.Generator().manual_seed(0)
     low = torch.randn(64, 3, generator=made, dtype=dtype) @ torch.randn(3, 64, generator=made, dtype=dtype)
     assert int(rl.nn.rank_profile({"low": low}).numerical_rank[0]) == 3
+
+
+def test_one_tensor_that_cannot_be_measured_does_not_stop_the_others():
+    weights = {"good": torch.eye(4), "mask": torch.full((3, 3), -torch.inf).triu(1), "ids": torch.ones(2, 2).int()}
+    found = rl.nn.rank_profile(weights)
+    assert found.weight.values.tolist() == ["good"]
+    assert found.skipped["mask"] == "has entries that are not finite"
+    assert "torch.int32" in found.skipped["ids"]
+
+
+def test_models_mappings_arrays_and_files_have_one_profile(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 5), nn.Conv1d(3, 4, 2))
+    state = model.state_dict()
+    save_file(state, tmp_path / "model.safetensors")
+    torch.save({"model": state, "epoch": 1}, tmp_path / "last.pt")
+    arrays = {name: value.numpy() for name, value in state.items()}
+    whole = rl.nn.rank_profile(model)
+    for other in (state, arrays, tmp_path / "model.safetensors", str(tmp_path / "last.pt")):
+        found = rl.nn.rank_profile(other)
+        assert found.weight.values.tolist() == whole.weight.values.tolist()
+        assert found.effective_rank.values.tolist() == whole.effective_rank.values.tolist()
+
+
+def test_the_random_matrix_depends_on_the_shape_and_the_seed_alone():
+    W = torch.randn(8, 6)
+    first, second = (rl.nn.rank_profile({"a": W, "b": 2 * W.T, "c": torch.eye(seed + 2)}) for seed in (0, 1))
+    assert len({float(x) for table in (first, second) for x in table.random_effective_rank[:2]}) == 1
+    assert float(rl.nn.rank_profile({"a": W}, seed=1).random_effective_rank[0]) != float(first.random_effective_rank[0])
+
+
+def test_progress_is_told():
+    told = []
+    rl.nn.rank_profile({"a": torch.eye(2), "b": torch.eye(2)}, progress=told.append)
+    assert told == ["weight 1 of 2: a", "weight 2 of 2: b"]
+
+
+def test_a_file_of_many_weights_is_read_one_at_a_time(tmp_path, monkeypatch):
+    save_file({f"{k}": torch.eye(8) * k for k in range(1, 9)}, tmp_path / "many.safetensors")
+    monkeypatch.setattr(checkpoint, "MOST_OPEN", 300)  # bytes: a file is opened again after two weights
+    opened = []
+    real = checkpoint.safe_open
+    monkeypatch.setattr(checkpoint, "safe_open", lambda *a, **k: opened.append(1) or real(*a, **k))
+    found = rl.nn.rank_profile(tmp_path / "many.safetensors")
+    assert found.spectrum.values[:, 0].tolist() == pytest.approx([float(name) for name in found.weight.values])
+    assert len(opened) >= 4

@@ -4,9 +4,10 @@ from ranklens.nn import callbacks
 from ranklens.nn.attention_products import attention_products
 from ranklens.nn.checkpoint import load_weights
 from ranklens.nn.circuits import ArithmeticCircuit, LinearCircuit, circuit, product_pool
-from ranklens.nn.composed import Composition
+from ranklens.nn.composition import Composition
 from ranklens.nn.compress import compress, pareto
 from ranklens.nn.compression import Compression
+from ranklens.nn.factorable import factorable
 from ranklens.nn.kernel_chain import KernelChain
 from ranklens.nn.layer_kinds import register_layer
 from ranklens.nn.locality_penalty import LocalityPenalty, locality_penalty
@@ -36,6 +37,7 @@ __all__ = [
     "circuit",
     "collapse",
     "compress",
+    "factorable",
     "load_weights",
     "locality_penalty",
     "locality_profile",

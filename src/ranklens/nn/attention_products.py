@@ -21,6 +21,8 @@ KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
 HEAD_SIZE = ("head_dim", "d_kv")
 # Parts of a configuration in which the language model of a larger model is described.
 INNER = ("text_config", "llm_config", "language_config", "decoder")
+# How the weights of queries, keys and values may be fused into one; see `AttentionLayout`.
+FUSED = ("", "rows", "heads")
 # Layouts that the message shows if a model has no attention of a known layout.
 SHOWN = 4
 
@@ -65,6 +67,33 @@ LAYOUTS = (
     AttentionLayout("Wqkv", output="Wo", fused="rows"),
     AttentionLayout("query_key_value", output="dense", fused="heads"),
 )
+
+
+def stored_layouts(path: Path) -> tuple[AttentionLayout, ...]:
+    """Return the layouts in a JSON file: a list of objects with the attributes of `AttentionLayout`.
+
+    Args:
+        path: the file, such as `[{"query": "q", "key": "k", "value": "v", "output": "o"}]`.
+
+    Returns:
+        The layouts, in the order of the file.
+
+    Raises:
+        ValueError: if the file holds anything else.
+    """
+    try:
+        found = tuple(AttentionLayout(**told) for told in json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no table of layouts: {error}; give a list of objects with query, key, ..."
+        ) from error
+    for layout in found:
+        texts = all(isinstance(x, str) for x in (layout.query, layout.key, layout.value, layout.output))
+        if not texts or not layout.query or layout.fused not in FUSED:
+            raise ValueError(
+                f"{path} is no table of layouts: it has {layout}; names are texts, and fused is one of {FUSED}"
+            )
+    return found
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ from torch import nn
 
 from ranklens.nn.rank_monitor import Log, RankMonitor
 
-__all__ = ["HuggingFace", "Lightning"]
-
 # Name before the names of measures in a logger.
 PREFIX = "rank/"
 # Packages that have the base class of a callback, in order of preference, and the name of that class.

@@ -16,6 +16,15 @@ from ranklens.nn.regions import Pair, Sampler, masks
 # Norm of an input gradient within a patch, below which it is divided by this number instead of by its norm. It is far
 # below the gradients of a network at a usual initialization, and keeps derivatives of the penalty below its inverse.
 EPS = 1e-8
+# Beginnings of the names of steps in the graph of a tensor whose derivative torch cannot differentiate: attention in
+# one kernel, by its kinds, and compiled functions.
+ONCE = (
+    "ScaledDotProductFlash",
+    "ScaledDotProductEfficient",
+    "ScaledDotProductCudnn",
+    "ScaledDotProductFused",
+    "CompiledFunction",
+)
 
 
 def locality_penalty(
@@ -50,14 +59,15 @@ def locality_penalty(
     Both forward passes leave the state of the model as it was. Batch-norm in training mode normalizes each of the two
     passes by its own batch, exchanged patches included, and running statistics are not updated. `torch.nn.Dropout` is
     switched off, because two random masks would change the gradient by chance; if the model has active dropout, then
-    `output` is ignored and both passes are computed. Fused attention has no second derivative, so attention is computed
-    by the plain kernel; compute a passed `output` with the plain kernel, too.
+    `output` is ignored and both passes are computed. Fused attention and compiled models have no second derivative, so
+    both passes compute attention by the plain kernel and without compilation; an `output` that was computed otherwise
+    is ignored, and costs a second forward pass. To save it, compute `output` within
+    `torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)`.
 
     Args:
         model: returns one logit per sample, of shape (batch,) or (batch, 1), or several, of shape (batch, classes), or
             an object whose attribute `logits` is such a tensor. The gradients of a DistributedDataParallel model are
-            averaged over processes if the loss's own forward pass went through that model. A compiled model, which
-            torch cannot differentiate twice, is run without compilation; its `output` cannot be passed.
+            averaged over processes if the loss's own forward pass went through that model.
         x: a batch of at least two inputs, of any floating-point dtype.
         y: (batch,) integer classes; needed only if there are several logits.
         patches: two disjoint regions, each a box (top, left, height, width) in the last two axes, in pixels, or a
@@ -107,7 +117,8 @@ def locality_penalty(
     inside, exchanged = (m.to(x.device) for m in masks(_drawn(patches, x.shape[1:], generator), x.shape[1:]))
     differentiable = torch.is_grad_enabled()
     samples = max(round(fraction * len(x)), 2)
-    if samples < len(x) or concatenated or not differentiable or any(active_dropout(model)):
+    unusable = output is not None and _is_differentiable_once(logits(output, len(x)))
+    if unusable or samples < len(x) or concatenated or not differentiable or any(active_dropout(model)):
         output, x, y = None, x[:samples], None if y is None else y[:samples]
     plain = without_wrapper(model)
     with torch.enable_grad(), state_kept(plain), sdpa_kernel(SDPBackend.MATH), set_stance("force_eager"):
@@ -132,6 +143,21 @@ def _gradient(logit: Tensor, at: Tensor, differentiable: bool) -> Tensor:
         logit, at, create_graph=differentiable, retain_graph=True, allow_unused=True, materialize_grads=True
     )
     return found
+
+
+def _is_differentiable_once(output: Tensor) -> bool:
+    """Return whether the graph of an output has a step whose derivative torch cannot differentiate."""
+    seen: set[object] = set()
+    waiting = [output.grad_fn]
+    while waiting:
+        step = waiting.pop()
+        if step is None or step in seen:
+            continue
+        seen.add(step)
+        if step.name().startswith(ONCE):
+            return True
+        waiting += [before for before, _ in step.next_functions]
+    return False
 
 
 def _gradient_of_shared(logit: Tensor, x: Tensor) -> Tensor:

@@ -1,28 +1,34 @@
 """Replacement of the weights in any model by factors, and of the factors by plain weights again."""
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ranklens.nn.composed import COMPOSED, PLAIN, ComposedMultiheadAttention, Composition, check_values
+from ranklens.nn.composed import (
+    COMPOSED,
+    PLAIN,
+    Composed,
+    ComposedConv1D,
+    ComposedMultiheadAttention,
+    check_values,
+)
+from ranklens.nn.composition import Composition
 from ranklens.nn.exact_start import hold_
+from ranklens.nn.factorable import Where, chosen_layers
 from ranklens.nn.kernel_chain import KernelChain, expanded
 from ranklens.nn.model_state import M, copied
 from ranklens.tensors import families
 from ranklens.tensors import init as inits
 from ranklens.tensors.network import TensorNetwork
 
-Where = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 # A function that returns the factors of a weight: of the layer's name, the weight, and a key that equal weights share.
 _Compose = Callable[[str, Tensor, Hashable], Composition]
 EXPANDED_KINDS = ("expanded", "stacked")
 KINDS = ("matrix", "cp", "hierarchical", "tensor_train", "tucker", *EXPANDED_KINDS)
 KEEP = "keep"
-# Number of names of layers in the message that nothing was factored: about two lines of text.
-NAMES_SHOWN = 8
 # Factor by which inner channels outnumber outer ones in expanded layers, as published (Guo, Alvarez, Salzmann 2020).
 EXPANSION_RATE = 4
 
@@ -46,10 +52,11 @@ def overparameterize(
     singular value sigma of the weight starts at its present size, as a product of factors of size sigma^(1/K). The rank
     is lowered only if the start is far smaller than the weights that fit the data.
 
-    Factored are Linear, Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, Embedding, and MultiheadAttention (its
-    projections of query, key and value). Groups, strides, dilation and padding stay as they are. The weight of a
-    convolution is factored as a matrix (first axis by all other axes), as a tensor with one mode per axis, or as a
-    chain of kernels, depending on `kind`.
+    Factored are Linear, Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, Embedding, MultiheadAttention (its
+    projections of query, key and value), and Conv1D of transformers. Layers of other classes, subclasses of these
+    included, stay as they are; `factorable` lists the layers of a model with the reasons. Groups, strides, dilation and
+    padding stay as they are. The weight of a convolution is factored as a matrix (first axis by all other axes), as a
+    tensor with one mode per axis, or as a chain of kernels, depending on `kind`.
 
     Args:
         model: any model; it is not changed.
@@ -62,7 +69,8 @@ def overparameterize(
             be given for "tensor_train" and "tucker". For "expanded" and "stacked" it is the factor by which inner
             channels outnumber outer channels, 4 if None.
         where: which layers to factor: a name or pattern such as "encoder.*", a sequence of these, or a function of the
-            name and the module. None takes all layers of the types above.
+            name and the module. None takes all layers of the types above. Patterns are compared with names as they are
+            and with names without what `torch.compile`, DataParallel and PEFT put before them.
         init: "keep" sets the factors so that the weight is unchanged, with balanced factors; for "expanded" the outer
             kernels are random isometries, and "stacked" cannot keep a kernel larger than 3. A positive number draws the
             factors at random so that the entries of the weight have this standard deviation, in units of the standard
@@ -75,10 +83,11 @@ def overparameterize(
         The copy. A weight that several modules share is factored once, and the modules share the factors.
 
     Raises:
-        ValueError: if `kind` or `init` is not one of the values above; if no layer is factored; if a factored layer
-            shares its weight with one that is not; for an Embedding with sparse gradients or a max_norm; for a weight
-            that is not finite; if `tensorize` does not fit a weight; or if a weight to be kept does not fit the kind or
-            width.
+        ValueError: if `kind` or `init` is not one of the values above; if no layer is factored, or a pattern of several
+            takes none; if a layer computes its weight from other Parameters, as with weight normalization,
+            parametrizations and pruning; if a factored layer shares its weight with one that is not; for an Embedding
+            with sparse gradients or a max_norm; for a weight that is not finite; if `tensorize` does not fit a weight;
+            or if a weight to be kept does not fit the kind or width.
 
     Source: Arora, Cohen, Hazan (ICML 2018) and Arora, Cohen, Hu, Luo (NeurIPS 2019) for matrices; Razin, Maman, Cohen
         (ICML 2021 and 2022) for tensors; Guo, Alvarez, Salzmann (NeurIPS 2020) for expanded kernels.
@@ -97,7 +106,7 @@ def overparameterize(
         )
     model = copied(model)
     known: dict[Hashable, Composition] = {}
-    chosen = list(_chosen(model, where))
+    chosen = chosen_layers(model, where)
     weights = [_weight_of(layer) for _, layer in chosen]  # kept alive, so that no other object gets the id of one
     _check_ties(model, chosen)
 
@@ -112,8 +121,9 @@ def overparameterize(
 
     for (name, layer), weight in zip(chosen, weights, strict=True):
         _factor(name, layer, weight, compose)
-    if not known:
-        raise ValueError(_nothing_factored(model, where))
+    for module in model.modules():
+        if callable(getattr(module, "resize_token_embeddings", None)):
+            vars(module)["resize_token_embeddings"] = partial(_resize, module)
     return model
 
 
@@ -129,7 +139,11 @@ def _factor(name: str, layer: nn.Module, weight: nn.Parameter, compose: _Compose
         _check_embedding(name, layer)
         composition = compose(name, weight, id(weight))
         del layer._parameters["weight"]
-        layer.__class__ = COMPOSED[type(layer)]
+        if type(layer) in COMPOSED:
+            layer.__class__ = COMPOSED[type(layer)]
+        else:
+            layer.plain_class = type(layer)  # type: ignore[assignment]
+            layer.__class__ = ComposedConv1D
         layer.composition = composition
 
 
@@ -152,27 +166,55 @@ def collapse(model: M) -> M:
     ('Conv2d', True)
     """
     model = copied(model)
+    _collapse_(list(model.modules()))
+    for module in model.modules():
+        vars(module).pop("resize_token_embeddings", None)
+    return model
+
+
+def _collapse_(layers: Sequence[nn.Module]) -> None:
+    """Make the weights of factored layers plain, in place; layers of other kinds stay as they are."""
     known: dict[Hashable, nn.Parameter] = {}
 
     def plain_weight(composition: nn.Module) -> nn.Parameter:
         if id(composition) not in known:
             trained = any(p.requires_grad for p in composition.parameters())
             with torch.no_grad():
-                known[id(composition)] = nn.Parameter(composition().clone(), trained)
+                known[id(composition)] = nn.Parameter(
+                    composition().clone(memory_format=torch.contiguous_format), trained
+                )
         return known[id(composition)]
 
-    for layer in list(model.modules()):
-        if type(layer) is ComposedMultiheadAttention:
+    for layer in layers:
+        if isinstance(layer, ComposedMultiheadAttention):
             parts = [plain_weight(composition) for composition in layer.compositions]
             key = tuple(map(id, parts))
             if key not in known:
                 known[key] = nn.Parameter(torch.cat([part.detach() for part in parts]), parts[0].requires_grad)
             del layer.compositions
             _become(layer, nn.MultiheadAttention, "in_proj_weight", known[key])
-        elif type(layer) in PLAIN:
-            _become(layer, PLAIN[type(layer)], "weight", plain_weight(layer.get_submodule("composition")))
+        elif isinstance(layer, Composed):
+            assert isinstance(layer, nn.Module)
+            kind = layer.plain_class if isinstance(layer, ComposedConv1D) else PLAIN[type(layer)]
+            weight = plain_weight(layer.get_submodule("composition"))
             del layer.composition
-    return model
+            vars(layer).pop("plain_class", None)
+            _become(layer, kind, "weight", weight)
+
+
+def _resize(model: nn.Module, *arguments: object, **options: object) -> object:
+    """Resize the embeddings of a model of transformers, after their factored weights have been made plain.
+
+    A resized embedding has rows that no factors give. All layers that share the factors become plain, too.
+
+    Returns:
+        What the method of the model returns: the embedding.
+    """
+    ends = [getattr(model, name)() for name in ("get_input_embeddings", "get_output_embeddings")]
+    taken = {id(layer.composition) for layer in ends if isinstance(layer, Composed)}
+    _collapse_([m for m in model.modules() if isinstance(m, Composed) and id(m.composition) in taken])
+    del vars(model)["resize_token_embeddings"]
+    return getattr(model, "resize_token_embeddings")(*arguments, **options)  # noqa: B009  (no attribute of every Module)
 
 
 def _become(layer: nn.Module, kind: type[nn.Module], name: str, weight: nn.Parameter) -> None:
@@ -184,22 +226,9 @@ def _become(layer: nn.Module, kind: type[nn.Module], name: str, weight: nn.Param
     layer._parameters = {name: weight, **{k: p for k, p in layer._parameters.items() if k != name}}
 
 
-def _chosen(model: nn.Module, where: Where) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the names and layers to be factored, in the order of the model; a module that is used twice comes once."""
-    for name, layer in list(model.named_modules()):
-        known = type(layer) is nn.MultiheadAttention or type(layer) in COMPOSED
-        if known and layer._parameters.get(_weight_name(layer)) is not None and _takes(where, name, layer):
-            yield name, layer
-
-
-def _weight_name(layer: nn.Module) -> str:
-    """Return the name of the Parameter of a layer that is factored."""
-    return "in_proj_weight" if type(layer) is nn.MultiheadAttention else "weight"
-
-
 def _weight_of(layer: nn.Module) -> nn.Parameter:
     """Return the Parameter of a layer that is factored."""
-    return layer.get_parameter(_weight_name(layer))
+    return layer.get_parameter("in_proj_weight" if type(layer) is nn.MultiheadAttention else "weight")
 
 
 def _check_ties(model: nn.Module, chosen: Sequence[tuple[str, nn.Module]]) -> None:
@@ -213,35 +242,6 @@ def _check_ties(model: nn.Module, chosen: Sequence[tuple[str, nn.Module]]) -> No
                     f"layers {taken[id(parameter)]!r} and {name!r} share their weight, and only the first is factored; "
                     f"take both, or leave both out, by `where`"
                 )
-
-
-def _takes(where: Where, name: str, layer: nn.Module) -> bool:
-    """Return whether `where` selects a layer. A string is a single pattern."""
-    if where is None:
-        return True
-    if callable(where):
-        return where(name, layer)
-    return any(fnmatchcase(name, pattern) for pattern in ([where] if isinstance(where, str) else where))
-
-
-def _supported() -> str:
-    """Return the names of the layer types that can be factored, for a message."""
-    return ", ".join(dict.fromkeys([layer.__name__ for layer in PLAIN.values()] + ["MultiheadAttention"]))
-
-
-def _nothing_factored(model: nn.Module, where: Where) -> str:
-    """Return the message for a model in which no layer was factored: which layers `where` could have named."""
-    names = [name for name, _ in _chosen(model, None)]
-    if not names:
-        return (
-            f"nothing was factored: the model has no plain layer of a type that can be factored, which are "
-            f"{_supported()}; call rl.nn.collapse first if its layers are factored already"
-        )
-    shown = ", ".join(map(repr, names[:NAMES_SHOWN])) + (", ..." if len(names) > NAMES_SHOWN else "")
-    return (
-        f"nothing was factored: `where` is {where!r}, which takes none of the {len(names)} layers that can be "
-        f"factored; their names are {shown}, and a pattern such as 'name.*' takes all layers inside a module"
-    )
 
 
 def _check_embedding(name: str, layer: nn.Module) -> None:

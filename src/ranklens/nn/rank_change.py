@@ -20,8 +20,9 @@ from ranklens.tensors import measures
 LEADING = 10
 # Cosine below which a singular vector counts as far from another, as published for intruder dimensions.
 FAR = 0.5
-# Beginnings that wrappers put before the names of all weights, which do not make a weight another one.
-WRAPPERS = re.compile(r"(^module\.|_orig_mod\.|_fsdp_wrapped_module\.)")
+# Parts of names that wrappers add, which do not make a weight another one; the last only at the beginning.
+WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+PARALLEL = "module."
 # Names that the message shows of either checkpoint if they have none in common.
 NAMES_SHOWN = 3
 # Size of the largest error that counts as rounding, in units of the error of storing both weights.
@@ -50,10 +51,10 @@ def rank_difference(
     singular vector has a cosine below `far` with every such vector of W: training put this direction in, rather than
     turned one that was there.
 
-    A singular value of D counts in `numerical_rank` if it exceeds those of rounding errors. A stored number is off by at
-    most eps / 2 of its size, for the rounding error eps of its dtype, so the change of a weight of m rows and n columns
-    has independent errors of root mean square at most e = eps (|W|_F^2 + |W + D|_F^2)^(1/2) / (12 m n)^(1/2). The
-    largest singular value of a matrix of such errors is about e (sqrt(m) + sqrt(n)); twice that is the threshold,
+    A singular value of D counts in `numerical_rank` if it exceeds those of rounding errors. A stored number is off by
+    at most eps / 2 of its size, for the rounding error eps of its dtype, so the change of a weight of m rows and n
+    columns has independent errors of root mean square at most e = eps (|W|_F^2 + |W + D|_F^2)^(1/2) / (12 m n)^(1/2).
+    The largest singular value of a matrix of such errors is about e (sqrt(m) + sqrt(n)); twice that is the threshold,
     because the numbers were rounded when they were computed, too.
 
     Args:
@@ -124,7 +125,7 @@ class _Pair:
 
 def _bare(name: str) -> str:
     """Return a name without what wrappers put before it."""
-    return WRAPPERS.sub("", name)
+    return WRAPPERS.sub("", name).removeprefix(PARALLEL)
 
 
 def _check_names(before: list[str], after: list[str]) -> None:
@@ -140,7 +141,7 @@ def _check_names(before: list[str], after: list[str]) -> None:
         )
 
 
-def _named(weights: Mapping[str, Tensor], unit: object, scale: Scale | None) -> dict[str, WeightMatrix | Skipped]:
+def _named(weights: Mapping[str, object], unit: object, scale: Scale | None) -> dict[str, WeightMatrix | Skipped]:
     """Return the matrices of one weight by name."""
     return {_bare(found.name): found for found in matrices_of(unit, weights, scale)}  # type: ignore[arg-type]
 
@@ -180,6 +181,8 @@ def _add(rows: Rows, pair: _Pair, leading: int, far: float, device: torch.device
     entry = torch.finfo(coarse).eps * math.hypot(size, later) / math.sqrt(12 * m * n)
     rounding = ROUNDINGS * entry * (math.sqrt(m) + math.sqrt(n))
     singular = singular_values(found, device)
+    if singular is not None:  # the decomposition itself rounds, which matters for weights in float64
+        rounding = max(rounding, measures.rank_cutoff(torch.float64, found.shape) * float(singular[0]))
     norm = float(change.double().norm()) if singular is None else float(singular.norm())
     relative = norm / size if size > 0 else (math.inf if norm > 0 else 0.0)
     rows.add(found, singular, cutoff=rounding, change=relative, **turned)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import nn
 
 from ranklens import progress as reports
 from ranklens.nn.adapter import stored_scale
@@ -16,7 +16,7 @@ from ranklens.nn.weight_matrices import ModuleWeights, Skipped, adapter_scale, m
 
 __all__ = ["ENERGY", "ENERGY_SLACK", "least_rank", "least_without", "named_weights", "rank_profile"]
 
-Weights = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
+Weights = nn.Module | Mapping[str, object] | str | os.PathLike[str]
 Scale = Callable[[str, int], float]
 
 
@@ -58,7 +58,7 @@ def rank_profile(
         measures of the random matrix), matrices, and `spectrum` over (weight, value), the singular values in descending
         order, followed by NaN in rows that have fewer than the longest. All ranks of a zero weight are 0.
         A tensor of several matrices has a row of its own before theirs, with the medians of their measures and the sums
-        of their parameters. There `matrices` is their number; it is 1 in all other rows. The coordinate `stack` of
+        of their parameters. There `matrices` is their number; it is 1 in all other rows. The coordinate `part_of` of
         the rows of these matrices is the name of the tensor; it is "" in all other rows. The attribute `skipped` is a
         dictionary of the tensors that were not measured, with the reasons.
 
@@ -90,7 +90,7 @@ def rank_profile(
     return rows.dataset()
 
 
-def named_weights(model: Weights) -> tuple[Mapping[str, Tensor], Scale | None]:
+def named_weights(model: Weights) -> tuple[Mapping[str, object], Scale | None]:
     """Return the weights of a model by name, and the function that gives the scales of its adapters.
 
     Args:

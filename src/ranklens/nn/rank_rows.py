@@ -126,7 +126,7 @@ class Rows:
         columns = {name: ("weight", np.array([row.measures[name] for row in rows])) for name in rows[0].measures}
         return xr.Dataset(
             {**columns, "spectrum": (("weight", "value"), np.stack(padded))},
-            coords={"weight": [row.name for row in rows], "stack": ("weight", [row.stack for row in rows])},
+            coords={"weight": [row.name for row in rows], "part_of": ("weight", [row.stack for row in rows])},
             attrs={"energy": self.energy, "skipped": self.skipped},
         )
 

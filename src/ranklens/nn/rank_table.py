@@ -30,33 +30,63 @@ def text(profile: xr.Dataset) -> str:
     """Return a rank profile as a table in plain text, one line per weight, and what was not measured.
 
     Args:
-        profile: a Dataset returned by `rank_profile`.
+        profile: a Dataset returned by `rank_profile`, `attention_products` or `rank_difference`.
 
     Returns:
         A table with the rank measures of every weight, as one string with line breaks. A number in parentheses after
         a measure is the value of this measure for a random matrix of the weight's shape.
     """
-    lines = [
-        ["weight", "shape", "effective rank", "stable rank", "rank", f"rank at {profile.energy:.4g}", "parameters kept"]
-    ]
-    for name, row in rows_by_name(profile):
-        share = row["parameters_kept"] / row["parameters"]
-        several = f"{row['matrices']:.0f} of " if row["matrices"] > 1 else ""
-        lines.append(
-            [
-                name,
-                f"{several}{row['rows']:.0f} x {row['columns']:.0f}",
-                f"{row['effective_rank']:.1f} ({row['random_effective_rank']:.1f})",
-                f"{row['stable_rank']:.1f} ({row['random_stable_rank']:.1f})",
-                f"{row['numerical_rank']:.0f}",
-                f"{row['rank_kept']:.0f} ({row['random_rank_kept']:.0f})",
-                f"{share:.0%}",
-            ]
-        )
+    lines = _lines_of_changes(profile) if "change" in profile else _lines(profile)
     notes = ["in parentheses: a random matrix of that shape"]
     if bool((profile.matrices > 1).any()):
         notes.append("a tensor of several matrices: the medians of their measures, and then each of them")
     return "\n".join([columns(lines), "", *notes, *not_measured(profile.skipped)])
+
+
+def _lines(profile: xr.Dataset) -> list[list[str]]:
+    """Return the entries of a table of ranks, line by line."""
+    head = ["weight", "shape", "effective rank", "stable rank", "rank", _kept(profile), "parameters kept"]
+    return [head] + [
+        [
+            name,
+            _shape(row),
+            f"{row['effective_rank']:.1f} ({row['random_effective_rank']:.1f})",
+            f"{row['stable_rank']:.1f} ({row['random_stable_rank']:.1f})",
+            f"{row['numerical_rank']:.0f}",
+            f"{row['rank_kept']:.0f} ({row['random_rank_kept']:.0f})",
+            f"{row['parameters_kept'] / row['parameters']:.0%}",
+        ]
+        for name, row in rows_by_name(profile)
+    ]
+
+
+def _lines_of_changes(profile: xr.Dataset) -> list[list[str]]:
+    """Return the entries of a table of changes, line by line."""
+    head = ["weight", "shape", "change", "rank", _kept(profile), "effective rank", "largest angle", "intruders"]
+    return [head] + [
+        [
+            name,
+            _shape(row),
+            f"{row['change']:.1%}",
+            f"{row['numerical_rank']:.0f}",
+            f"{row['rank_kept']:.0f} ({row['random_rank_kept']:.0f})",
+            f"{row['effective_rank']:.1f} ({row['random_effective_rank']:.1f})",
+            f"{row['largest_angle']:.0f} degrees" if row["compared"] else "-",
+            f"{row['intruders']:.0f} of {row['compared']:.0f}",
+        ]
+        for name, row in rows_by_name(profile)
+    ]
+
+
+def _kept(profile: xr.Dataset) -> str:
+    """Return the head of the column of ranks that hold the energy of a profile."""
+    return f"rank at {profile.energy:.4g}"
+
+
+def _shape(row: Mapping[str, float]) -> str:
+    """Return the shape of a weight, with the number of matrices if the row is of several."""
+    several = f"{row['matrices']:.0f} of " if row["matrices"] > 1 else ""
+    return f"{several}{row['rows']:.0f} x {row['columns']:.0f}"
 
 
 def rows_by_name(table: xr.Dataset) -> list[tuple[str, dict[str, float]]]:
@@ -176,9 +206,9 @@ def write(profile: xr.Dataset, path: Path) -> Path:
     """Write a rank profile to a file whose suffix sets the format.
 
     Args:
-        profile: a Dataset returned by `rank_profile`.
+        profile: a Dataset returned by `rank_profile`, `attention_products` or `rank_difference`.
         path: a .csv or .json file (all measures without the singular values), a .nc file (the whole Dataset), or a .png
-            or .svg file (the figure). An existing file is replaced.
+            or .svg file (the figure, of profiles alone). An existing file is replaced.
 
     Returns:
         The path.
@@ -186,7 +216,7 @@ def write(profile: xr.Dataset, path: Path) -> Path:
     Raises:
         ValueError: for any other suffix.
     """
-    check_path(path)
+    check_path(path, is_profile="change" not in profile)
     if path.suffix == ".nc":
         return files.save(profile, path)
     with files.atomic(path) as beside:

@@ -37,10 +37,6 @@ class Unread:
             self.__dict__ = {str(name): value for name, value in state.items()}
 
 
-# What takes the place of an object of a class that is not read; the next is tried where one does not serve.
-STAND_INS = (None, OrderedDict, list)
-
-
 def saved_networks(path: Path) -> dict[str, Tensor]:
     """Return the weights of all networks in a file of `torch.save`, by name.
 
@@ -82,9 +78,9 @@ def _load(path: Path) -> object:
     Raises:
         ValueError: if the file is damaged, or holds objects that cannot be left out.
     """
-    kinds = dict.fromkeys(_unsafe(path), 0)
+    kinds: dict[str, type | None] = dict.fromkeys(_unsafe(path))
     while True:
-        classes = {name: type(name, (Unread,), {"made": STAND_INS[kind]}) for name, kind in kinds.items()}
+        classes = {name: type(name, (Unread,), {"made": kind}) for name, kind in kinds.items()}
         try:
             with safe_globals([(stand_in, name) for name, stand_in in classes.items()]), warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # torch warns of protocols of pickle and of old storages
@@ -93,12 +89,12 @@ def _load(path: Path) -> object:
             raise ValueError(f"{path} cannot be read: {_first_line(error)}") from error
         except Exception as error:  # torch raises pickle.UnpicklingError for objects that are not allowed
             name = next((name for name, stand_in in classes.items() if repr(stand_in) in str(error)), None)
-            if name is None or kinds[name] + 1 == len(STAND_INS):
+            if name is None or kinds[name] is not None:
                 raise ValueError(
                     f"{path} holds more than tensors, and loading it could run code; save model.state_dict() instead "
                     f"({_first_line(error)})"
                 ) from error
-            kinds[name] += 1
+            kinds[name] = list if "lists" in str(error) else OrderedDict
 
 
 def _load_safely(path: Path) -> object:

@@ -102,8 +102,10 @@ def _normed(name: str, names: Iterable[str]) -> Parts | None:
 
 
 def _normalized(parts: Sequence[Tensor]) -> Assembled:
-    """Return g v / |v|, with the norm over the axes in which g has size 1."""
+    """Return g v / |v|, with the norm over the axes in which g has size 1; over all of them if g is one number."""
     norms, direction = parts
+    if norms.ndim == 0:
+        norms = norms.reshape([1] * direction.ndim)
     axes = [k for k in range(norms.ndim) if norms.shape[k] == 1]
     if norms.ndim != direction.ndim or any(norms.shape[k] not in (1, direction.shape[k]) for k in range(norms.ndim)):
         raise ValueError("they are no norms and directions of weight normalization; remove the parametrization first")

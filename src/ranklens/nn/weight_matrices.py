@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ranklens.nn.composed import COMPOSED, PLAIN, ComposedMultiheadAttention, Composition
+from ranklens.nn.composed import Composed, ComposedMultiheadAttention
+from ranklens.nn.composition import Composition
 from ranklens.nn.stored_parts import Parts, grouped
 
 # Names of tensors that hold the scales of a quantized weight, by the end of the name.
@@ -70,7 +71,7 @@ class Skipped:
 
 
 def matrices(
-    weights: Mapping[str, Tensor], scale: Callable[[str, int], float] | None = None
+    weights: Mapping[str, object], scale: Callable[[str, int], float] | None = None
 ) -> Iterator[WeightMatrix | Skipped]:
     """Yield every weight as a matrix, and every other tensor with the reason why it is none.
 
@@ -117,7 +118,7 @@ def units(weights: Iterable[str]) -> dict[str, Parts | str]:
 
 
 def matrices_of(
-    unit: Parts | str, weights: Mapping[str, Tensor], scale: Callable[[str, int], float] | None = None
+    unit: Parts | str, weights: Mapping[str, object], scale: Callable[[str, int], float] | None = None
 ) -> Iterator[WeightMatrix | Skipped]:
     """Yield the matrices of one weight, as `matrices` does for all.
 
@@ -176,13 +177,15 @@ class ModuleWeights(Mapping[str, Tensor]):
                     self._add(prefix, module, name)
         known: set[tuple[int, ...]] = set()
         for prefix, module in model.named_modules():
-            attention = type(module) is ComposedMultiheadAttention
-            if attention or (type(module) in PLAIN and type(module) not in COMPOSED):
-                compositions = module.compositions if attention else [module.composition]
-                key = tuple(map(id, compositions))
-                if key not in known:
-                    known.add(key)
-                    self._add(prefix, module, "in_proj_weight" if attention else "weight")
+            if isinstance(module, ComposedMultiheadAttention):
+                key, attribute = tuple(map(id, module.compositions)), "in_proj_weight"
+            elif isinstance(module, Composed):
+                key, attribute = (id(module.composition),), "weight"
+            else:
+                continue
+            if key not in known:
+                known.add(key)
+                self._add(prefix, module, attribute)
 
     def _add(self, prefix: str, module: nn.Module, attribute: str) -> None:
         self._found[f"{prefix}.{attribute}".lstrip(".")] = (module, attribute)
@@ -221,7 +224,7 @@ def adapter_scale(model: nn.Module) -> Callable[[str, int], float]:
     return scale
 
 
-def _read(weights: Mapping[str, Tensor], name: str) -> Tensor | Skipped:
+def _read(weights: Mapping[str, object], name: str) -> Tensor | Skipped:
     """Return a tensor, or why there is none."""
     try:
         value: object = weights[name]
@@ -294,7 +297,7 @@ def _scales_of(name: str, names: Iterable[str]) -> str | None:
 
 
 def _assembled(
-    group: Parts, weights: Mapping[str, Tensor], scale: Callable[[str, int], float] | None
+    group: Parts, weights: Mapping[str, object], scale: Callable[[str, int], float] | None
 ) -> Iterator[WeightMatrix | Skipped]:
     """Yield the matrix of a weight that is stored in parts, or why there is none."""
     read = [_read(weights, name) for name in group.names]
