@@ -42,3 +42,16 @@ def test_the_measures_have_the_estimate():
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("norms", [(1.0, 0.5, 0.1), (1.0, 0.1, 0.01, 0.005), (3.0, 2.0, 1.0, 0.5, 0.25)])
+@pytest.mark.parametrize("order", [3, 4])
+def test_orthogonal_components_of_unlike_norms_are_counted(norms, order, seed):
+    """The rank of a sum of components with orthonormal factors is their number, because each matricization has it."""
+    made = torch.Generator().manual_seed(seed)
+    factors = [torch.linalg.qr(torch.randn(6, 6, generator=made, dtype=torch.float64))[0] for _ in range(order)]
+    net = rl.cp((6,) * order, len(norms)).with_nodes([factor[:, : len(norms)] for factor in factors])
+    with torch.no_grad():
+        target = net.with_nodes([net.nodes[0] * torch.tensor(norms, dtype=torch.float64), *net.nodes[1:]]).tensor()
+    assert rl.cp_rank_estimate(target.detach(), seed=seed).rank == len(norms)

@@ -15,6 +15,8 @@ from ranklens.tensors.convert import ArrayLike, as_floating
 # Alternating least squares stops when a sweep lowers its error by less than this number times rtol, relative to the
 # error. At this pace, 10,000 sweeps would lower the error by less than the fraction rtol of itself.
 STALLED = 1e-4
+# Random initializations of a single component that is fitted to a residual; the best of its fits is used.
+RANK_ONE_STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,17 @@ def cp_rank_estimate(
 ) -> CPRankEstimate:
     """Estimate the CP rank: the smallest number of components with which alternating least squares fits a tensor.
 
-    The estimate may differ from the rank. The best fit is searched from several random initializations and may not be
-    found, and a tensor may be the limit of tensors of lower rank. The tolerance is relative, so rescaling a tensor does
-    not change the estimate.
+    The estimate may differ from the rank. The best fit is searched from several initializations and may not be found,
+    and a tensor may be the limit of tensors of lower rank. The tolerance is relative, so rescaling a tensor does not
+    change the estimate.
 
     Args:
         T: one floating-point tensor, of order two or more, with finite entries.
         rtol: relative error |T - fit| / |T| up to which a fit is accepted, between 0 and 1.
         largest: largest rank tried; ranks are tried from 1 upwards. None takes the product of all sizes but the
             largest, an upper bound of the rank.
-        starts: number of random initializations per rank.
+        starts: number of initializations per rank: one extends the best fit of the rank before by a component that is
+            fitted to its residual, the others are random.
         sweeps: largest number of sweeps per initialization. A sweep fits the factor matrix of each mode once, with the
             others fixed.
         seed: seed of the initializations.
@@ -87,16 +90,47 @@ def cp_rank_estimate(
     norm = float(T.norm())
     largest = math.prod(T.shape) // max(T.shape) if largest is None else largest
     generator, errors = stream(seed, "starts of cp_rank_estimate"), {}
+    best = [T.new_zeros(d, 0) for d in T.shape]
     for rank in range(1, largest + 1):
-        errors[rank] = min(_als(T / norm, rank, rtol, sweeps, generator) for _ in range(starts))
+        begins = [_extended(T / norm, best, sweeps, generator)]
+        begins += [_random(T, rank, generator) for _ in range(starts - 1)]
+        fits = [_als(T / norm, factors, rtol, sweeps) for factors in begins]
+        errors[rank], best = min(fits, key=lambda fit: fit[0])
         if errors[rank] <= rtol:
             return CPRankEstimate(rank, errors[rank], errors, rtol)
     return CPRankEstimate(None, errors[largest], errors, rtol)
 
 
-def _als(T: Tensor, rank: int, rtol: float, sweeps: int, generator: torch.Generator) -> float:
-    """Return the relative error of one run of alternating least squares on a tensor of norm one."""
-    factors = [torch.randn(d, rank, generator=generator, dtype=T.dtype).to(T.device) for d in T.shape]
+def _random(T: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
+    """Return random factors (d_n, rank) for a tensor."""
+    return [torch.randn(d, rank, generator=generator, dtype=T.dtype).to(T.device) for d in T.shape]
+
+
+def _extended(T: Tensor, factors: Sequence[Tensor], sweeps: int, generator: torch.Generator) -> list[Tensor]:
+    """Return factors with one more component, fitted to what the others leave of a tensor.
+
+    Random initializations of all components often end with two of them in the place of one, most of all where the
+    components are orthogonal and of unlike norms. One component after the other avoids that.
+    """
+    left = T - (factors[0] @ _khatri_rao(factors[1:]).T).view(T.shape)
+    norm = left.norm().clamp_min(torch.finfo(T.dtype).tiny)
+    runs = [_als(left / norm, _random(T, 1, generator), 0.0, sweeps) for _ in range(RANK_ONE_STARTS)]
+    _, fresh = min(runs, key=lambda run: run[0])
+    first, *others = (torch.cat([factor, new], dim=1) for factor, new in zip(factors, fresh, strict=True))
+    first[:, -1] *= norm
+    return [first, *others]
+
+
+def _als(T: Tensor, factors: list[Tensor], rtol: float, sweeps: int) -> tuple[float, list[Tensor]]:
+    """Return the error and the factors of one run of alternating least squares on a tensor of norm one.
+
+    Args:
+        T: the tensor.
+        factors: the initial factors; the first of them is not used.
+        rtol: error at which the run ends.
+        sweeps: largest number of sweeps.
+    """
+    factors = list(factors)
     unfolded = [T.movedim(n, 0).flatten(1) for n in range(T.ndim)]
     error = before = torch.finfo(T.dtype).max
     for _ in range(sweeps):
@@ -107,9 +141,9 @@ def _als(T: Tensor, rank: int, rtol: float, sweeps: int, generator: torch.Genera
                 factors[n] = factors[n] / factors[n].norm(dim=0).clamp_min(torch.finfo(T.dtype).tiny)
         error = float((unfolded[-1] - factors[-1] @ others.T).norm())
         if error <= rtol or before - error <= STALLED * rtol * before:
-            return error
+            break
         before = error
-    return error
+    return error, factors
 
 
 def _khatri_rao(factors: Sequence[Tensor]) -> Tensor:
