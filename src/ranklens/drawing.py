@@ -6,7 +6,7 @@ its own. Figures are made without pyplot, so that drawing needs no screen and le
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import matplotlib
 import numpy as np
@@ -119,8 +119,16 @@ def label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_ylabel(y)
 
 
-def plot(run: xr.Dataset | Sequence[xr.Dataset]) -> Figure:
-    """Draw a record, or compare several records of runs.
+@runtime_checkable
+class Drawable(Protocol):
+    """Anything that draws itself, such as a fitted completer."""
+
+    def draw(self) -> Figure:
+        """Return the figure."""
+
+
+def plot(run: xr.Dataset | Sequence[xr.Dataset] | Drawable) -> Figure:
+    """Draw a record, or compare several records of runs, or draw what a fitted completer explains.
 
     One record gets a panel for the loss and one for every tracked quantity: a line for a number, several lines for a
     vector, and a line for the norm of anything larger. Several records get a panel for every quantity that all of them
@@ -131,7 +139,8 @@ def plot(run: xr.Dataset | Sequence[xr.Dataset]) -> Figure:
     Time is drawn on a logarithmic scale where it spans many decades, as the times of a stiff flow do.
 
     Args:
-        run: what `gradient_flow`, `gradient_descent` or `rl.nn.locality_profile` returned, or a list of such records.
+        run: what `gradient_flow`, `gradient_descent` or `rl.nn.locality_profile` returned, or a list of such records;
+            or a fitted completer, or another object with a method `draw`.
 
     Returns:
         A matplotlib Figure. Notebooks display it; `.savefig(path)` writes it.
@@ -153,6 +162,8 @@ def plot(run: xr.Dataset | Sequence[xr.Dataset]) -> Figure:
     """
     if isinstance(run, xr.Dataset):
         return _plot_one(run)
+    if isinstance(run, Drawable):
+        return run.draw()
     kind = type(run).__name__
     if not isinstance(run, Sequence):
         wrong = [kind]

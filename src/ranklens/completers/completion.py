@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from ranklens.completers.biases import Biases
 from ranklens.completers.candidates import EXACT, make_candidates
 from ranklens.completers.check import Completer
 from ranklens.completers.descent import Descended, descend
+from ranklens.completers.explanation import Explanation, Rung, rises
 from ranklens.completers.factors import is_factored
 from ranklens.completers.observed import Observed
 from ranklens.completers.polish import Choice, Fit, Polish, fit, noise_level, residual, tolerated, widths
@@ -86,15 +87,17 @@ class Completion:
         profile: losses and spectra along the descent, a Dataset over `step` (see `Descended`); empty without a descent.
         sampled: draws of the factors, in the units of the data, whose mean predicts instead of the network, if there
             are any: they are made of noisy data, and kept if they predict held-out entries about as well.
+        explanation: what was tried, and why it was decided as it was.
     """
 
     net: TensorNetwork | None
     biases: Biases
     scale: float
     ridge: float
-    rmse: dict[str, float]
+    rmse: Mapping[str, float]
     profile: xr.Dataset
     sampled: Sampled
+    explanation: Explanation
 
 
 @dataclass(frozen=True)
@@ -155,9 +158,9 @@ def _complete(
     exact = [data for data in prepared if is_exact(data)]
     if exact or len(observed) < 2:
         data = (exact or prepared)[0]
-        return Completion(
-            None, data.biases_of_all(), data.scale, 0.0, {"biases": 0.0}, xr.Dataset(), Sampled(None, None)
-        )
+        said = Explanation({"biases": 0.0}, 1.0, (), (), (), {}, ("The biases fit the training entries exactly.",))
+        nothing = Sampled(None, None)
+        return Completion(None, data.biases_of_all(), data.scale, 0.0, said.rmse, xr.Dataset(), nothing, said)
     attempts = [_attempt(data, initialize, settings) for data in prepared]
     floor = EXACT * min(attempt.data.scale for attempt in attempts)  # exact fits are not told apart
     attempt = min(attempts, key=lambda attempt: max(attempt.error, floor))
@@ -166,15 +169,15 @@ def _complete(
     sampled = _sample(attempt, settings, ways).times(data.scale)
     if sampled.error is not None:
         rmse["posterior"] = sampled.error
-    profile = attempt.profile()
+    profile, said = attempt.profile(), _explain(attempt, attempts, sampled)
     if not attempt.is_better:
-        return Completion(None, data.biases_of_all(), data.scale, 0.0, rmse, profile, sampled)
+        return Completion(None, data.biases_of_all(), data.scale, 0.0, rmse, profile, sampled, said)
     ridge = refined.choice.ridge * refined.noise_level
     final = fit(refined.fit.net, data.whole, refined.fit.biases, ridge=ridge)
     left = min(1.0, residual(final, data.whole).mean_square())
     biases = replace(final.biases, damping=final.biases.damping * left)  # as in the fit of all entries
     profile.attrs["widths"] = str(widths(final.net))
-    return Completion(final.net, biases, data.scale, ridge, rmse, profile, sampled)
+    return Completion(final.net, biases, data.scale, ridge, rmse, profile, sampled, said)
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,45 @@ class Attempt:
         return self.descended.profile.assign_attrs(
             stopped=self.descended.stopped, best_step=self.descended.step, tried=str(tried)
         )
+
+
+def _explain(attempt: Attempt, attempts: Sequence[Attempt], sampled: Sampled) -> Explanation:
+    """Return what was tried, and why it was decided as it was.
+
+    Args:
+        attempt: the completion that was chosen.
+        attempts: all completions, with and without biases.
+        sampled: the posterior, in the units of the data.
+    """
+    data, polish = attempt.data, attempt.refined.polish
+    whole = data.scale * math.sqrt(data.held_out.mean_square())
+    share = 1 - (attempt.alone / whole) ** 2 if whole > 0 else 0.0
+    rungs = []
+    for size in sorted({choice.size for choice in polish.errors}, reverse=True):
+        best = min((choice for choice in polish.errors if choice.size == size), key=polish.errors.__getitem__)
+        sizes = widths(polish.candidates.networks[size])
+        name = str(*sizes.values()) if len(sizes) == 1 else ", ".join(f"{bond}: {d}" for bond, d in sizes.items())
+        chosen = attempt.is_better and size == attempt.refined.choice.size
+        rungs.append(Rung(name, best.ridge, data.scale * polish.errors[best], chosen))
+    kind = "with" if math.isfinite(data.biases.damping) else "without"
+    decisions = [f"The model is {kind} biases; these alone have the held-out error {attempt.alone:.6g}."]
+    for other in attempts:
+        if other is not attempt:
+            decisions.append(f"The other model was dropped: its held-out error is {other.error:.6g}.")
+    if attempt.is_better:
+        decisions.append(f"The smallest size about as good as the best was chosen; its error is {attempt.error:.6g}.")
+    else:
+        decisions.append(f"The network was dropped: its error {rungs[0].error:.6g} is not clearly below the biases'.")
+    if sampled.posterior is not None:
+        decisions.append(f"The posterior predicts: its held-out error {sampled.error:.6g} is not clearly larger.")
+    elif sampled.error is not None:
+        decisions.append(f"The posterior was dropped: its held-out error {sampled.error:.6g} is clearly larger.")
+    else:
+        decisions.append("No posterior was drawn: data without noise, very many entries, posterior=0, or the family.")
+    errors = attempt.rmse() | ({} if sampled.error is None else {"posterior": sampled.error})
+    return Explanation(
+        errors, share, tuple(rungs), *rises(attempt.descended.profile), sampled.coverage, tuple(decisions)
+    )
 
 
 def _attempt(data: Data, initialize: Initialize, settings: Settings) -> Attempt:

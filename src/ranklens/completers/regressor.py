@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int64
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags
@@ -18,6 +19,7 @@ from ranklens.completers.check import check_arguments
 from ranklens.completers.completion import Settings, complete
 from ranklens.completers.descent import FIRST_WIDTH
 from ranklens.completers.entries import predict
+from ranklens.completers.explanation import Explanation
 from ranklens.completers.labels import Labels
 from ranklens.completers.observed import Observed
 from ranklens.completers.polish import widths
@@ -181,7 +183,7 @@ class EntryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
         settings = Settings.of(self, seed, widest=width if len(observed.shape) == 2 else 0)
         found = complete(observed, initialize, settings, ways=[make for make, _ in ways])
-        self.rmse_, self.profile_ = found.rmse, found.profile
+        self.rmse_, self.profile_, self._explanation = dict(found.rmse), found.profile, found.explanation
         self._posterior, self.posterior_ = found.sampled.posterior, found.sampled.posterior is not None
         self.implicit_ = self.posterior_ and ways[found.sampled.way][1]
         self._biases, self._network, self._scale = found.biases, found.net, found.scale
@@ -276,6 +278,19 @@ class EntryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if self._network is not None:
             found = found + predict(self._network, indices.to(self._network.device))
         return self._scale * found.cpu()
+
+    def explain(self) -> Explanation:
+        """Return why the fit has its rank: what was tried, and why it was decided as it was.
+
+        Its text is a report, and `rl.plot` of the completer draws it: the held-out errors of all sizes that were tried,
+        when the components rose, what was dropped and why, what the biases explain, and the calibration of intervals.
+        """
+        check_is_fitted(self)
+        return self._explanation
+
+    def draw(self) -> Figure:
+        """Return the figure of `explain`; `rl.plot` calls it."""
+        return self.explain().draw()
 
     def recommend(self, label: Hashable, n: int = 10, *, exclude: Sequence[Hashable] = ()) -> pd.Series:
         """Return the labels of the second column with the largest predictions for a label of the first column.

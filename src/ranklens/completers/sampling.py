@@ -1,8 +1,9 @@
 """The Bayesian finish of a completion: draws of the factors around the fitted network, kept only where they help."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 
 import torch
 from jaxtyping import Float
@@ -25,6 +26,8 @@ LARGE = 2**21
 # The posterior is not kept if its held-out squared error is larger by more than this many standard errors. Held-out
 # entries have also chosen the size and the ridge of the least squares, whose error they therefore underestimate.
 DOUBTS = 2.0
+# Nominal shares of the intervals whose calibration is checked.
+SHARES = (0.5, 0.8, 0.9, 0.95)
 # Sweeps that are not kept, and draws, with the training set, by which held-out entries judge the posterior.
 TRIED_SKIP, TRIED_DRAWS = 15, 20
 # Sweeps with all entries before the draws that are kept. The sampler goes on from its rows for the training set.
@@ -84,12 +87,15 @@ class Sampled:
         error: held-out root mean square error of the posterior given the training set; None if none was made.
         way: position, in the list of ways, of the features that the posterior uses.
         features: for every mode the groups of features of the posterior.
+        coverage: {nominal share: share of the held-out entries in the central interval of the posterior given the
+            training set}; empty if none was made.
     """
 
     posterior: Posterior | None
     error: float | None
     way: int = 0
     features: tuple[tuple[Features, ...], ...] = ()
+    coverage: Mapping[float, float] = field(default_factory=dict)
 
     def times(self, factor: float) -> "Sampled":
         """Return the result for values in another unit: predictions and errors are multiplied by `factor`."""
@@ -141,7 +147,7 @@ def sample(
     if not draws or not begin.error > NOISE_FREE:
         return Sampled(None, None)
     rows = initial_rows(begin, whole.shape, seed)
-    tried: list[tuple[float, int, GibbsSampler, Tensor]] = []
+    tried: list[tuple[float, int, GibbsSampler, Tensor, Tensor]] = []
     for way, make_features in enumerate(ways[:1] if begin.is_clear else ways):
         sampler = GibbsSampler(
             train.minus(torch.full_like(train.values, begin.mean)),
@@ -153,16 +159,29 @@ def sample(
         )
         found = draw(sampler, skip=TRIED_SKIP, draws=TRIED_DRAWS, mean=begin.mean)
         residual = held_out.minus(found.at(held_out.indices))
-        tried.append((residual.mean_square() ** 0.5, way, sampler, residual.values))
-    error, way, sampler, residuals = min(tried, key=lambda trial: trial[0])
+        tried.append((residual.mean_square() ** 0.5, way, sampler, residual.values, found.deviation(held_out.indices)))
+    error, way, sampler, residuals, deviations = min(tried, key=lambda trial: trial[0])
     worse = residuals.square() - begin.residuals.square()
     if not float(worse.mean()) <= DOUBTS * float(worse.std(correction=0)) / math.sqrt(len(worse)):
         return Sampled(None, error)
+    coverage = covered(residuals, deviations)
     make_features = ways[way]
     sampler.replace_entries(
         whole.minus(torch.full_like(whole.values, begin.mean)), None if make_features is None else make_features(whole)
     )
-    return Sampled(draw(sampler, skip=SKIP, draws=draws, mean=begin.mean), error, way, tuple(sampler.features))
+    posterior = draw(sampler, skip=SKIP, draws=draws, mean=begin.mean)
+    return Sampled(posterior, error, way, tuple(sampler.features), coverage)
+
+
+def covered(residuals: Float[Tensor, " m"], deviations: Float[Tensor, " m"]) -> dict[float, float]:
+    """Return which share of residuals lies in the central intervals of Gaussian distributions: {nominal: found}.
+
+    Args:
+        residuals: the residuals.
+        deviations: their standard deviations.
+    """
+    sizes = (residuals / deviations).abs()
+    return {share: float((sizes < NormalDist().inv_cdf((1 + share) / 2)).double().mean()) for share in SHARES}
 
 
 def initial_rows(begin: Begin, shape: Sequence[int], seed: int) -> list[Float[Tensor, "_ K"]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.metrics import r2_score
@@ -18,6 +19,7 @@ from torch import Tensor
 from ranklens.completers.check import check_arguments, check_positions
 from ranklens.completers.completion import Settings, complete
 from ranklens.completers.entries import predict
+from ranklens.completers.explanation import Explanation
 from ranklens.completers.factors import is_factored
 from ranklens.completers.observed import Observed
 from ranklens.completers.polish import widths
@@ -155,7 +157,7 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
                 f"sampled; pass posterior=0, or family='cp'"
             )
         found = complete(observed, initialize, Settings.of(self, seed))
-        self.rmse_, self.profile_ = found.rmse, found.profile
+        self.rmse_, self.profile_, self._explanation = dict(found.rmse), found.profile, found.explanation
         self._posterior, self.posterior_ = found.sampled.posterior, found.sampled.posterior is not None
         biases = found.biases.times(found.scale)
         self._biases = dataclasses.replace(biases, modes=tuple(mode.cpu() for mode in biases.modes))
@@ -234,6 +236,19 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
             1 minus the sum of squared errors divided by the sum of squared deviations of the values from their mean.
         """
         return float(r2_score(np.asarray(values, dtype=np.float64), np.asarray(self.predict(indices))))
+
+    def explain(self) -> Explanation:
+        """Return why the fit has its rank: what was tried, and why it was decided as it was.
+
+        Its text is a report, and `rl.plot` of the completer draws it: the held-out errors of all sizes that were tried,
+        when the components rose, what was dropped and why, what the biases explain, and the calibration of intervals.
+        """
+        check_is_fitted(self)
+        return self._explanation
+
+    def draw(self) -> Figure:
+        """Return the figure of `explain`; `rl.plot` calls it."""
+        return self.explain().draw()
 
 
 def _check_observations(indices: ArrayLike | pd.DataFrame, values: ArrayLike, shape: tuple[int, ...]) -> Observed:
