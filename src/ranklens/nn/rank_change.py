@@ -25,7 +25,7 @@ WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_modu
 PARALLEL = "module."
 # Names that the message shows of either checkpoint if they have none in common.
 NAMES_SHOWN = 3
-# Size of the largest error that counts as rounding, in units of the error of storing both weights.
+# Size of the largest singular value that counts as rounding, in units of that of the errors of storing both weights.
 ROUNDINGS = 2.0
 # Rows of a weight that are converted to float64 at a time.
 BLOCK_ROWS = 4096
@@ -52,10 +52,10 @@ def rank_difference(
     turned one that was there.
 
     A singular value of D counts in `numerical_rank` if it exceeds those of rounding errors. A stored number is off by
-    at most eps / 2 of its size, for the rounding error eps of its dtype, so the change of a weight of m rows and n
-    columns has independent errors of root mean square at most e = eps (|W|_F^2 + |W + D|_F^2)^(1/2) / (12 m n)^(1/2).
-    The largest singular value of a matrix of such errors is about e (sqrt(m) + sqrt(n)); twice that is the threshold,
-    because the numbers were rounded when they were computed, too.
+    at most eps / 2 of its size, for the rounding error eps of its dtype, so that the entry of D at an entry w of W has
+    an error of root mean square e = eps (w^2 + (w + d)^2)^(1/2) / 12^(1/2) at most. The largest singular value of a
+    matrix of independent errors is about the largest norm of a row of e plus the largest norm of a column; twice that
+    is the threshold, because the numbers were rounded when they were computed, too.
 
     Args:
         before: the model at first: a module, a mapping of names to tensors, or the path of a checkpoint.
@@ -78,7 +78,8 @@ def rank_difference(
         ValueError: if the two have no weight in common, or an argument is out of range.
 
     Source: Björck and Golub (Mathematics of Computation 1973) for principal angles; Shuttleworth, Andreas, Torralba,
-        Sharma (2024, arXiv:2410.21228) for intruder dimensions.
+        Sharma (2024, arXiv:2410.21228) for intruder dimensions; Bandeira and van Handel (Annals of Probability 2016)
+        for the norm of random matrices.
 
     >>> import torch, ranklens as rl
     >>> W, new = torch.diag(torch.arange(8.0, 0.0, -1.0)), torch.zeros(8, 8)
@@ -176,10 +177,9 @@ def _add(rows: Rows, pair: _Pair, leading: int, far: float, device: torch.device
     working = torch.promote_types(torch.promote_types(old.dtype, new.dtype), torch.float32)
     change = new.to(working) - old.to(working)
     found = WeightMatrix(pair.after.name, change, stack=pair.after.stack)
-    turned, size, later = _directions(old, new, leading, far, device)
-    m, n = found.shape
-    entry = torch.finfo(coarse).eps * math.hypot(size, later) / math.sqrt(12 * m * n)
-    rounding = ROUNDINGS * entry * (math.sqrt(m) + math.sqrt(n))
+    turned, size = _directions(old, new, leading, far, device)
+    norms = [_largest_norm(old, new, axis) for axis in (0, 1)]
+    rounding = ROUNDINGS * torch.finfo(coarse).eps / math.sqrt(12) * sum(norms)
     singular = singular_values(found, device)
     if singular is not None:  # the decomposition itself rounds, which matters for weights in float64
         rounding = max(rounding, measures.rank_cutoff(torch.float64, found.shape) * float(singular[0]))
@@ -188,10 +188,16 @@ def _add(rows: Rows, pair: _Pair, leading: int, far: float, device: torch.device
     rows.add(found, singular, cutoff=rounding, change=relative, **turned)
 
 
+def _largest_norm(old: Tensor, new: Tensor, axis: int) -> float:
+    """Return the largest norm along an axis of the entries of two matrices together."""
+    squares = [torch.linalg.vector_norm(x, dim=axis, dtype=torch.float64).square() for x in (old, new)]
+    return float((squares[0] + squares[1]).max().sqrt())
+
+
 def _directions(
     old: Tensor, new: Tensor, leading: int, far: float, device: torch.device | str | None
-) -> tuple[dict[str, float], float, float]:
-    """Return how far the leading singular vectors turned, and the Frobenius norms of the weight before and after."""
+) -> tuple[dict[str, float], float]:
+    """Return how far the leading singular vectors turned, and the Frobenius norm of the weight before."""
     if old.shape[0] < old.shape[1]:
         old, new = old.T, new.T
     (s_old, V_old), (s_new, V_new) = (_vectors(matrix, device) for matrix in (old, new))
@@ -208,7 +214,7 @@ def _directions(
         nearest = torch.minimum(left.abs().amax(dim=0), right.abs().amax(dim=0))
         found |= {"largest_angle": float(angles[-1]), "mean_angle": float(angles.mean())}
         found["intruders"] = int((nearest < far).sum())
-    return found, float(s_old.norm()), float(s_new.norm())
+    return found, float(s_old.norm())
 
 
 def _angles(cosines: Tensor) -> Tensor:
