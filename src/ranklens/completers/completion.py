@@ -29,6 +29,8 @@ DOUBTS = 1.0
 SMALL = 1e-100
 # Training loss of the last network, relative to that of the best, above which the last hardly fits the entries better.
 HARDLY = 0.9
+# Share of the held-out mean square that a network without biases leaves below which biases are not tried as well.
+EXPLAINED = 1e-2
 # Number of entries above which the descent runs in float32.
 SINGLE = 2**11
 # Multiply-adds per entry of a fit, roughly, from which the number of threads is chosen.
@@ -161,9 +163,10 @@ def _complete(
         said = Explanation({"biases": 0.0}, 1.0, (), (), (), {}, ("The biases fit the training entries exactly.",))
         nothing = Sampled(None, None)
         return Completion(None, data.biases_of_all(), data.scale, 0.0, said.rmse, xr.Dataset(), nothing, said)
-    attempts = [_attempt(data, initialize, settings) for data in prepared]
+    attempts = _attempts(prepared, initialize, settings)
     floor = EXACT * min(attempt.data.scale for attempt in attempts)  # exact fits are not told apart
-    attempt = min(attempts, key=lambda attempt: max(attempt.error, floor))
+    enough = tolerated(attempts[0].data.held_out) * max(floor, min(attempt.error for attempt in attempts))
+    attempt = next(attempt for attempt in attempts if attempt.error <= enough)
     data, refined = attempt.data, attempt.refined
     rmse = attempt.rmse()
     sampled = _sample(attempt, settings, ways).times(data.scale)
@@ -260,6 +263,19 @@ def _explain(attempt: Attempt, attempts: Sequence[Attempt], sampled: Sampled) ->
     return Explanation(
         errors, share, tuple(rungs), *rises(attempt.descended.profile), sampled.coverage, tuple(decisions)
     )
+
+
+def _attempts(prepared: Sequence[Data], initialize: Initialize, settings: Settings) -> list[Attempt]:
+    """Return completions of prepared data, the one without biases first.
+
+    One with biases is not tried if the first explains most of the held-out mean square, and more than biases alone.
+    """
+    attempts = [_attempt(prepared[0], initialize, settings)]
+    for data in prepared[1:]:
+        alone = min(attempts[0].alone, data.scale * math.sqrt(data.residual(data.held_out).mean_square()))
+        if attempts[0].error ** 2 > EXPLAINED * alone**2:
+            attempts.append(_attempt(data, initialize, settings))
+    return attempts
 
 
 def _attempt(data: Data, initialize: Initialize, settings: Settings) -> Attempt:
