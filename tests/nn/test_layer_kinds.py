@@ -7,9 +7,11 @@ from torch import nn
 from torch.nn.utils import prune
 
 import ranklens as rl
+from ranklens.nn import layer_kinds
 from ranklens.nn.layer_kinds import (
     as_weight,
     groups,
+    in_parts,
     input_rows,
     is_transposed,
     matrices,
@@ -57,6 +59,19 @@ def test_the_size_of_a_transposed_output_may_be_asked_for():
     y = layer(x, output_size=(17,))
     rows = input_rows(layer, x, y) @ matrices(layer).mT + layer.bias
     assert off(rows, output_rows(layer, y)) <= SAME
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_parts_are_all_rows(kind, monkeypatch):
+    make, shape = KINDS[kind]
+    layer, x = make().double(), batch(*shape)
+    y = layer(x)
+    monkeypatch.setattr(layer_kinds, "MOST_ENTRIES", 1)
+    parts = list(in_parts(layer, x, y))
+    assert len(parts) == (len(x) if kind not in ("linear", "vector", "single") else 1)
+    rows = torch.cat([input_rows(layer, part, out) for part, out in parts], 1)
+    assert torch.equal(rows, input_rows(layer, x, y))
+    assert torch.equal(torch.cat([output_rows(layer, out) for _, out in parts], 1), output_rows(layer, y))
 
 
 class Own(nn.Linear):

@@ -12,6 +12,8 @@ ConvTranspose = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 # The plain layers of torch whose outputs are a matrix times vectors of inputs.
 Truncatable = nn.Linear | Conv | ConvTranspose
+# Entries of the rows of a part of a batch: 128 MiB in float64.
+MOST_ENTRIES = 2**24
 # A function from a layer of some class to the plain layer of torch that computes the same.
 PlainForm = Callable[[nn.Module], nn.Module]
 # Classes that `register_layer` was given, with the function that makes a layer of each plain.
@@ -300,6 +302,26 @@ def _spread(layer: Conv | ConvTranspose, batch: Tensor, places: Sequence[int]) -
         before = reach - int(layer.padding[axis])
         widths += [before, places[axis] + reach - before - sizes[axis]]
     return nn.functional.pad(wide, widths)
+
+
+def in_parts(layer: Truncatable, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield an input and outputs of a layer in parts of the batch, so that `input_rows` of a part takes little memory.
+
+    A convolution's rows repeat each input once for every entry of the kernel.
+
+    Args:
+        layer: the layer.
+        *tensors: an input of the layer and outputs for it, with one batch axis each; the last is an output.
+
+    Yields:
+        The parts of all tensors for some samples. Inputs of a Linear layer, and those without a batch, come whole.
+    """
+    output = tensors[-1]
+    if isinstance(layer, nn.Linear) or output.ndim != len(layer.kernel_size) + 2:
+        yield tensors
+        return
+    entries = matrices(layer).shape[2] * groups(layer) * output[:1, 0].numel()
+    yield from zip(*(x.split(max(MOST_ENTRIES // max(entries, 1), 1)) for x in tensors), strict=True)
 
 
 @torch.no_grad()

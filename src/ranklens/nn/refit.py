@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ranklens.nn.calibration import Moments, Runs, watch
 from ranklens.nn.decomposition import CutLayer, Site
-from ranklens.nn.layer_kinds import as_weight, input_rows, is_transposed, matrices, output_rows
+from ranklens.nn.layer_kinds import as_weight, in_parts, input_rows, is_transposed, matrices, output_rows
 from ranklens.nn.model_state import M, replaced
 from ranklens.nn.output_cut import OutputCut, reduced_rank_regression, regression_without_bias
 from ranklens.nn.survey import Survey, bias_of
@@ -112,8 +112,9 @@ def _moments(
                 f"layer {name!r} ran on other data than before; a function given as data must run the model on the "
                 f"same data in every call"
             )
-        rows = input_rows(form, value, output) if _on_inputs(site[name]) else output_rows(form, output)
-        joint[name].add(rows, output_rows(form, targets[name].pop(0)))
+        for part, put_out, target in in_parts(form, value, output, targets[name].pop(0)):
+            rows = input_rows(form, part, put_out) if _on_inputs(site[name]) else output_rows(form, put_out)
+            joint[name].add(rows, output_rows(form, target))
 
     for k, run in enumerate(runs):
         counts = {name: found.counts[k].get(name, 0) for name in site} if runs.by_batch else None

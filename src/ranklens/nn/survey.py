@@ -9,6 +9,7 @@ from ranklens.nn.calibration import Moments, Runs, watch
 from ranklens.nn.decomposition import CutLayer, Site
 from ranklens.nn.layer_kinds import (
     Truncatable,
+    in_parts,
     input_rows,
     is_conv_transpose,
     matrices,
@@ -85,8 +86,9 @@ def survey(model: nn.Module, layers: Sequence[Site], runs: Runs, measured: Colle
         seen[name] = (before + _taken_in(form, value, output), after + positions(form, output))
         found.counts[-1][name] = found.counts[-1].get(name, 0) + 1
         if name in measured:
-            rows = input_rows(form, value, output) if _by_inputs(site[name]) else output_rows(form, output)
-            found.moments.setdefault(name, Moments()).add(rows)
+            moments = found.moments.setdefault(name, Moments())
+            for part, put_out in in_parts(form, value, output):
+                moments.add(input_rows(form, part, put_out) if _by_inputs(site[name]) else output_rows(form, put_out))
 
     for run in runs:
         found.counts.append({})
