@@ -111,3 +111,48 @@ def test_families_that_do_not_fit_are_refused():
         rl.TensorCompleter((3, 3), "nothing").fit([[0, 1], [1, 0]], [1.0, 2.0])
     with pytest.raises(ValueError, match="must agree"):
         rl.TensorCompleter((3, 3), rl.cp((3, 4))).fit([[0, 1], [1, 0]], [1.0, 2.0])
+
+
+def test_smooth_modes_predict_indices_that_were_never_observed():
+    """Of a slow curve with noise, whole days are missing at all sensors; the prior says that neighbours are alike."""
+    made = np.random.default_rng(0)
+    days = np.arange(40)
+    curve = np.stack([np.sin(days / 6), np.cos(days / 9)], axis=1)
+    whole = np.einsum("sr,dr,hr->sdh", made.standard_normal((8, 2)), curve, made.standard_normal((6, 2)))
+    seen = np.ones(40, dtype=bool)
+    seen[[7, 8, 20, 31]] = False
+    there = np.broadcast_to(seen[None, :, None], whole.shape)
+    frame = pd.DataFrame(np.argwhere(there), columns=["sensor", "day", "hour"])
+    values = whole[there] + 0.3 * made.standard_normal(there.sum())
+    holes = np.argwhere(~there)
+    errors = {}
+    for smooth in (None, {"day": 1.0}):
+        completer = rl.TensorCompleter(whole.shape, smooth=smooth, biases=False, width=8, max_steps=500)
+        found = completer.fit(frame, values).predict(holes)
+        errors[smooth is not None] = np.linalg.norm(found - whole[~there]) / np.linalg.norm(whole[~there])
+    assert errors[True] < 0.5 * errors[False]
+    with pytest.raises(ValueError, match=r"smooth has the mode 'week'; the modes are \['sensor', 'day', 'hour'\]"):
+        rl.TensorCompleter(whole.shape, smooth={"week": 1.0}).fit(frame, values)
+    with pytest.raises(ValueError, match=r"strength of mode 'day' in smooth is -1\.0"):
+        rl.TensorCompleter(whole.shape, smooth={"day": -1.0}).fit(frame, values)
+
+
+def test_posteriors_of_tensors_know_their_uncertainty():
+    target = rl.targets.cp((12, 11, 10), 2)
+    target = target / target.square().mean().sqrt()
+    task = rl.Completion.sample(target, observed=600, noise=0.2)
+    completer = rl.TensorCompleter((12, 11, 10), width=8, max_steps=500).fit(task.indices, task.values)
+    everywhere = pd.DataFrame(np.argwhere(np.ones((12, 11, 10))))
+    means, deviations = completer.predict(everywhere, return_std=True)
+    assert completer.posterior_
+    assert isinstance(deviations, pd.Series)
+    assert 0.18 < deviations.min() < deviations.mean() < 0.3
+    off = np.abs(means - target.numpy().ravel()) / np.sqrt(deviations**2 - 0.2**2 * 0.9)
+    assert np.mean(off < 2) > 0.9
+
+
+def test_families_without_a_posterior_say_so():
+    indices, values = np.argwhere(np.ones((4, 4, 4))), np.random.default_rng(0).standard_normal(64)
+    with pytest.raises(ValueError, match="no posterior of a network of the family 'tucker'"):
+        rl.TensorCompleter((4, 4, 4), "tucker", posterior=10).fit(indices, values)
+    assert not rl.TensorCompleter((4, 4, 4), "tucker", max_steps=20).fit(indices, values).posterior_

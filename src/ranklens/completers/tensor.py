@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -24,6 +24,8 @@ from ranklens.completers.factors import is_factored
 from ranklens.completers.observed import Observed
 from ranklens.completers.polish import widths
 from ranklens.completers.prepared import HeldOut
+from ranklens.completers.sampling import MakeFeatures
+from ranklens.completers.side import Features, smooth_features
 from ranklens.tensors import families, init
 from ranklens.tensors.network import TensorNetwork
 
@@ -73,6 +75,10 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
         posterior: number of draws of the factors from their posterior, for "cp" and networks of two nodes. 0 predicts
             by least squares. None keeps 100 draws, fewer if they would take more than half a gibibyte, and none for
             more than 2^21 entries or another family. See `MatrixCompleter`.
+        smooth: {mode: strength} of modes with an order, such as time: the factors of neighbouring indices are then
+            likely to be alike. A mode is given by its position, or by its name if the indices are a frame. The strength
+            is the standard deviation of the smooth part of a factor before the fit, in units of the rest; the data
+            adapt it, and held-out entries decide whether it is used. Only for posteriors.
         random_state: an integer, the seed of the split, of the initialization, of mini-batches and of draws; a
             RandomState or Generator of numpy, from which the seed is drawn; or None, for a seed that differs between
             fits.
@@ -122,13 +128,14 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
         batch_size: int | None = None,
         device: torch.device | str | None = None,
         posterior: int | None = None,
+        smooth: Mapping[Hashable, float] | None = None,
         random_state: object = 0,
     ) -> None:
         self.shape, self.family = shape, family
         self.scale, self.width, self.biases = scale, width, biases
         self.held_out, self.max_steps, self.learning_rate = held_out, max_steps, learning_rate
         self.patience, self.batch_size, self.device, self.random_state = patience, batch_size, device, random_state
-        self.posterior = posterior
+        self.posterior, self.smooth = posterior, smooth
 
     def fit(self, indices: ArrayLike | pd.DataFrame, values: ArrayLike) -> "TensorCompleter":
         """Fit the completer to observed entries.
@@ -156,7 +163,7 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
                 f"posterior is {self.posterior}, but no posterior of a network of the family {self.family!r} can be "
                 f"sampled; pass posterior=0, or family='cp'"
             )
-        found = complete(observed, initialize, Settings.of(self, seed))
+        found = complete(observed, initialize, Settings.of(self, seed), ways=self._ways(indices, shape))
         self.rmse_, self.profile_, self._explanation = dict(found.rmse), found.profile, found.explanation
         self._posterior, self.posterior_ = found.sampled.posterior, found.sampled.posterior is not None
         biases = found.biases.times(found.scale)
@@ -167,6 +174,25 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
             self.network_ = found.net.with_nodes([found.scale * first, *others])
         self.widths_ = {} if self.network_ is None else widths(self.network_)
         return self
+
+    def _ways(self, indices: ArrayLike | pd.DataFrame, shape: tuple[int, ...]) -> list[MakeFeatures | None]:
+        """Return functions that make features of the modes: none, and smooth ones where they are wanted.
+
+        Raises:
+            ValueError: for a mode that the tensor does not have, or a strength that is not positive.
+        """
+        groups: list[list[Features]] = [[] for _ in shape]
+        names = list(indices.columns) if isinstance(indices, pd.DataFrame) else []
+        for mode, strength in (self.smooth or {}).items():
+            place = names.index(mode) if mode in names else mode
+            if not isinstance(place, int) or not 0 <= place < len(shape):
+                raise ValueError(f"smooth has the mode {mode!r}; the modes are {names or list(range(len(shape)))}")
+            if not (math.isfinite(strength) and strength > 0):
+                raise ValueError(
+                    f"the strength of mode {mode!r} in smooth is {strength}; it must be positive and finite"
+                )
+            groups[place].append(smooth_features(shape[place], float(strength)))
+        return [lambda entries: groups, None] if any(groups) else [None]
 
     def _shape(self) -> tuple[int, ...]:
         """Return the sizes of the modes as integers."""
