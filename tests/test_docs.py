@@ -21,7 +21,6 @@ LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 # Python blocks that are no doctests, by a line that they contain, and why they cannot run here.
 NOT_RUN = {
     "trainer = lightning.Trainer(": "neither lightning nor transformers is a dependency of ranklens",
-    "class Ranks(lightning.Callback):": "lightning is not a dependency of ranklens",
     "output = self(x.requires_grad_(self.penalty.due))": "the body of a method of a lightning module",
     "def compute_loss(self, model, inputs, return_outputs=False, **_):": "a method of a Hugging Face Trainer",
 }

@@ -163,3 +163,13 @@ def test_damaged_indices_are_named(tmp_path, text):
     index.write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=r"model\.safetensors\.index\.json"):
         rl.nn.load_weights(index)
+
+
+def test_tied_weights_are_measured_once(tmp_path):
+    embed, head = torch.nn.Embedding(5, 4), torch.nn.Linear(4, 5, bias=False)
+    head.weight = embed.weight
+    torch.save(torch.nn.ModuleList([embed, head]).state_dict(), tmp_path / "tied.pt")
+    found = rl.nn.rank_profile(tmp_path / "tied.pt")
+    assert found.weight.values.tolist() == ["0.weight"]
+    assert found.skipped == {"1.weight": "is '0.weight' once more"}
+    assert len(rl.nn.load_weights(tmp_path / "tied.pt")) == 2

@@ -66,6 +66,26 @@ class ActivationRows:
         return torch.empty(0, 0) if self._rows is None else self._rows[: self._count].clone()
 
 
+def tensor_in(output: object) -> Tensor | None:
+    """Return the tensor in the output of a module.
+
+    Args:
+        output: what the module returned.
+
+    Returns:
+        The output itself, its first element, its last hidden state or its logits, whichever is a tensor; or None.
+    """
+    for found in (
+        output,
+        output[0] if isinstance(output, tuple | list) and output else None,
+        getattr(output, "last_hidden_state", None),
+        getattr(output, "logits", None),
+    ):
+        if isinstance(found, Tensor):
+            return found
+    return None
+
+
 @dataclass(frozen=True)
 class ActivationRank:
     """Measures of the rows of an activation.

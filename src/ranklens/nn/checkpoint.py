@@ -40,6 +40,8 @@ class StoredWeights(Mapping[str, Tensor]):
 
     Attributes:
         path: the path that was given.
+        shared: {name: another name} for every tensor that is stored under an earlier name, too, as tied weights are in
+            files of `torch.save`.
 
     Raises:
         FileNotFoundError: if there is no such file, or a part of the checkpoint is missing.
@@ -52,8 +54,10 @@ class StoredWeights(Mapping[str, Tensor]):
         self._opened: tuple[Path, Mapping[str, Tensor]] | None = None
         self._read = 0
         self._where: dict[str, Path] = {}
+        self.shared: dict[str, str] = {}
         for file, names in self._files.items():
             held = self._open(file)
+            self.shared |= _shared(held) if isinstance(held, dict) else {}
             for name in held if names is None else names:
                 if name not in held:
                     raise ValueError(
@@ -135,6 +139,18 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     ['weight', 'bias']
     """
     return {name: _copied(tensor) for name, tensor in StoredWeights(path).items()}
+
+
+def _shared(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the names of tensors that are earlier ones once more, with the earlier names."""
+    first: dict[tuple[object, ...], str] = {}
+    found = {}
+    for name, tensor in tensors.items():
+        if tensor.layout == torch.strided and tensor.numel():
+            earlier = first.setdefault((tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()), name)
+            if earlier != name:
+                found[name] = earlier
+    return found
 
 
 def _copied(tensor: Tensor) -> Tensor:

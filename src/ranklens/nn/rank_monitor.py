@@ -17,6 +17,7 @@ from ranklens.nn.activation_rows import (
     gathered,
     is_first,
     processes,
+    tensor_in,
 )
 from ranklens.nn.composed import tensor_factored
 from ranklens.nn.spectrum import spectrum
@@ -28,6 +29,8 @@ QUEUE = 2048
 # Share of the time for measuring that may go into keeping rows, so that the queue is filled also while a costly part
 # uses up the time.
 CATCHING = 0.5
+# The place of no part: the profile waits for rows.
+WAITING = -1
 # Variables of the record over (step, part); `at` is the step at which a part was measured.
 MEASURES = (
     "effective_rank",
@@ -67,12 +70,11 @@ class RankMonitor:
     r"""Record of the ranks of weights and activations, and of component norms, along a training loop.
 
     Call `step()` after every step of the optimizer. Every `every` steps a profile becomes due. Its parts, each a weight
-    or an activation, are then measured at one part per training step, and only while measuring has taken less than
-    `share` of the time since the monitor was made. A slow machine or a large network therefore makes profiles rarer; it
-    does not slow down training by more than that share, apart from the part that is being measured.
+    or an activation, are then measured at one part per training step, and only if measuring then takes less than
+    `share` of the time since the monitor was made, as expected from what each part cost in the profile before. A slow
+    machine or a large network makes profiles rarer; it does not slow down training by more than that share.
 
-    A part costs a Gram matrix of its smaller side in float64 and the eigenvalues of it. Their square roots are the
-    singular values; those below about 1e-8 of the largest are inexact, which hardly changes effective and stable ranks.
+    A part costs a Gram matrix of its smaller side in float64 and the eigenvalues of it; see `ranklens.nn.spectrum`.
 
     An activation of one forward pass of b samples has rank b - 1 at most. Its rank is therefore measured from a queue
     of rows, which every forward pass adds to; a profile waits until the queue is full, but not longer than until the
@@ -84,7 +86,7 @@ class RankMonitor:
     Args:
         model: the model that is trained. A factored weight counts as one weight, computed from its factors.
         every: number of training steps from one profile to the next, at least 1.
-        share: largest share of the time since the monitor was made that measuring may take, above 0 and at most 1.
+        share: largest share of the time since the monitor was made that measuring may take, above 0; 1 sets no limit.
         activations: names of modules of the model whose outputs are measured too. The channels are the features, all
             other axes are samples; channels are the second axis for convolutions, batch normalization and every output
             of four axes or more, and otherwise the last axis. If a module has not run before the next profile is due,
@@ -143,7 +145,9 @@ class RankMonitor:
         self._norms: list[_BondNorms] = []
         self._not_finite: dict[str, int] = {}  # the first step at which a part had entries that were not finite
         self._before: dict[str, Tensor] | None = {} if updates else None
-        self._due: Iterator[None] | None = None  # the profile in progress: every next() measures one part
+        self._due: Iterator[int] | None = None  # the profile in progress: every next() measures one part
+        self._place = WAITING  # the place in a profile of the part that is measured next
+        self._costs: dict[int, float] = {}  # seconds that the part at a place of a profile took last
         self._finishing = False
         size = max(queue // processes(), 2)
         self._queues = {name: ActivationRows(size) for name in activations}
@@ -160,12 +164,17 @@ class RankMonitor:
             self.spent += time.perf_counter() - begun
         if self._due is None and (self.steps - 1) % self.every == 0:
             self._due = self._profile(self.steps)
-        if self._due is not None and self.spent <= self.share * (begun - self._began):
+            self._place = next(self._due)
+        expected = self.spent + self._costs.get(self._place, 0.0)
+        if self._due is not None and (self.share == 1 or expected <= self.share * (begun - self._began)):
+            place, begun = self._place, time.perf_counter()
             try:
-                next(self._due)
+                self._place = next(self._due)
             except StopIteration:
                 self._due = None
-            self.spent += time.perf_counter() - begun
+            seconds = time.perf_counter() - begun
+            self.spent += seconds
+            self._costs[place] = seconds if place != WAITING else 0.0
 
     def finish(self) -> None:
         """Measure now all remaining parts of the profile that is due, whatever share of the time that takes.
@@ -250,27 +259,34 @@ class RankMonitor:
     def _last(self) -> int:
         """Return how many steps after it became due a profile waits for rows at most.
 
-        Activations are then measured one per step, before the next profile is due.
+        Activations are then measured one per two steps, before the next profile is due.
         """
-        return max(self.every - 1 - len(self._queues), min(2, self.every))
+        return max(self.every - 1 - 2 * len(self._queues), min(2, self.every))
 
-    def _profile(self, step: int) -> Iterator[None]:
-        """Measure the parts of the profile that became due at a step, and yield after each of them."""
+    def _profile(self, step: int) -> Iterator[int]:
+        """Measure the parts of the profile that became due at a step, and yield the place of each before."""
+        place = 0
+        yield place
         for name, weight in weight_matrices(self.model):
             self._measure(step, name, weight)
-            yield
+            place += 1
+            yield place
         for layer, _, network in tensor_factored(self.model):
             for bond in network.bonds:
                 norms = network.component_norms(bond).detach().sort(descending=True).values
                 self._norms.append(_BondNorms(step, f"{layer}:{bond}".lstrip(":"), norms.double().cpu().numpy()))
         for name, queue in self._queues.items():
-            alone = processes() == 1
+            alone, waited = processes() == 1, False
             while not (self._finishing or (alone and len(queue) == queue.size) or self.steps - step >= self._last):
-                yield
+                waited = True
+                yield WAITING
+            if waited:
+                yield place
             rows = queue.rows() if alone else self._gathered.get(name, queue.rows())
             if len(rows) > 1:
                 self._note(step, name, vars(activation_rank(rows)))
-                yield
+                place += 1
+                yield place
         if self.log is not None and is_first():
             self.log(self.latest(), self.steps)
 
@@ -298,7 +314,7 @@ class RankMonitor:
         def hook(module: nn.Module, _: object, output: object) -> None:
             begun = time.perf_counter()
             queue = self._queues[name]
-            found = _tensor(output)
+            found = tensor_in(output)
             if found is not None and self._catching <= CATCHING * self.share * (begun - self._began):
                 queue.add(found, module)
                 seconds = time.perf_counter() - begun
@@ -315,19 +331,6 @@ def _ranks(singular: Tensor) -> dict[str, float]:
         "stable_rank": float(measures.stable_rank_of(singular)),
         "frobenius": float(singular.square().sum().sqrt()),
     }
-
-
-def _tensor(output: object) -> Tensor | None:
-    """Return the tensor in the output of a module: itself, its first element, or its last hidden state or logits."""
-    for found in (
-        output,
-        output[0] if isinstance(output, tuple | list) and output else None,
-        getattr(output, "last_hidden_state", None),
-        getattr(output, "logits", None),
-    ):
-        if isinstance(found, Tensor):
-            return found
-    return None
 
 
 def _check(every: int, share: float, queue: int, activations: Sequence[str], modules: Mapping[str, nn.Module]) -> None:

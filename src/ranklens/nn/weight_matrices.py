@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ranklens.nn.checkpoint import StoredWeights
 from ranklens.nn.composed import Composed, ComposedMultiheadAttention
 from ranklens.nn.composition import Composition
 from ranklens.nn.stored_parts import Parts, grouped
@@ -93,8 +94,12 @@ def matrices(
     Yields:
         One object per matrix or skipped tensor.
     """
-    for unit in units(weights).values():
-        yield from matrices_of(unit, weights, scale)
+    shared = weights.shared if isinstance(weights, StoredWeights) else {}
+    for name, unit in units(weights).items():
+        if name in shared:
+            yield Skipped(name, f"is {shared[name]!r} once more")
+        else:
+            yield from matrices_of(unit, weights, scale)
 
 
 def units(weights: Iterable[str]) -> dict[str, Parts | str]:
