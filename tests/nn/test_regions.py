@@ -88,3 +88,12 @@ def test_pairs_that_cannot_be_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             rl.nn.PatchPairs(**change)
+
+
+def test_two_boxes_come_in_either_order():
+    """Each order in about half of 400 draws: 5 standard deviations are 50 draws."""
+    first, second = (0, 0, 2, 2), (0, 4, 2, 2)
+    sampler, made = regions.EitherOrder(first, second), torch.Generator().manual_seed(0)
+    drawn = [sampler(SHAPE, made) for _ in range(400)]
+    assert set(drawn) == {(first, second), (second, first)}
+    assert abs(drawn.count((first, second)) - 200) < 50

@@ -54,3 +54,14 @@ def test_test_images_are_other_images_and_depend_on_the_seed():
     rows = torch.arange(5)
     found = [part.pictures(rows) > 0 for task in (a, b) for part in (task.train, task.test)]
     assert all(not torch.equal(x, y) for k, x in enumerate(found) for y in found[k + 1 :])
+
+
+def test_classes_can_be_chosen():
+    """Pairs of two classes of digits contain no image of another class."""
+    digits = rl.data.images("digits")
+    kept = long_range.of_classes(digits.train, (3, 5))
+    assert set(kept.labels.tolist()) == {3, 5}
+    assert torch.equal(kept.images, digits.train.images[(digits.train.labels == 3) | (digits.train.labels == 5)])
+    assert long_range.of_classes(digits.train, ()) is digits.train
+    task = long_range.same_class("digits", 16, train=50, test=20, canvas=(8, 32), classes=(3, 5), seed=0)
+    assert task.train.pictures(torch.arange(50)).shape == (50, 1, 8, 32)

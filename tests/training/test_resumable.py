@@ -227,3 +227,19 @@ def test_pathfinder_is_trained_on_too(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2  # one per weight
     assert bool((record.test >= 0).all())
     assert countering_locality.run(settings).identical(record)
+
+
+def test_the_learning_rate_may_fall_along_a_cosine():
+    """It begins at its full size, is half of it in the middle of the training, and is small in the last epoch."""
+    plan = dataclasses.replace(PLAN, cosine=True)
+    rates = [plan.rate(epoch) for epoch in range(plan.epochs)]
+    assert rates[0] == plan.lr
+    assert rates[2] == pytest.approx(plan.lr / 2)
+    assert rates[3] == pytest.approx(plan.lr * (1 - 2**-0.5) / 2)
+    assert [PLAN.rate(epoch) for epoch in range(4)] == [PLAN.lr] * 4
+    for one in (plan, PLAN):
+        model, _ = resumable.train(network(), (made(), made(20, 1)), PAIR, one)
+        found = [parameter.detach().clone() for parameter in model.parameters()]
+        if one is plan:
+            along = found
+    assert not all(torch.equal(a, b) for a, b in zip(along, found, strict=True))

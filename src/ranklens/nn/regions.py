@@ -83,6 +83,37 @@ def masks(pair: Pair, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
+class EitherOrder:
+    """A sampler of two given boxes, in one order or the other with equal chances.
+
+    The locality penalty differentiates by the first region and exchanges the second, so that each of the two boxes has
+    each of the two parts in half of the steps.
+
+    Attributes:
+        first: a box (top, left, height, width), in pixels.
+        second: another box, disjoint from the first.
+
+    >>> import torch
+    >>> order, made = EitherOrder((0, 0, 8, 8), (0, 56, 8, 8)), torch.Generator().manual_seed(0)
+    >>> sorted({order((1, 8, 64), made)[0] for _ in range(20)})
+    [(0, 0, 8, 8), (0, 56, 8, 8)]
+    """
+
+    first: Box
+    second: Box
+
+    def __call__(self, shape: Sequence[int], generator: torch.Generator) -> tuple[Box, Box]:
+        """Return the two boxes in a random order.
+
+        Args:
+            shape: shape of one input; not used.
+            generator: the random stream.
+        """
+        pair = (self.first, self.second)
+        return pair if int(torch.randint(2, (), generator=generator)) == 0 else (self.second, self.first)
+
+
+@dataclass(frozen=True)
 class PatchPairs:
     """A sampler of two disjoint boxes of equal size, at a given distance from each other.
 

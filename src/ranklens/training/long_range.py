@@ -1,5 +1,6 @@
 """Same-class pairs and Pathfinder as training and test examples of a network, with the patches of the penalty."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from ranklens import data, seeds
 from ranklens.nn import PatchPairs
-from ranklens.nn.regions import Pair, Sampler
+from ranklens.nn.regions import Box, Sampler
 from ranklens.training.resumable import Examples
 
 
@@ -19,18 +20,25 @@ class Task:
     Attributes:
         train: training examples.
         test: test examples, other images than the training examples.
-        patches: the two regions of the locality penalty, each a box (top, left, height, width) in pixels or a boolean
-            mask over one image; or a sampler that draws two boxes. The penalty rewards a dependence of the network on
-            both regions together.
+        patches: the two regions of the locality penalty, each a box (top, left, height, width) in pixels; or a sampler
+            that draws two boxes. The penalty rewards a dependence of the network on both regions together.
     """
 
     train: Examples
     test: Examples
-    patches: Pair | Sampler
+    patches: tuple[Box, Box] | Sampler
 
 
 def same_class(
-    images: str, distance: int, *, train: int, test: int, canvas: tuple[int, int] = (224, 224), tile: int = 0, seed: int
+    images: str,
+    distance: int,
+    *,
+    train: int,
+    test: int,
+    canvas: tuple[int, int] = (224, 224),
+    tile: int = 0,
+    classes: Sequence[int] = (),
+    seed: int,
 ) -> Task:
     """Return the task of saying whether the two images on a canvas show the same class.
 
@@ -44,17 +52,31 @@ def same_class(
         test: number of test pairs.
         canvas: height and width of the canvas, in pixels.
         tile: side in pixels to which every image is averaged first; 0 leaves the images as they are.
+        classes: classes of which the images are taken, at least two; none stands for all.
         seed: seed of the pairs.
 
     Returns:
         The task. Its images have shape (channels, *canvas), and its labels are 1 for equal classes and 0 otherwise.
     """
     loaded = data.images(images)
-    of_train, of_test = (averaged(part, tile) for part in (loaded.train, loaded.test))
+    of_train, of_test = (averaged(of_classes(part, classes), tile) for part in (loaded.train, loaded.test))
     pairs = data.same_class(of_train, train, distance=distance, canvas=canvas, seed=seed)
     test_seed = seeds.derive(seed, "pairs to ask")
     others = data.same_class(of_test, test, distance=distance, canvas=canvas, like=pairs, seed=test_seed)
     return Task(Examples(pairs.canvases, pairs.labels), Examples(others.canvases, others.labels), pairs.boxes)
+
+
+def of_classes(part: data.Labelled, classes: Sequence[int]) -> data.Labelled:
+    """Return the labelled images of some classes, or all of them if no class is given.
+
+    Args:
+        part: the images.
+        classes: the classes.
+    """
+    if not classes:
+        return part
+    kept = torch.isin(part.labels, torch.tensor(list(classes)))
+    return data.Labelled(part.images[kept], part.labels[kept])
 
 
 def averaged(part: data.Labelled, side: int) -> data.Labelled:

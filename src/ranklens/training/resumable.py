@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ class Plan:
         stop: number of further epochs after the first epoch in which all training images were classified correctly;
             then training ends, if not before at `epochs`. 0 always trains for `epochs`.
         batch_size: number of images per step, over all devices together; at least two per device.
-        lr: learning rate of SGD with momentum 0.9.
+        lr: learning rate of SGD with momentum 0.9, at the beginning.
+        cosine: whether the learning rate of epoch t of T is lr (1 + cos(pi t / T)) / 2; otherwise it is constant.
         weight: weight of the locality penalty.
         every: number of steps from one evaluation of the penalty to the next.
         fraction: share of each batch on which the penalty is evaluated.
@@ -90,6 +92,15 @@ class Plan:
     accelerator: str = "cpu"
     devices: int = 1
     precision: str = "32-true"
+    cosine: bool = False
+
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate of an epoch.
+
+        Args:
+            epoch: number of the epoch, from 0.
+        """
+        return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2 if self.cosine else self.lr
 
     def __post_init__(self) -> None:
         """Refuse settings that train nothing.
@@ -285,6 +296,8 @@ def _train(fabric: Devices, job: _Job) -> tuple[nn.Module, Curves]:
         curves = _restore(job.checkpoint, plan, learner)
     while not _finished(curves, plan):
         epoch = len(curves.loss)
+        for group in learner.optimizer.param_groups:
+            group["lr"] = plan.rate(epoch)
         loss, share = _epoch(learner, job.train_set, plan, epoch, fabric)
         curves.loss.append(loss)
         curves.train.append(share)

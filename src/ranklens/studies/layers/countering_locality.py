@@ -16,7 +16,7 @@ from torch import nn
 
 from ranklens import drawing, seeds
 from ranklens import nn as layers
-from ranklens.nn.regions import Pair, Sampler
+from ranklens.nn.regions import EitherOrder, Pair, Sampler
 from ranklens.progress import reporter
 from ranklens.studies.kit import known_penalties, records
 from ranklens.studies.kit.claim import Claim, finding, theorem
@@ -51,6 +51,7 @@ class Settings:
         task: "same_class" or "pathfinder".
         images: data set of which pairs are made, as in `rl.data.images`.
         tile: side in pixels to which its images are averaged; 0 leaves them as they are.
+        classes: classes of its images that are used; none stands for all.
         canvas: height and width of a training image in pixels; Pathfinder takes the height for both.
         ranges: distances between the two images in columns, or path lengths in dashes, in increasing order.
         weights: weights of the penalty; the first must be 0, and the claims compare it with the last.
@@ -61,7 +62,8 @@ class Settings:
         stop: number of epochs for which training continues once all training images are classified correctly; 0 for
             all epochs.
         batch_size: number of images per step.
-        lr: learning rate of SGD with momentum 0.9.
+        lr: learning rate of SGD with momentum 0.9, at the beginning.
+        cosine: whether the learning rate falls to zero along a cosine.
         every: number of steps from one evaluation of the penalty to the next.
         patch: side in pixels of the patches that are drawn for Pathfinder; for pairs the patches are the two images.
         watch: number of epochs from one evaluation on the test images to the next.
@@ -77,6 +79,7 @@ class Settings:
     task: str = "same_class"
     images: str = "digits"
     tile: int = 0
+    classes: tuple[int, ...] = ()
     canvas: tuple[int, int] = (8, 64)
     ranges: tuple[int, ...] = (0, 48)
     weights: tuple[float, ...] = (0.0, 1.0)
@@ -87,6 +90,7 @@ class Settings:
     stop: int = 0
     batch_size: int = 64
     lr: float = 0.01
+    cosine: bool = False
     every: int = 1
     patch: int = 2
     watch: int = 5
@@ -115,6 +119,7 @@ PAPER = Settings(
 PRESETS = {
     "laptop": Settings(ranges=(48,), epochs=36, test=2000, seeds=(0,)),
     "digits": Settings(jobs=2),
+    "pairs": Settings(classes=(0, 1, 2), ranges=(0, 16, 32, 48), train=300, test=2000, lr=0.05, cosine=True, watch=10),
     "distances": Settings(ranges=(0, 16, 32, 40, 48), weights=(0.0, 0.1, 1.0), jobs=2, seeds=(0,)),
     "medium": Settings(
         task="pathfinder",
@@ -140,6 +145,7 @@ PRESETS = {
 MINUTES = {
     "laptop": 1.35,
     "digits": 28.0,
+    "pairs": 10.0,
     "distances": 36.0,
     "medium": 90.0,
     "paper": 900.0,
@@ -203,7 +209,7 @@ def train_one(settings: Settings, reach: int, weight: float, seed: int) -> tuple
         model, curves = resumable.train(
             network(settings, made.train, seed),
             (made.train, made.test),
-            made.patches,
+            made.patches if callable(made.patches) else EitherOrder(*made.patches),
             plan(settings, weight, seed),
             checkpoint=checkpoint(settings, reach, weight, seed),
             report=say,
@@ -225,7 +231,15 @@ def task(settings: Settings, reach: int, seed: int) -> long_range.Task:
         return long_range.pathfinder(reach, **sizes, side=settings.canvas[0], patch=settings.patch, seed=seed)
     if settings.task != "same_class":
         raise ValueError(f"there is no task {settings.task!r}; choose same_class or pathfinder")
-    return long_range.same_class(settings.images, reach, **sizes, canvas=settings.canvas, tile=settings.tile, seed=seed)
+    return long_range.same_class(
+        settings.images,
+        reach,
+        **sizes,
+        canvas=settings.canvas,
+        tile=settings.tile,
+        classes=settings.classes,
+        seed=seed,
+    )
 
 
 def network(settings: Settings, examples: Examples, seed: int) -> nn.Module:
