@@ -4,7 +4,7 @@ import torch
 from layer_cases import batch
 from torch import nn
 
-import ranklens as rl
+from ranklens.nn.resnet import ResidualBlock
 
 
 class Encoder(nn.Module):
@@ -41,6 +41,13 @@ def convolutions():
     return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), grouped, up, *tail)
 
 
+def residual():
+    blocks = [ResidualBlock(16, 16, 1), ResidualBlock(16, 32, 2)]
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 9)
+    )
+
+
 def normed():
     old = nn.utils.parametrizations.weight_norm(nn.Linear(16, 16))
     return nn.Sequential(old, nn.utils.parametrizations.spectral_norm(nn.Linear(16, 16)), nn.Linear(16, 16))
@@ -49,7 +56,7 @@ def normed():
 IDS = torch.arange(24).reshape(4, 6)
 MODELS = {
     "convolutions": (convolutions, batch(6, 3, 8, 8).float()),
-    "residual": (lambda: rl.nn.resnet(18, seed=0), batch(2, 3, 32, 32).float()),
+    "residual": (residual, batch(6, 3, 8, 8).float()),
     "encoder": (Encoder, IDS),
     "recurrent": (Recurrent, IDS),
     "normed": (normed, batch(20, 16).float()),

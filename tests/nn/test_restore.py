@@ -28,24 +28,26 @@ def test_outputs_after_a_round_trip_are_equal(kind, with_data, tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["small.safetensors"]
 
 
-def test_a_fresh_process_restores_the_model(tmp_path):
-    make, x = MODELS["convolutions"]
-    small = rl.nn.compress(make().eval(), budget=0.6, data=x, recalibrate=True)
-    small.save(tmp_path / "small.safetensors")
-    with torch.no_grad():
-        save_file({"x": x, "y": small.model(x).contiguous()}, tmp_path / "outputs.safetensors")
+def test_a_fresh_process_restores_every_model(tmp_path):
+    for kind, (make, x) in MODELS.items():
+        small = rl.nn.compress(make().eval(), rank=3, data=x)
+        small.save(tmp_path / f"{kind}.safetensors")
+        with torch.no_grad():
+            save_file({"y": small.model(x).contiguous()}, tmp_path / f"{kind}.outputs.safetensors")
     code = """
 import sys, torch, ranklens as rl
 from safetensors.torch import load_file
-from compression_cases import convolutions
+from compression_cases import MODELS
 torch.set_num_threads(1)
-model, kept = rl.nn.restore(convolutions().eval(), sys.argv[1]), load_file(sys.argv[2])
-print(bool(torch.equal(model(kept["x"]), kept["y"])))
+for kind, (make, x) in MODELS.items():
+    model = rl.nn.restore(make().eval(), f"{sys.argv[1]}/{kind}.safetensors")
+    with torch.no_grad():
+        print(kind, bool(torch.equal(model(x), load_file(f"{sys.argv[1]}/{kind}.outputs.safetensors")["y"])))
 """
-    call = [sys.executable, "-c", code, str(tmp_path / "small.safetensors"), str(tmp_path / "outputs.safetensors")]
+    call = [sys.executable, "-c", code, str(tmp_path)]
     paths = str(Path(__file__).parents[1])
     answer = subprocess.run(call, capture_output=True, text=True, check=True, env={"PYTHONPATH": paths})
-    assert answer.stdout.strip() == "True", answer.stderr
+    assert answer.stdout.splitlines() == [f"{kind} True" for kind in MODELS], answer.stderr
 
 
 def test_the_model_that_is_given_stays_and_keeps_its_flags(tmp_path):
