@@ -28,6 +28,7 @@ def test_outputs_after_a_round_trip_are_equal(kind, with_data, tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["small.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_fresh_process_restores_every_model(tmp_path):
     for kind, (make, x) in MODELS.items():
         small = rl.nn.compress(make().eval(), rank=3, data=x)
