@@ -53,7 +53,7 @@ class EntryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     posterior predicts where it predicts held-out rows about as well. Rows are samples, so `cross_val_score`,
     `GridSearchCV` and pipelines work as for any regressor.
 
-    A label that was not seen in the fit falls back to the biases of the other labels: its own factor and bias are drawn
+    A label that is not in the fit falls back to the biases of the other labels: its own factor and bias are drawn
     from the prior of its mode. A missing label is a label of its own.
 
     Args:
@@ -68,7 +68,7 @@ class EntryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         batch_size: rows per step. None takes all of up to 2^20 rows, and 2^18 of more.
         device: device of the training and the refinement, such as "cuda".
         posterior: number of draws from the posterior that are kept; 0 predicts by least squares; None chooses.
-        implicit: for two columns, whether the prior of a label depends on which labels it was seen with. For ratings
+        implicit: for two columns, whether the prior of a label depends on which labels it occurs with. For ratings
             this is implicit feedback. None lets held-out rows decide where noise is large.
         features: {column: frame} of features of labels; the index of a frame has the labels. A column is given by its
             name, if the table is a frame, or by its position. Labels that only the frame has can be predicted too.
@@ -85,7 +85,7 @@ class EntryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             and of the "posterior" if one was drawn. If the biases fit all rows exactly, rmse_ is {"biases": 0.0}.
         profile_: the record of the descent, as in `MatrixCompleter` and `TensorCompleter`.
         posterior_: whether the posterior predicts; otherwise least squares do.
-        implicit_: whether the posterior takes into account which labels were seen together.
+        implicit_: whether the posterior takes into account which labels occur together.
         n_features_in_: number of columns.
         feature_names_in_: names of the columns; set only if the table was a frame whose column names are strings.
 
@@ -211,7 +211,7 @@ class EntryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def _observed(
         self, table: pd.DataFrame, values: NDArray[np.float64], weights: NDArray[np.float64] | None
     ) -> Observed:
-        """Return rows as observed entries of a tensor with one more index per mode, for labels that were not seen."""
+        """Return rows as observed entries of a tensor with one more index per mode, for unknown labels."""
         indices, shape = self._positions(table), tuple(len(labels) + 1 for labels in self._labels)
         if len(shape) == 1:  # one column of labels is a matrix of one column
             indices, shape = torch.cat([indices, torch.zeros_like(indices)], dim=1), (*shape, 1)
@@ -222,7 +222,7 @@ class EntryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return observed.weighted(torch.from_numpy(weights)).take(kept)
 
     def _positions(self, table: pd.DataFrame) -> Int64[Tensor, "m N"]:
-        """Return the codes of labels; those of labels that were not seen are one beyond the last."""
+        """Return the codes of labels; those of unknown labels are one beyond the last."""
         return torch.from_numpy(
             np.stack([labels.codes(table.iloc[:, n]) for n, labels in enumerate(self._labels)], axis=1)
         )
@@ -295,10 +295,10 @@ class EntryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def recommend(self, label: Hashable, n: int = 10, *, exclude: Sequence[Hashable] = ()) -> pd.Series:
         """Return the labels of the second column with the largest predictions for a label of the first column.
 
-        Labels that were seen with it in the fit are left out.
+        Labels that occur with it in the fit are left out.
 
         Args:
-            label: a label of the first column, such as a user. One that was not seen gets the largest biases.
+            label: a label of the first column, such as a user. An unknown one gets the largest biases.
             n: how many labels to return, at most.
             exclude: further labels of the second column to leave out.
 
