@@ -40,7 +40,7 @@ CALLS = {
     "rl.nuclear_norm_psd(task)": "the problem is a Completion; pass a rl.DenseSensing",
     "rl.data.Labelled(torch.zeros(2, 8, 8).byte(), torch.zeros(3).long())": "there are 2 images and 3 labels",
     "rl.nn.circuit('ab,bc->ac')": "net is a str; pass a TensorNetwork",
-    "rl.nn.rank_profile('model.pt')": "model is of type str; give a module, or a mapping of names to tensors",
+    "rl.nn.rank_profile(3)": "model is of type int; give a module, the path of a checkpoint, or a mapping of names to",
     "rl.MatrixCompleter(depth=2.5).fit([[1.0, 2.0]])": "depth is 2.5; it must be an integer",
     "rl.MatrixCompleter(scale='small').fit([[1.0, 2.0]])": "scale is 'small'; it must be a number",
     "rl.TensorCompleter((2, 2), random_state=None).fit([[0, 1]], [1.0])": "random_state is None",
