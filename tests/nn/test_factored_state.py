@@ -50,6 +50,15 @@ def test_shapes_that_leave_a_choice_are_not_guessed():
         weights(without_description(rl.nn.overparameterize(nn.Linear(4, 4))))
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", '{"shape": [2, 2], "nodes": 3, "out": []}', "no json"])
+def test_a_damaged_description_does_not_stop_a_profile(text):
+    state = rl.nn.overparameterize(nn.Linear(4, 4)).state_dict()
+    state["composition._extra_state"] = torch.tensor(list(text.encode()), dtype=torch.uint8)
+    found = rl.nn.rank_profile({**state, "other": torch.eye(3)})
+    assert found.weight.values.tolist() == ["other"]
+    assert "is stored in parts that do not fit each other" in found.skipped["weight"]
+
+
 def test_a_profile_of_a_factored_checkpoint_has_the_products(tmp_path):
     model = nn.Sequential(nn.Linear(6, 5), nn.Conv1d(2, 3, 3)).double()
     deep = rl.nn.overparameterize(model, kind="cp")

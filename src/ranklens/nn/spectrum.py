@@ -12,7 +12,7 @@ from torch import Tensor
 BLOCK_ENTRIES = 2**22
 # Columns of the panels in which the upper half of a Gram matrix is computed. Narrower panels save more of the other
 # half, but their products run slower.
-PANEL = 256
+PANEL = 192
 # Rounding error of an eigenvalue of a Gram matrix of n rows, in units of sqrt(n) eps times the largest eigenvalue.
 # The largest error measured on random, graded and low-rank spectra is about 2.
 EIGENVALUE_ERROR = 4.0

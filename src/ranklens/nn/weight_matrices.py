@@ -318,8 +318,8 @@ def _assembled(
         return
     try:
         left, right = group.assemble(tensors)
-    except (ValueError, RuntimeError, IndexError) as error:
-        yield Skipped(group.name, f"is stored in parts that do not fit each other: {error}")
+    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        yield Skipped(group.name, f"is stored in parts that do not fit each other: {error!r}")
         return
     if right is not None:
         left = left * (1.0 if scale is None else scale(group.layer, len(right)))
