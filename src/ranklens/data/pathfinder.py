@@ -140,7 +140,7 @@ def pathfinder(
     path and its twin share their first dashes and then part. The path is drawn whole; of the twin only the last dashes
     are drawn, and the second path continues from these. One marker is where the path and its twin begin. The other
     marker is at the end of the path, for label 1, or of the twin, for label 0. Both ends look alike for
-    `length` // 2 - 1 dashes, so that only the dashes between them tell the label. (Paths of fewer than 5 dashes are too
+    (`length` - 3) // 2 dashes, so that only the dashes between them tell the label. (Paths of fewer than 5 dashes are too
     short for this.)
 
     Every image depends only on the seed and its own number: the first ten of a thousand images are the ten images of a
@@ -380,7 +380,7 @@ class _Canvas:
 
 def _alike(length: int) -> int:
     """Return the number of dashes at either end that a path of this length and its twin have alike."""
-    return max(length // 2 - 1, 1)
+    return max((length - 3) // 2, 1)  # three dashes in the middle, or four, are enough to part
 
 
 def _points(path: Path) -> list[Point]:
