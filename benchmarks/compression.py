@@ -13,7 +13,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,11 +21,12 @@ from compression_models import Case, reader, residual, torchcrepe
 from torch import Tensor, nn
 
 import ranklens as rl
+from ranklens.nn.attention import separate_attention
 from ranklens.nn.calibration import Runs, evaluating, watch
 from ranklens.nn.decomposition import Site, by_weight, sites
 from ranklens.nn.layer_kinds import input_rows, matrices
 from ranklens.nn.low_rank import low_rank
-from ranklens.nn.model_state import replaced
+from ranklens.nn.model_state import copied, replaced
 from ranklens.nn.rank_choice import Criterion, layer_ranks
 from ranklens.nn.survey import by_outputs, survey
 
@@ -167,6 +168,7 @@ def whitened(weight: Tensor, moments: Tensor, rank: int) -> tuple[Tensor, Tensor
 
 def measured(case: Case, names: tuple[str, ...] | None = None) -> dict[tuple[str, float], Cut]:
     """Return the cuts of a model by all methods, by name and share of the parameters."""
+    case = replace(case, model=separate_attention(copied(case.model))[0])  # so that all methods see all layers
     plain = case.score(case.model)
     everything = sum(p.numel() for p in case.model.parameters())
     work = multiply_adds(case.model, case.data[0])
