@@ -14,7 +14,22 @@ from hypothesis import strategies as st
 import ranklens as rl
 from ranklens.data.pathfinder import STROKES, Strokes
 
-SIZES = [(32, 3), (32, 5), (32, 6), (64, 6), (64, 8), (150, 14), (64, 3), (64, 5), (64, 7), (64, 9), (150, 3), (150, 5), (150, 7), (150, 9)]
+SIZES = [
+    (32, 3),
+    (32, 5),
+    (32, 6),
+    (64, 6),
+    (64, 8),
+    (150, 14),
+    (64, 3),
+    (64, 5),
+    (64, 7),
+    (64, 9),
+    (150, 3),
+    (150, 5),
+    (150, 7),
+    (150, 9),
+]
 
 
 @pytest.mark.parametrize(("side", "length"), SIZES)

@@ -140,8 +140,8 @@ def pathfinder(
     path and its twin share their first dashes and then part. The path is drawn whole; of the twin only the last dashes
     are drawn, and the second path continues from these. One marker is where the path and its twin begin. The other
     marker is at the end of the path, for label 1, or of the twin, for label 0. Both ends look alike for
-    (`length` - 3) // 2 dashes, so that only the dashes between them tell the label. (Paths of fewer than 5 dashes are too
-    short for this.)
+    (`length` - 3) // 2 dashes, so that only the dashes between them tell the label. (Paths of fewer than 5 dashes are
+    too short for this.)
 
     Every image depends only on the seed and its own number: the first ten of a thousand images are the ten images of a
     call for ten.
