@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, multiprocessing, nn
 
 import ranklens as rl
 from ranklens.nn.rank_monitor import RankMonitor
@@ -205,3 +205,34 @@ def test_outputs_that_are_tuples_or_objects_are_watched():
     monitor.step()
     monitor.finish()
     assert monitor.record().rows.sel(part="0").values.tolist() == [32.0]
+
+
+def _process(rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model, told = nn.Sequential(nn.Linear(4, 6)), []
+    monitor = RankMonitor(
+        model, every=8, share=1.0, activations=["0"], queue=64, log=lambda found, step: told.append(dict(found))
+    )
+    rows = torch.Generator().manual_seed(rank)
+    for _ in range(40):
+        model(torch.randn(2 + rank, 4, generator=rows))
+        monitor.step()
+        if rank:
+            monitor._began -= 1.0  # the processes measure at different times
+    record = monitor.record().sel(part="0")
+    found = {name: torch.tensor(record[name].values) for name in ("rows", "effective_rank")}
+    torch.save({**found, "told": len(told)}, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_that_train_together_measure_all_rows(tmp_path):
+    multiprocessing.spawn(_process, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert torch.equal(first["rows"], second["rows"])
+    assert torch.equal(first["effective_rank"], second["effective_rank"])
+    assert float(first["rows"][-1]) == 64
+    assert first["told"] > 2
+    assert second["told"] == 0
