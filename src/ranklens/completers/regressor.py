@@ -94,7 +94,8 @@ class EntryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         TypeError: for arguments of a wrong type.
 
     >>> import numpy as np, pandas as pd, ranklens as rl
-    >>> made = np.random.default_rng(0)
+    >>> from numpy.random import default_rng
+    >>> made = default_rng(0)
     >>> taste, quality = made.normal(size=40), made.normal(size=30)
     >>> table = pd.DataFrame({"user": made.integers(40, size=900), "film": made.integers(30, size=900)})
     >>> ratings = 3 + taste[table.user] * quality[table.film] + 0.1 * made.normal(size=900)
