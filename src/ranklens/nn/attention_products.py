@@ -1,26 +1,20 @@
 """The products of attention weights that a head computes with: query by key, and output by value."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import xarray as xr
-from torch import Tensor, nn
+from torch import Tensor
 
 from ranklens import progress as reports
+from ranklens.nn.attention_heads import Heads, head_counts
 from ranklens.nn.rank_profile import ENERGY, Weights, named_weights
 from ranklens.nn.rank_rows import Rows, singular_values
 from ranklens.nn.weight_matrices import Skipped, WeightMatrix, matrices_of, units
 
-# Names under which configurations give the number of heads, of heads of keys and values, and the size of a head.
-HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
-HEAD_SIZE = ("head_dim", "d_kv")
-# Parts of a configuration in which the language model of a larger model is described.
-INNER = ("text_config", "llm_config", "language_config", "decoder")
 # How the weights of queries, keys and values may be fused into one; see `AttentionLayout`.
 FUSED = ("", "rows", "heads")
 # Layouts that the message shows if a model has no attention of a known layout.
@@ -96,15 +90,6 @@ def stored_layouts(path: Path) -> tuple[AttentionLayout, ...]:
     return found
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """Numbers of heads of queries, and of keys and values; and the size of a head, or 0 if it is not given."""
-
-    heads: int
-    key_heads: int
-    size: int
-
-
 def attention_products(
     model: Weights,
     *,
@@ -125,7 +110,7 @@ def attention_products(
         model: a module; a mapping of names to tensors; or the path of a checkpoint, beside which config.json gives the
             number of heads. Heads of keys and values that several heads of queries share are counted with each.
         heads: number of heads of queries; None takes the configuration of the model. With a number given, keys and
-            values have as many heads as their rows hold.
+            values have as many heads as their rows hold, or, in a fused weight, as the configuration says.
         layouts: where attention layers keep their weights, in order of preference.
         energy: share of the squared norm that the rank `rank_kept` must hold.
         seed: seed of the random matrices.
@@ -155,7 +140,7 @@ def attention_products(
     every = units(weights)
     found = dict(_layers(every, layouts))
     if not found:
-        shown = ", ".join(layout.query for layout in layouts[:SHOWN])
+        shown = ", ".join(list(dict.fromkeys(layout.query for layout in layouts))[:SHOWN])
         raise ValueError(
             f"there is no attention layer of a known layout among {len(every)} weights; known are {shown} and others: "
             f"give layouts=[ranklens.nn.attention_products.AttentionLayout(...)] with the names of this model"
@@ -163,7 +148,7 @@ def attention_products(
     with reports.reporter(progress) as report:
         for place, (layer, layout) in enumerate(found.items(), start=1):
             report(f"layer {place} of {len(found)}: {layer}")
-            sizes = _sizes(model, layer, heads)
+            counts = head_counts(model, layer, heads)
             parts: dict[str, Tensor] = {}
             for role in ("query", "key", "value", "output"):
                 name = _named(every, layer, getattr(layout, role)) if getattr(layout, role) else None
@@ -173,7 +158,7 @@ def attention_products(
                 elif isinstance(matrix, Skipped):
                     rows.skip(matrix.name, matrix.reason)
             try:
-                for product in _products(layer, layout, parts, sizes):
+                for product in _products(layer, layout, parts, counts):
                     rows.add(product, singular_values(product))
             except ValueError as error:
                 rows.skip(layer or "the model", str(error))
@@ -202,32 +187,30 @@ def _named(every: Mapping[str, object], layer: str, part: str) -> str | None:
     return next((each for each in (f"{name}.weight", name) if each in every), None)
 
 
-def _products(
-    layer: str, layout: AttentionLayout, parts: Mapping[str, Tensor], sizes: _Sizes
-) -> Iterator[WeightMatrix]:
+def _products(layer: str, layout: AttentionLayout, parts: Mapping[str, Tensor], heads: Heads) -> Iterator[WeightMatrix]:
     """Yield the products of every head of a layer.
 
     Raises:
         ValueError: if the shapes of the weights do not fit the number of heads.
     """
     if layout.fused and "query" in parts:
-        queries, keys, values = _unfused(parts["query"], layout, sizes)
+        queries, keys, values = _unfused(parts["query"], layout, heads)
     elif {"query", "key", "value"} <= parts.keys():
         queries, keys, values = parts["query"], parts["key"], parts["value"]
     else:
         return
-    if len(queries) % sizes.heads:
-        raise ValueError(f"has {len(queries)} rows of queries, which {sizes.heads} heads do not divide; give heads=")
-    d = len(queries) // sizes.heads
-    if len(keys) % d or sizes.heads % max(len(keys) // d, 1):
+    if len(queries) % heads.queries:
+        raise ValueError(f"has {len(queries)} rows of queries, which {heads.queries} heads do not divide; give heads=")
+    d = len(queries) // heads.queries
+    if len(keys) % d or heads.queries % max(len(keys) // d, 1):
         raise ValueError(f"has {len(keys)} rows of keys, which are no heads of {d} rows each; give heads=")
-    shared = sizes.heads // (len(keys) // d)  # heads of queries that one head of keys serves
+    shared = heads.queries // (len(keys) // d)  # heads of queries that one head of keys serves
     output = parts.get("output")
     prefix = f"{layer} ".lstrip()
-    for h in range(sizes.heads):
+    for h in range(heads.queries):
         own, other = slice(h * d, (h + 1) * d), slice(h // shared * d, (h // shared + 1) * d)
         yield WeightMatrix(f"{prefix}QK[{h}]", queries[own].T, keys[other], f"{prefix}QK")
-    for h in range(sizes.heads if output is not None else 0):
+    for h in range(heads.queries if output is not None else 0):
         assert output is not None
         if max(output.shape) < len(queries):
             raise ValueError(f"has an output of shape {tuple(output.shape)} for {len(queries)} rows of heads")
@@ -241,79 +224,23 @@ def _is_transposed(output: Tensor, layout: AttentionLayout, rows: int) -> bool:
     return output.shape[1] != rows or (layout.query == "c_attn" and output.shape[0] == rows)
 
 
-def _unfused(fused: Tensor, layout: AttentionLayout, sizes: _Sizes) -> tuple[Tensor, Tensor, Tensor]:
+def _unfused(fused: Tensor, layout: AttentionLayout, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
     """Return the weights of queries, keys and values, each of shape (rows of all heads, inputs).
 
     Raises:
         ValueError: if the weight is not that of these heads.
     """
-    total = sizes.heads + 2 * sizes.key_heads
+    total = heads.queries + 2 * heads.keys
     if layout.query == "c_attn" and fused.shape[1] > fused.shape[0]:
         fused = fused.T  # Conv1D of Hugging Face stores inputs x outputs
     if len(fused) % total:
         raise ValueError(f"has {len(fused)} fused rows, which {total} heads do not divide; give heads=")
     d = len(fused) // total
     if layout.fused == "heads":
-        if sizes.heads != sizes.key_heads:
+        if heads.queries != heads.keys:
             raise ValueError("fuses fewer heads of keys than of queries by head, in an order that differs among models")
-        by_head = fused.reshape(sizes.heads, 3, d, -1)
+        by_head = fused.reshape(heads.queries, 3, d, -1)
         queries, keys, values = (by_head[:, k].flatten(0, 1) for k in range(3))
     else:
-        queries, keys, values = fused.split([sizes.heads * d, sizes.key_heads * d, sizes.key_heads * d])
+        queries, keys, values = fused.split([heads.queries * d, heads.keys * d, heads.keys * d])
     return queries, keys, values
-
-
-def _sizes(model: Weights, layer: str, heads: int | None) -> _Sizes:
-    """Return the numbers of heads of a layer.
-
-    Raises:
-        ValueError: if they are neither given nor found.
-    """
-    if heads is not None:
-        told = _configuration(model)
-        key_heads = _first(told, KEY_HEADS)
-        return _Sizes(heads, key_heads or heads, 0)
-    if isinstance(model, nn.Module):
-        own = dict(model.named_modules()).get(layer)
-        count = getattr(own, "num_heads", None)
-        if isinstance(own, nn.MultiheadAttention) and isinstance(count, int):
-            return _Sizes(count, count, 0)
-    told = _configuration(model)
-    found = _first(told, HEADS)
-    if found is None:
-        raise ValueError(
-            "the number of attention heads is not known: there is no configuration with num_attention_heads; give "
-            "heads= (--heads)"
-        )
-    key_heads = 1 if told.get("multi_query") is True else _first(told, KEY_HEADS)
-    return _Sizes(found, key_heads or found, _first(told, HEAD_SIZE) or 0)
-
-
-def _configuration(model: Weights) -> Mapping[str, object]:
-    """Return the configuration of a model: its attribute `config`, or the file config.json beside its weights.
-
-    Raises:
-        ValueError: if the file is damaged.
-    """
-    if isinstance(model, nn.Module):
-        config = getattr(model, "config", None)
-        to_dict = getattr(config, "to_dict", None)
-        told = to_dict() if callable(to_dict) else config
-    elif isinstance(model, str | os.PathLike):
-        path = Path(model)
-        file = (path if path.is_dir() else path.parent) / "config.json"
-        try:
-            told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file} is no configuration in JSON: {error}") from error
-    else:
-        told = None
-    if not isinstance(told, Mapping):
-        return {}
-    inner = next((told[name] for name in INNER if isinstance(told.get(name), Mapping)), None)
-    return inner if inner is not None and _first(told, HEADS) is None else told
-
-
-def _first(told: Mapping[str, object], names: Sequence[str]) -> int | None:
-    """Return the first positive integer under one of several names, or None."""
-    return next((x for x in map(told.get, names) if isinstance(x, int) and not isinstance(x, bool) and x > 0), None)
