@@ -1,5 +1,6 @@
 """Files of cut models: equal outputs after a round trip, and models that do not fit."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from compression_cases import MODELS, Several, convolutions
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -116,3 +118,25 @@ def test_a_model_without_memory_is_refused(tmp_path):
     path = rl.nn.compress(convolutions(), rank=2).save(tmp_path / "small.safetensors")
     with pytest.raises(ValueError, match="meta device"):
         rl.nn.restore(convolutions().to("meta"), path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda structure: structure.pop("layers"),
+        lambda structure: structure.update(shared={"x": "none"}),
+        lambda structure: structure["layers"]["0"].update(rank=10**9),
+        lambda structure: structure["layers"]["0"].pop("rank"),
+        lambda structure: structure.update(attention=3),
+        lambda structure: structure.update(layers={"0": 3}),
+    ],
+)
+def test_a_damaged_header_is_said_so(change, tmp_path):
+    path = rl.nn.compress(convolutions(), rank=2).save(tmp_path / "small.safetensors")
+    with safe_open(path, framework="pt") as stored:
+        structure = json.loads(stored.metadata()["structure"])
+        tensors = {name: stored.get_tensor(name) for name in list(stored.keys())}
+    change(structure)
+    save_file(tensors, path, metadata={"structure": json.dumps(structure)})
+    with pytest.raises(ValueError, match="damaged"):
+        rl.nn.restore(convolutions(), path)

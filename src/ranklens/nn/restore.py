@@ -50,6 +50,14 @@ def restore(model: M, path: str | os.PathLike[str]) -> M:
     path = Path(path)
     structure, tensors = _read(path / WEIGHTS if path.is_dir() else path)
     model = copied(bare(model))  # type: ignore[assignment]  # what a wrapper holds
+    try:
+        return _rebuilt(model, structure, tensors)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {type(error).__name__} {error}") from error
+
+
+def _rebuilt(model: M, structure: dict[str, Any], tensors: dict[str, Tensor]) -> M:
+    """Return a model with the layers and weights that a file describes, in place."""
     for name, heads in structure["attention"].items():
         model = _with_attention(model, name, heads)
     for name, description in structure["layers"].items():
@@ -124,7 +132,10 @@ def _with_pair(model: M, name: str, description: dict[str, Any]) -> M:
         differ = [key for key in {**found, **expected} if found.get(key) != expected.get(key)]
         here, there = ({key: x.get(key) for key in differ} for x in (found, expected))
         raise ValueError(f"layer {name!r} has {here}, and in the file {there}; {REMEDY}")
-    before, after = empty_pair(form, description["rank"], description["bias"])
+    rank = description["rank"]
+    if not isinstance(rank, int) or not 1 <= rank <= outputs:
+        raise ValueError(f"layer {name!r} has {outputs} outputs, and in the file rank {rank!r}, so the file is damaged")
+    before, after = empty_pair(form, rank, bool(description["bias"]))
     pair = LowRank.of(before, after, layer)
     for place in all_names(model, layer):
         model = replaced(model, place, pair)
