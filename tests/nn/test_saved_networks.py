@@ -142,11 +142,13 @@ def test_no_code_of_a_file_is_run(tmp_path, harmful):
     assert not (tmp_path / "made").exists()
 
 
-def test_objects_in_files_of_the_old_format_are_named(tmp_path):
-    found = {"model": state(), "args": argparse.Namespace()}
+def test_objects_in_files_of_the_old_format_are_left_out_too(tmp_path):
+    found = {"model": state(), "args": argparse.Namespace(path=pathlib.PurePosixPath("x")), "rate": np.float64(1)}
     torch.save(found, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    with pytest.raises(ValueError, match=r"argparse\.Namespace"):
-        saved_networks(tmp_path / "old.pt")
+    assert list(saved_networks(tmp_path / "old.pt")) == ["weight", "bias"]
+    torch.save({"model": state(), "more": Runs("made")}, tmp_path / "evil.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"posix\.mkdir|nt\.mkdir"):
+        saved_networks(tmp_path / "evil.pt")
 
 
 @pytest.mark.parametrize(

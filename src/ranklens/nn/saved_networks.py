@@ -1,5 +1,6 @@
 """The networks in a file of `torch.save`, read without running any code from the file."""
 
+import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 TRAINING_KEYS = ("optim", "sched", "scaler", "rng_state", "callbacks", "loops", "random_states")
 # The two keys that the state of every optimizer of torch has.
 OPTIMIZER_KEYS = {"state", "param_groups"}
+# How torch names a class that it does not allow.
+REFUSED = re.compile(r"GLOBAL (\S+) was not an allowed global")
 # Number of classes that a message names.
 CLASSES_SHOWN = 5
 
@@ -88,6 +91,10 @@ def _load(path: Path) -> object:
         except (RuntimeError, OSError, EOFError, ValueError, KeyError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read: {_first_line(error)}") from error
         except Exception as error:  # torch raises pickle.UnpicklingError for objects that are not allowed
+            refused = REFUSED.search(str(error))  # in a file of the old format, whose classes cannot be listed before
+            if refused is not None and refused[1] not in kinds:
+                kinds[refused[1]] = None
+                continue
             name = next((name for name, stand_in in classes.items() if repr(stand_in) in str(error)), None)
             if name is None or kinds[name] is not None:
                 raise ValueError(
