@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ranklens.completers.labels import Labels
+from ranklens.completers.labels import Labels, by_column
 
 KINDS = {
     "text": (["b", "a", "c", "a"], "z"),
@@ -53,3 +53,11 @@ def test_more_labels():
 def test_labels_that_are_not_hashable_are_refused():
     with pytest.raises(TypeError, match="column 'item' of X has labels that are not hashable"):
         Labels.of(pd.Series([[1], [2]], name="item"))
+
+
+def test_columns_are_given_by_name_or_position():
+    table = pd.DataFrame({"user": [1], "item": [2]})
+    assert by_column(table, {"item": "a", 0: "b"}, "features") == {1: "a", 0: "b"}
+    assert by_column(table, None, "features") == {}
+    with pytest.raises(ValueError, match=r"smooth has the column 'day'; X has the columns \['user', 'item'\]"):
+        by_column(table, {"day": 1.0}, "smooth")

@@ -1,10 +1,14 @@
 """Labels of a mode: any hashable values, numbered."""
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int64
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -60,3 +64,25 @@ class Labels:
             column = column.astype(column.cat.categories.dtype)
         at = self.index.get_indexer(pd.Index(column, tupleize_cols=False))
         return np.where(at < 0, len(self), at).astype(np.int64)
+
+
+def by_column(table: pd.DataFrame, given: Mapping[Hashable, Value] | None, name: str) -> dict[int, Value]:
+    """Return a mapping from columns, by name or position, as a mapping from their positions.
+
+    Args:
+        table: the table.
+        given: the mapping; None is an empty one.
+        name: what to call the mapping in messages.
+
+    Raises:
+        ValueError: for a column that the table does not have.
+    """
+    found = {}
+    for column, value in (given or {}).items():
+        if column in table.columns:
+            found[int(table.columns.get_loc(column))] = value
+        elif isinstance(column, int) and 0 <= column < table.shape[1]:
+            found[column] = value
+        else:
+            raise ValueError(f"{name} has the column {column!r}; X has the columns {list(table.columns)}")
+    return found

@@ -418,7 +418,7 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         except ValueError as error:
             if getattr(X, "ndim", np.ndim(X) if isinstance(X, list) else 0) == 2 and np.shape(X)[1] == 2:
                 raise ValueError(
-                    f"{error} Positions (row, column) are two columns of integers: .astype(int)."
+                    f"{error} Or pass positions (row, column), two columns of integers: .astype(int)."
                 ) from None
             raise
         return observed_entries(checked, least=0)

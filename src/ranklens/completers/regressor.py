@@ -2,7 +2,6 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,7 @@ from ranklens.completers.completion import Settings, complete
 from ranklens.completers.descent import FIRST_WIDTH
 from ranklens.completers.entries import predict
 from ranklens.completers.explanation import Explanation
-from ranklens.completers.labels import Labels
+from ranklens.completers.labels import Labels, by_column
 from ranklens.completers.observed import Observed
 from ranklens.completers.polish import widths
 from ranklens.completers.prepared import HeldOut
@@ -37,7 +36,6 @@ MATRIX_START, TENSOR_START = 1e-4, 1e-3
 # The default width of the factors, which is also a cap on the rank, is at most this.
 WIDEST = 128
 Side = Mapping[Hashable, pd.DataFrame]
-Value = TypeVar("Value")
 
 
 class EntryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -159,7 +157,7 @@ class EntryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
                 f"implicit is True, but X has {table.shape[1]} columns, and implicit feedback is for two; pass "
                 f"implicit=None"
             )
-        given = _by_column(table, self.features, "features")
+        given = by_column(table, self.features, "features")
         more = [given[n].index if n in given else None for n in range(table.shape[1])]
         self._labels = [Labels.of(table.iloc[:, n], index) for n, index in enumerate(more)]
         self.labels_ = [labels.index for labels in self._labels]
@@ -233,7 +231,7 @@ class EntryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         fixed: list[list[Features]] = [[] for _ in range(max(table.shape[1], 2))]
         for n, frame in given.items():
             fixed[n].append(with_unknown(decompose(encode(frame)[aligned(frame, self.labels_[n], "features")])))
-        for n, strength in _by_column(table, self.smooth, "smooth").items():
+        for n, strength in by_column(table, self.smooth, "smooth").items():
             fixed[n].append(with_unknown(smooth_features(len(self.labels_[n]), float(strength))))
 
         def make(entries: Observed, implicit: bool) -> Sequence[Sequence[Features]]:
@@ -332,20 +330,3 @@ class EntryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.string = True
         tags.regressor_tags.poor_score = True
         return tags
-
-
-def _by_column(table: pd.DataFrame, given: Mapping[Hashable, Value] | None, name: str) -> dict[int, Value]:
-    """Return a mapping from columns, by name or position, as a mapping from their positions.
-
-    Raises:
-        ValueError: for a column that the table does not have.
-    """
-    found = {}
-    for column, value in (given or {}).items():
-        if column in table.columns:
-            found[int(table.columns.get_loc(column))] = value
-        elif isinstance(column, int) and 0 <= column < table.shape[1]:
-            found[column] = value
-        else:
-            raise ValueError(f"{name} has the column {column!r}; X has the columns {list(table.columns)}")
-    return found

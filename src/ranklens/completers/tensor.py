@@ -158,7 +158,7 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
             net = self._network(shape).to(dtype=dtype, device=self.device)
             return leaning_(init.scaled_(net, SMALL_START if self.scale is None else self.scale, seed=seed), residual)
 
-        if self.posterior and not is_factored(self._network(shape)):
+        if not is_factored(self._network(shape)) and self.posterior:  # the network is checked in any case
             raise ValueError(
                 f"posterior is {self.posterior}, but no posterior of a network of the family {self.family!r} can be "
                 f"sampled; pass posterior=0, or family='cp'"
