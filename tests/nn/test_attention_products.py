@@ -121,10 +121,15 @@ def test_numbers_of_heads_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_shared_keys_fused_by_head_are_not_guessed(tmp_path):
+    made = parts(key_heads=1)
+    fused = torch.cat([made[name] for name in "qkv"])
+    save_file({"a.query_key_value.weight": fused, "a.dense.weight": made["o"]}, tmp_path / "m.safetensors")
+    told = {"num_attention_heads": 3, "multi_query": True}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    check(rl.nn.attention_products(tmp_path), made, key_heads=1)
     save_file(
-        {"a.query_key_value.weight": torch.ones(20, 12), "a.dense.weight": torch.ones(12, 12)},
-        tmp_path / "m.safetensors",
+        {"a.query_key_value.weight": torch.ones(32, 16), "a.dense.weight": torch.eye(16)}, tmp_path / "m.safetensors"
     )
-    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 3, "num_kv_heads": 1}))
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 4, "num_kv_heads": 2}))
     with pytest.raises(ValueError, match="in an order that differs among models"):
         attention_products(tmp_path / "m.safetensors")

@@ -198,6 +198,16 @@ def test_updates_are_changes_since_the_last_profile():
     assert float(found.effective_rank[1]) > 1.5
 
 
+def test_modules_inside_wrappers_are_found_by_their_own_names():
+    model = nn.DataParallel(nn.Sequential(nn.Linear(4, 3)))
+    for name in ("0", "module.0"):
+        monitor = rl.nn.RankMonitor(model, activations=[name], share=1.0)
+        model(torch.randn(5, 4))
+        monitor.step()
+        monitor.finish()
+        assert monitor.record().rows.sel(part=name).item() == 5
+
+
 def test_outputs_that_are_tuples_or_objects_are_watched():
     lstm = nn.LSTM(3, 5, batch_first=True)
     monitor = rl.nn.RankMonitor(nn.ModuleList([lstm]), every=3, share=1.0, activations=["0"])

@@ -236,7 +236,7 @@ def _unfused(fused: Tensor, layout: AttentionLayout, heads: Heads) -> tuple[Tens
     if len(fused) % total:
         raise ValueError(f"has {len(fused)} fused rows, which {total} heads do not divide; give heads=")
     d = len(fused) // total
-    if layout.fused == "heads":
+    if layout.fused == "heads" and heads.keys > 1:  # with one head of keys, every order is that of rows
         if heads.queries != heads.keys:
             raise ValueError("fuses fewer heads of keys than of queries by head, in an order that differs among models")
         by_head = fused.reshape(heads.queries, 3, d, -1)

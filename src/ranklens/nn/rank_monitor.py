@@ -20,6 +20,7 @@ from ranklens.nn.activation_rows import (
     tensor_in,
 )
 from ranklens.nn.composed import tensor_factored
+from ranklens.nn.factorable import bare_name
 from ranklens.nn.spectrum import spectrum
 from ranklens.nn.weight_matrices import weight_matrices
 from ranklens.tensors import measures
@@ -74,8 +75,6 @@ class RankMonitor:
     `share` of the time since the monitor was made, as expected from what each part cost in the profile before. A slow
     machine or a large network makes profiles rarer; it does not slow down training by more than that share.
 
-    A part costs a Gram matrix of its smaller side in float64 and the eigenvalues of it; see `ranklens.nn.spectrum`.
-
     An activation of one forward pass of b samples has rank b - 1 at most. Its rank is therefore measured from a queue
     of rows, which every forward pass adds to; a profile waits until the queue is full, but not longer than until the
     next profile is due. Rows that were added before later steps belong to slightly different weights. In distributed
@@ -87,10 +86,10 @@ class RankMonitor:
         model: the model that is trained. A factored weight counts as one weight, computed from its factors.
         every: number of training steps from one profile to the next, at least 1.
         share: largest share of the time since the monitor was made that measuring may take, above 0; 1 sets no limit.
-        activations: names of modules of the model whose outputs are measured too. The channels are the features, all
-            other axes are samples; channels are the second axis for convolutions, batch normalization and every output
-            of four axes or more, and otherwise the last axis. If a module has not run before the next profile is due,
-            its entry in the earlier profile is NaN.
+        activations: names of modules whose outputs are measured too, with or without what wrappers put before them. The
+            channels are the features, all other axes are samples; channels are the second axis for convolutions, batch
+            normalization and every output of four axes or more, and otherwise the last axis. If a module has not run
+            before the next profile is due, its entry in the earlier profile is NaN.
         queue: number of rows of an activation that are kept, over all processes; at least 2. A forward pass adds an
             eighth of the queue at most, so that the rows come from several batches.
         updates: whether to measure also the rank of the change of every weight since the last profile, for which a copy
@@ -136,7 +135,8 @@ class RankMonitor:
         log: Log | None = None,
     ) -> None:
         activations = (activations,) if isinstance(activations, str) else tuple(activations)
-        modules = dict(model.named_modules())
+        whole = dict(model.named_modules())
+        modules = {bare_name(model, name): module for name, module in whole.items()} | whole
         _check(every, share, queue, activations, modules)
         self.model, self.every, self.share, self.log = model, every, share, log
         self.steps, self.spent, self._catching = 0, 0.0, 0.0
