@@ -107,7 +107,8 @@ def _load(path: Path) -> object:
 def _load_safely(path: Path) -> object:
     """Return the object in a file, whose tensors are views of the file where torch can do that."""
     if _is_archive(path) and path.suffix != ".safetensors":  # torch goes by this suffix, whatever the content is
-        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        name = str(path)  # torch maps only files that are named
+        return torch.load(name, map_location="cpu", weights_only=True, mmap=True)
     with path.open("rb") as file:
         return torch.load(file, map_location="cpu", weights_only=True)
 
