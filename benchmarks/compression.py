@@ -199,9 +199,7 @@ def section(cases: list[Case], names: tuple[str, ...] | None = None) -> list[str
     plain = statistics.median(each["uncut", 1.0].accuracy for each in found)
     many = f", {len(cases)} seeds: median accuracy (range)" if len(cases) > 1 else ""
     lines = [f"## {title}{many}", "", f"Accuracy of the uncut model: {100 * plain:.1f}%.", ""]
-    lines += [
-        "| method | share asked | parameters | multiply-adds | accuracy | of the uncut accuracy | processor seconds |"
-    ]
+    lines += ["| method | budget | parameters | multiply-adds | accuracy | share of uncut | processor seconds |"]
     lines += ["|---|---:|---:|---:|---:|---:|---:|"]
     for name, budget in list(found[0])[1:]:
         cuts = [each[name, budget] for each in found]
