@@ -43,7 +43,7 @@ CALLS = {
     "rl.nn.rank_profile(3)": "model is of type int; give a module, the path of a checkpoint, or a mapping of names to",
     "rl.MatrixCompleter(depth=2.5).fit([[1.0, 2.0]])": "depth is 2.5; it must be an integer",
     "rl.MatrixCompleter(scale='small').fit([[1.0, 2.0]])": "scale is 'small'; it must be a number",
-    "rl.TensorCompleter((2, 2), random_state=None).fit([[0, 1]], [1.0])": "random_state is None",
+    "rl.TensorCompleter((2, 2), random_state='one').fit([[0, 1]], [1.0])": "random_state is 'one'",
     "rl.save(3, 'x')": "cannot save a int",
     "rl.plot(3)": "cannot draw a int; pass a record (xarray.Dataset) or a list of records",
     "rl.plot([3])": "cannot draw a list of int; pass a record",
