@@ -303,3 +303,103 @@ def test_scikit_learn_accepts_it():
     assert len(results) > 30
     assert not [result for result in results if result[1] == "failed"]
     assert {name for name, status, _ in results if status == "xfail"} == set(EXCUSED)  # none is excused that passes
+
+
+def ratings_frame(seed=0):
+    """A noisy frame of 60 users and 30 films with labels; features of the users explain most of it."""
+    made = np.random.default_rng(seed)
+    users = pd.DataFrame({"age": made.standard_normal(70), "town": made.choice(["a", "b"], 70)})
+    users.index = [f"user {k}" for k in range(70)]
+    effect = made.standard_normal(30)
+    whole = 3 + np.outer(users.age, effect) + 0.2 * np.outer(made.standard_normal(70), made.standard_normal(30))
+    noisy = np.where(made.random(whole.shape) < 0.4, whole + 0.3 * made.standard_normal(whole.shape), np.nan)
+    frame = pd.DataFrame(noisy, index=users.index, columns=[f"film {k}" for k in range(30)])
+    return frame, whole, users
+
+
+def test_features_predict_rows_without_entries():
+    frame, whole, users = ratings_frame()
+    completer = rl.MatrixCompleter(row_features=users, posterior=40, max_steps=500).fit(frame.iloc[:60])
+    assert completer.posterior_
+    new = pd.DataFrame(np.nan, index=frame.index[60:], columns=frame.columns)  # nothing is observed of these users
+    off = completer.transform(new).to_numpy() - whole[60:]
+    plain = rl.MatrixCompleter(posterior=40, max_steps=500).fit(frame.iloc[:60]).transform(new).to_numpy() - whole[60:]
+    assert np.linalg.norm(off) < 0.5 * np.linalg.norm(plain)
+    again = completer.predict(np.argwhere(np.ones((60, 30)))).reshape(60, 30)
+    assert np.allclose(completer.predict(frame.iloc[:60]), again, atol=REFITTED)  # known rows as new ones
+    with pytest.raises(ValueError, match="row_features has no row for 10 labels, such as 'user 60'"):
+        rl.MatrixCompleter(row_features=users.iloc[:60]).fit(frame)
+
+
+def test_entries_are_predicted_by_label():
+    frame, _, _ = ratings_frame()
+    completer = rl.MatrixCompleter(max_steps=300, posterior=20).fit(frame)
+    by_position = completer.predict([[3, 4], [0, 2]], return_std=True)
+    for labels in (
+        [("user 3", "film 4"), ("user 0", "film 2")],
+        np.array([["user 3", "film 4"], ["user 0", "film 2"]]),
+    ):
+        by_label = completer.predict(labels, return_std=True)
+        assert np.array_equal(by_label[0], by_position[0])
+        assert np.array_equal(by_label[1], by_position[1])
+    assert np.array_equal(completer.predict(pd.DataFrame([[3, 4], [0, 2]]).astype("Int64")), by_position[0])
+    with pytest.raises(ValueError, match="no column labelled 'film 99'; pass labels"):
+        completer.predict([("user 3", "film 99")])
+    with pytest.raises(ValueError, match="has no labels: pass positions"):
+        rl.MatrixCompleter(max_steps=20).fit(frame.to_numpy()).predict([("user 3", "film 4")])
+
+
+def test_what_is_observed_can_say_something():
+    """Users rate only films that they like, so that which films they rate predicts how."""
+    made = np.random.default_rng(0)
+    taste = made.standard_normal((120, 2)) @ made.standard_normal((2, 60))
+    there = made.random(taste.shape) < 0.35 / (1 + np.exp(-3 * taste))
+    values = 3 + taste + 1.5 * made.standard_normal(taste.shape)
+    X = np.where(there, values, np.nan)
+    errors = {}
+    for implicit in (True, False):
+        completer = rl.MatrixCompleter(implicit=implicit, posterior=40, max_steps=300).fit(X)
+        assert completer.implicit_ == (implicit and completer.posterior_)
+        errors[implicit] = np.linalg.norm((completer.predict(X) - 3 - taste)[there])
+    assert errors[True] < errors[False]
+
+
+def test_masked_arrays_and_frames_of_any_type_give_the_same_fit():
+    X, _ = planted((30, 20), 2, 0.6)
+    frame = pd.DataFrame(X)
+    whole = rl.MatrixCompleter(max_steps=300).fit_transform(X)
+    for table in (
+        np.ma.masked_array(np.nan_to_num(X, nan=-9.0), np.isnan(X)),
+        frame.astype(object).where(frame.notna(), pd.NA),
+        frame.astype("Float64"),
+        frame.astype(pd.SparseDtype(float, np.nan)),
+    ):
+        assert np.array_equal(np.asarray(rl.MatrixCompleter(max_steps=300).fit_transform(table), dtype=float), whole)
+
+
+def test_a_long_table_is_told_from_a_matrix():
+    table = np.stack([np.repeat(np.arange(5), 4), np.tile(np.arange(4), 5), np.arange(20)], axis=1)
+    with pytest.warns(UserWarning, match=r"use EntryRegressor\(\)\.fit"):
+        rl.MatrixCompleter(max_steps=5).fit(table)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offset", [0.1, 10.0, 1e4])
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_ordinary_tables(offset, scaled, rank, noise):
+    """Offsets of any size, columns of any unit, with and without noise: the error is about the unavoidable one."""
+    made = np.random.default_rng(rank)
+    W = made.standard_normal((60, rank)) @ made.standard_normal((rank, 30))
+    W /= W.std()
+    unit = 10 ** made.uniform(0, 6, 30) if scaled else np.ones(30)
+    seen = made.random(W.shape) < 0.6
+    X = np.where(seen, (W + offset + noise * made.standard_normal(W.shape)) * unit, np.nan)
+    completer = rl.MatrixCompleter().fit(X)
+    found = completer.predict(X) / unit - offset
+    parameters = (rank + 1) * 60 + (rank + 1) * 30
+    unavoidable = noise * np.sqrt(parameters / seen.sum())
+    assert relative_error(found, W) < (2.0 if scaled else 1.2) * unavoidable + MOSTLY_RECOVERED
+    if noise == 0:
+        assert completer.rank_ in (rank, rank + 1)  # a constant is of rank one, unless it is taken for the mean

@@ -23,7 +23,8 @@ def noisy(noise, rank=1, seed=0):
 
 def test_noisy_data_get_more_components_than_clear_ones():
     _, _, _, begin, _ = noisy(0.1)
-    assert [rows.shape for rows in initial_rows(begin, (40, 30), 0)] == [(40, 2), (30, 2)]
+    assert [rows.shape for rows in initial_rows(begin, (40, 30), 0)] == [(40, 1), (30, 1)]
+    assert [rows.shape for rows in initial_rows(begin, (40, 30), 0, more=1)] == [(40, 2), (30, 2)]
     unclear = Begin(
         begin.net, (torch.zeros(40).double(), torch.zeros(30).double()), 1.0, torch.full((9,), 0.9).double(), 1.0
     )

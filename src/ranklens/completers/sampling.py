@@ -35,8 +35,10 @@ SKIP = 15
 # Components of a posterior, at least, for noisy data. Where noise is large, more small components exist than least
 # squares can find, and their priors keep useless ones small.
 COMPONENTS = 8
-# Components that are added to those of the fitted network where it explains nearly everything.
-MORE = 1
+# Where the network explains nearly everything, one more component is tried too. It must lower the error by this share.
+WORTH = 0.02
+# There, this many times as many sweeps are made for a trial, because small differences count.
+CLEAR_TIMES = 3
 # Share of the biases' held-out squared error up to which the size of the fitted network is taken as exact.
 CLEAR = 0.1
 # Held-out root mean square error, in units of what the biases leave, below which data count as free of noise.
@@ -146,31 +148,71 @@ def sample(
     """
     if not draws or not begin.error > NOISE_FREE:
         return Sampled(None, None)
-    rows = initial_rows(begin, whole.shape, seed)
-    tried: list[tuple[float, int, GibbsSampler, Tensor, Tensor]] = []
-    for way, make_features in enumerate(ways[:1] if begin.is_clear else ways):
-        sampler = GibbsSampler(
-            train.minus(torch.full_like(train.values, begin.mean)),
-            rows,
-            biases=begin.biases is not None,
-            noise=begin.error,
-            seed=seed,
-            features=None if make_features is None else make_features(train),
-        )
-        found = draw(sampler, skip=TRIED_SKIP, draws=TRIED_DRAWS, mean=begin.mean)
-        residual = held_out.minus(found.at(held_out.indices))
-        tried.append((residual.mean_square() ** 0.5, way, sampler, residual.values, found.deviation(held_out.indices)))
-    error, way, sampler, residuals, deviations = min(tried, key=lambda trial: trial[0])
-    worse = residuals.square() - begin.residuals.square()
+    trials = [
+        _try(train, held_out, begin, ways[way], way=way, more=more, seed=seed)
+        for way in range(1 if begin.is_clear else len(ways))
+        for more in ((0, 1) if begin.is_clear else (0,))
+    ]
+    trial = min(trials, key=lambda trial: trial.error * (1 + WORTH * trial.more))
+    worse = trial.residuals.square() - begin.residuals.square()
     if not float(worse.mean()) <= DOUBTS * float(worse.std(correction=0)) / math.sqrt(len(worse)):
-        return Sampled(None, error)
-    coverage = covered(residuals, deviations)
-    make_features = ways[way]
+        return Sampled(None, trial.error)
+    make_features, sampler = ways[trial.way], trial.sampler
     sampler.replace_entries(
         whole.minus(torch.full_like(whole.values, begin.mean)), None if make_features is None else make_features(whole)
     )
     posterior = draw(sampler, skip=SKIP, draws=draws, mean=begin.mean)
-    return Sampled(posterior, error, way, tuple(sampler.features), coverage)
+    coverage = covered(trial.residuals, trial.deviations)
+    return Sampled(posterior, trial.error, trial.way, tuple(sampler.features), coverage)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A posterior given the training set.
+
+    Attributes:
+        sampler: the sampler, after the draws.
+        residuals: what the posterior means leave of the held-out entries.
+        deviations: standard deviations of the held-out entries.
+        way: position of the function that made the features.
+        more: number of components beyond those of the fitted network, for data with little noise.
+    """
+
+    sampler: GibbsSampler
+    residuals: Float[Tensor, " m"]
+    deviations: Float[Tensor, " m"]
+    way: int
+    more: int
+
+    @property
+    def error(self) -> float:
+        """Return the held-out root mean square error."""
+        return float(self.residuals.square().mean().sqrt())
+
+
+def _try(
+    train: Observed,
+    held_out: Observed,
+    begin: Begin,
+    make_features: MakeFeatures | None,
+    *,
+    way: int,
+    more: int,
+    seed: int,
+) -> Trial:
+    """Return a posterior given the training set, and how it predicts the held-out set."""
+    sampler = GibbsSampler(
+        train.minus(torch.full_like(train.values, begin.mean)),
+        initial_rows(begin, train.shape, seed, more=more),
+        biases=begin.biases is not None,
+        noise=begin.error,
+        seed=seed,
+        features=None if make_features is None else make_features(train),
+    )
+    times = CLEAR_TIMES if begin.is_clear else 1
+    found = draw(sampler, skip=times * TRIED_SKIP, draws=times * TRIED_DRAWS, mean=begin.mean)
+    residuals = held_out.minus(found.at(held_out.indices)).values
+    return Trial(sampler, residuals, found.deviation(held_out.indices), way, more)
 
 
 def covered(residuals: Float[Tensor, " m"], deviations: Float[Tensor, " m"]) -> dict[float, float]:
@@ -184,22 +226,23 @@ def covered(residuals: Float[Tensor, " m"], deviations: Float[Tensor, " m"]) -> 
     return {share: float((sizes < NormalDist().inv_cdf((1 + share) / 2)).double().mean()) for share in SHARES}
 
 
-def initial_rows(begin: Begin, shape: Sequence[int], seed: int) -> list[Float[Tensor, "_ K"]]:
+def initial_rows(begin: Begin, shape: Sequence[int], seed: int, *, more: int = 0) -> list[Float[Tensor, "_ K"]]:
     """Return the rows at which a sampler begins: balanced factors of the network, small components, and the biases.
 
     Args:
         begin: the completion to begin with.
         shape: sizes of the modes.
         seed: seed of the small components.
+        more: number of small components beyond those of a network that explains nearly everything.
     """
     factors = [torch.zeros(d, 0, dtype=torch.float64) for d in shape]
     if begin.net is not None:
         factors = factors_of(begin.net)
     found = factors[0].shape[1]
-    width = max(found, min(found + MORE if begin.is_clear else COMPONENTS, *shape))
+    width = max(found, min(found + more if begin.is_clear else COMPONENTS, *shape))
     std = (SMALL * begin.error) ** (1 / len(shape))
-    more = normals([(d, width - found) for d in shape], seed, "new components of a posterior")
-    parts = [[factor, std * new] for factor, new in zip(factors, more, strict=True)]
+    small = normals([(d, width - found) for d in shape], seed, "new components of a posterior")
+    parts = [[factor, std * new] for factor, new in zip(factors, small, strict=True)]
     if begin.biases is not None:
         for part, bias in zip(parts, begin.biases, strict=True):
             part.append(bias.cpu()[:, None])
