@@ -333,12 +333,10 @@ def _ours(name: str, observed: Observed, seed: int) -> tuple[Array, str]:
         X = np.full(observed.shape, np.nan)
         X[tuple(observed.indices.numpy().T)] = observed.values.numpy()
         completer = rl.MatrixCompleter(random_state=seed).fit(X)
-        return completer.left_ @ completer.right_.T, f"rank {completer.rank_}"
+        return completer.predict(X), f"rank {completer.rank_}"
     tensor = rl.TensorCompleter(observed.shape, name, random_state=seed).fit(observed.indices, observed.values)
-    net = tensor.network_
-    return np.zeros(observed.shape) if net is None else net.tensor().detach().numpy(), str(
-        list(tensor.widths_.values())
-    )
+    whole = tensor.predict(np.argwhere(np.ones(observed.shape))).reshape(observed.shape)
+    return whole, str(list(tensor.widths_.values()))
 
 
 def _row(problem: str, seed: int, method: str, told: str, error: float, seconds: float, note: str, what: str) -> dict:
