@@ -82,3 +82,7 @@ def test_all_names_and_wrappers():
     assert replaced(net, "1", nn.ReLU())[0] is layer
     assert replaced(layer, "", net) is net
     assert copied(net) is not net
+    other = nn.ReLU()
+    found = copied(net, {net[1]: other})
+    assert found[1] is other
+    assert found[0] is not net[0]

@@ -14,7 +14,7 @@ from ranklens.nn.compression import Compression
 from ranklens.nn.compression_table import output_errors, parameters, relative_error, table, with_survey
 from ranklens.nn.decomposition import CutLayer, KeptLayer, Site, by_weight, counted, sites
 from ranklens.nn.importance import importances
-from ranklens.nn.model_state import M, bare, copied, modes, replaced, set_modes
+from ranklens.nn.model_state import M, bare, copied, modes, set_modes
 from ranklens.nn.overparameterize import collapse
 from ranklens.nn.pretrained import with_own_saving
 from ranklens.nn.rank_choice import Criterion, budgeted_ranks, criterion, layer_ranks
@@ -206,7 +206,7 @@ def _ranks(
 def _cut_by_weight(ready: _Prepared, layers: Sequence[CutLayer], rule: Criterion, batch: object) -> Compression[Any]:
     """Return a copy of a model cut by its weights; `layers` are given so that several calls share them."""
     ranks = _ranks(ready, layers, rule)
-    small = put_back(_with_pairs(copied(ready.model), layers, ranks), ready.attention)
+    small = put_back(_with_pairs(ready.model, layers, ranks), ready.attention)
     with_own_saving(small)
     found = _counted(table(layers, ready.kept, ranks), ready.model, small)
     if batch is None:
@@ -230,13 +230,13 @@ def _cut_by_outputs(
     recalibrate: bool,
 ) -> Compression[Any]:
     """Return a copy of a model cut by what its layers compute."""
-    small, made, dense = copied(ready.model), list(layers), set[str]()
+    made, dense = list(layers), set[str]()
     if order == "sequential":
-        found = refitted(ready.model, small, layers, ranks, runs, seen)
+        found = refitted(ready.model, copied(ready.model), layers, ranks, runs, seen)
         small, dense = found.model, found.dense
         made = [found.layers.get(layer.site.name, layer) for layer in layers]
     else:
-        small = _with_pairs(small, layers, ranks)
+        small = _with_pairs(ready.model, layers, ranks)
     if recalibrate:
         recalibrate_(small, runs)
     rows = table(made, ready.kept, ranks, dense)
@@ -256,14 +256,10 @@ def _counted(found: xr.Dataset, plain: nn.Module, small: nn.Module) -> xr.Datase
     return found.assign_attrs(counts)
 
 
-def _with_pairs(model: M, layers: Sequence[CutLayer], ranks: Mapping[str, int]) -> M:
-    """Return a model in which layers are replaced by two of their rank, in place, where that saves parameters."""
-    for layer in layers:
-        pair = layer.pair(ranks[layer.site.name])
-        if pair is not None:
-            for name in layer.site.names:
-                model = replaced(model, name, pair)
-    return model
+def _with_pairs(model: nn.Module, layers: Sequence[CutLayer], ranks: Mapping[str, int]) -> nn.Module:
+    """Return a copy of a model in which layers are two of their rank, where that saves parameters."""
+    pairs = {layer.site.module: layer.pair(ranks[layer.site.name]) for layer in layers}
+    return copied(model, {module: pair for module, pair in pairs.items() if pair is not None})
 
 
 def _on_batch(

@@ -1,7 +1,7 @@
 """The state of a model, which a measurement that runs it must not change: running statistics and dropout."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -66,7 +66,7 @@ def bare(model: nn.Module) -> nn.Module:
             return model
 
 
-def copied(model: M) -> M:
+def copied(model: M, instead: Mapping[nn.Module, nn.Module] | None = None) -> M:
     """Return a deep copy of a model.
 
     Tensors with a graph that modules keep as plain attributes, such as weights that hooks of weight_norm and pruning
@@ -74,6 +74,7 @@ def copied(model: M) -> M:
 
     Args:
         model: the model.
+        instead: modules that take the place of others in the copy. Those others are not copied, nor is their memory.
 
     Returns:
         The copy.
@@ -81,7 +82,7 @@ def copied(model: M) -> M:
     Raises:
         ValueError: if a module holds something that cannot be copied; it names the module and the attribute.
     """
-    memo: dict[int, object] = {}
+    memo: dict[int, object] = {id(old): new for old, new in (instead or {}).items()}
     for module in model.modules():
         for value in vars(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:
