@@ -46,6 +46,8 @@ UNEVEN = 100.0
 FEW = 5
 # Share of the largest entry below which a column counts as zero: subtracting a mean leaves rounding errors.
 ROUNDING = 1e-12
+# Times that columns of unlike size are weighed by their noise and fitted again.
+REWEIGHTED = 3
 # Parts into which `score` divides the observed entries of rows; each is predicted from the others.
 PARTS = 5
 
@@ -96,7 +98,7 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
 
     Columns of unlike size: if the spreads of the columns of an array or frame differ by more than a factor of 100 from
     their median, every column is divided by its spread before the fit. If there is noise, the columns are then divided
-    by the spread of what the fit leaves of them, and fitted again, so that all have the same noise.
+    by the spread of what the fit leaves of them, and fitted again, three times, so that all have the same noise.
 
     Attributes:
         rank_: rank of the fitted matrix without biases; 0 if the biases alone (or zero, without biases) predict the
@@ -198,9 +200,11 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         observed = self._scaled(observed_entries(checked))
         warn_of_empty(observed, self._index, self._columns)
         self._complete(observed)
-        if (self.column_scale_ != 1).any() and self._error() > NOISE_FREE:
+        uneven = bool((self.column_scale_ != 1).any())
+        for _ in range(REWEIGHTED if uneven and self._error() > NOISE_FREE else 0):
             self.column_scale_ *= _noise_of_columns(observed, self._fitted)
-            self._complete(self._scaled(observed_entries(checked)))
+            observed = self._scaled(observed_entries(checked))
+            self._complete(observed)
         self.left_, self.right_ = self._fitted.left, self._fitted.right
         self.mean_ = self._fitted.mean
         self.row_biases_, self.column_biases_ = self._fitted.row_biases, self._fitted.column_biases
