@@ -315,7 +315,9 @@ class RankMonitor:
             begun = time.perf_counter()
             queue = self._queues[name]
             found = tensor_in(output)
-            if found is not None and self._catching <= CATCHING * self.share * (begun - self._began):
+            if found is not None and (
+                self.share == 1 or self._catching <= CATCHING * self.share * (begun - self._began)
+            ):
                 queue.add(found, module)
                 seconds = time.perf_counter() - begun
                 self._catching += seconds
