@@ -192,5 +192,5 @@ def _with_ones(factor: Tensor) -> Tensor:
 
 def _outer(features: Tensor) -> Tensor:
     """Return the lower triangles of the outer products of rows with themselves."""
-    i, j = torch.tril_indices(features.shape[1], features.shape[1])
-    return features[:, i] * features[:, j]
+    parts = [features[:, k : k + 1] * features[:, : k + 1] for k in range(features.shape[1])]
+    return torch.cat(parts, dim=1)
