@@ -81,7 +81,7 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
         device: device of the training and the refinement, such as "cuda".
         posterior: number of draws of the factors from their posterior (see below) that are kept. 0 predicts by least
             squares. None keeps 100 draws, fewer if they would take more than half a gibibyte, and none for more than
-            2^21 entries.
+            2^19 entries.
         implicit: whether the prior of a row depends on which of its entries are observed, and that of a column too.
             For ratings this is implicit feedback: people rate what they expect to like. None lets held-out entries
             decide where noise is large. Only for posteriors.

@@ -21,8 +21,8 @@ from ranklens.tensors.network import TensorNetwork
 DRAWS = 100
 # Numbers that these draws may have, at most: half a gibibyte. For more rows, fewer draws are kept.
 NUMBERS = 2**26
-# Entries above which no draws are made if the user names no number, because they would take minutes.
-LARGE = 2**21
+# Entries above which no draws are made if the user names no number, because they would take longer than the descent.
+LARGE = 2**19
 # The posterior is not kept if its held-out squared error is larger by more than this many standard errors. Held-out
 # entries have also chosen the size and the ridge of the least squares, whose error they therefore underestimate.
 DOUBTS = 2.0

@@ -74,7 +74,7 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
         device: device of the training and the refinement, such as "cuda".
         posterior: number of draws of the factors from their posterior, for "cp" and networks of two nodes. 0 predicts
             by least squares. None keeps 100 draws, fewer if they would take more than half a gibibyte, and none for
-            more than 2^21 entries or another family. See `MatrixCompleter`.
+            more than 2^19 entries or another family. See `MatrixCompleter`.
         smooth: {mode: strength} of modes with an order, such as time: the factors of neighbouring indices are then
             likely to be alike. A mode is given by its position, or by its name if the indices are a frame. The strength
             is the standard deviation of the smooth part of a factor before the fit, in units of the rest; the data
