@@ -27,6 +27,8 @@ from ranklens.threads import threads
 WHOLE = 2**20
 # Entries per step for larger data.
 BATCH = 2**18
+# Runs of neighbouring entries that a mini-batch is made of, about.
+RUNS = 64
 # Steps between two evaluations of the held-out loss.
 EVERY = 25
 # Decay of the optimizer's average of the squared gradient norm. A short memory lets the step size follow the gradient
@@ -273,6 +275,9 @@ def descend(
         The networks at the best and at the last step, and the course of the descent.
     """
     size = batch_size or (len(train) if len(train) <= WHOLE else BATCH)
+    if size < len(train):  # neighbours in the memory are then no neighbours in the tensor
+        shuffled = torch.randperm(len(train), generator=stream(seed, "order of the entries"))
+        train = train.take(shuffled.to(train.values.device))
     batches = _batches(len(train), size, seed, train.values.device)
     net = _copy(net)
     trained = _Trained(net, squared_error(net, train))
@@ -331,6 +336,9 @@ def _loss(net: TensorNetwork, observed: Observed) -> float:
 def _batches(count: int, size: int, seed: int, device: torch.device) -> Iterator[Tensor | None]:
     """Cut observations into mini-batches without end, in a new random order for every pass over them.
 
+    Runs of neighbours stay together, because reading single numbers at random from a large memory takes longer than
+    computing with them. The observations should therefore be in random order.
+
     Args:
         count: number of observations.
         size: observations per batch. If there are no more than that, all make one batch, in their own order.
@@ -345,6 +353,7 @@ def _batches(count: int, size: int, seed: int, device: torch.device) -> Iterator
             yield None
     generator = stream(seed, "order of mini-batches")
     while True:
-        order = torch.randperm(count, generator=generator)
+        runs = torch.arange(count).split(max(size // RUNS, 1))
+        order = torch.cat([runs[k] for k in torch.randperm(len(runs), generator=generator).tolist()])
         for k in range(count // size):
             yield order[k * size : (k + 1) * size].to(device)
