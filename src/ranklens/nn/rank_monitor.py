@@ -312,13 +312,10 @@ class RankMonitor:
         """Return a forward hook that puts rows of the output of a module into its queue, if the time allows it."""
 
         def hook(module: nn.Module, _: object, output: object) -> None:
-            begun = time.perf_counter()
-            queue = self._queues[name]
-            found = tensor_in(output)
-            if found is not None and (
-                self.share == 1 or self._catching <= CATCHING * self.share * (begun - self._began)
-            ):
-                queue.add(found, module)
+            begun, found = time.perf_counter(), tensor_in(output)
+            in_time = self.share == 1 or self._catching <= CATCHING * self.share * (begun - self._began)
+            if found is not None and in_time:
+                self._queues[name].add(found, module)
                 seconds = time.perf_counter() - begun
                 self._catching += seconds
                 self.spent += seconds
