@@ -17,6 +17,7 @@ def test_the_model_that_predicts_better_is_taken(offset, kind):
     assert completer.rank_ == 2
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_the_chosen_sizes(tolerance):
     X, _ = planted((40, 30), 2, 0.6, noise=0.1)
     completer = rl.MatrixCompleter(max_steps=500, biases=False).fit(X)

@@ -15,7 +15,7 @@ def small_matrix(residual, dtype):
     return rl.init.scaled_(rl.deep_matrix(residual.shape, 2, 4, dtype=dtype), 1e-3)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 9])
+@pytest.mark.parametrize("seed", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 9])
 def test_the_last_network_is_polished_too(seed):
     """In these fits held-out entries stop the descent when two of the three components have grown.
 

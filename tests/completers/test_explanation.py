@@ -37,6 +37,7 @@ def test_fits_without_a_network_are_explained_too(X):
     assert len(rl.plot(completer).axes) == 4
 
 
+@pytest.mark.slow
 def test_tensors_and_tables_are_explained():
     indices = np.argwhere(np.ones((6, 5, 4)))
     values = indices[:, 0] * 1.0 + 0.1 * np.random.default_rng(0).standard_normal(len(indices))

@@ -105,6 +105,7 @@ def test_a_weight_of_two_is_two_rows():
         rl.EntryRegressor().fit(X, y, sample_weight=np.zeros(500))
 
 
+@pytest.mark.slow
 def test_features_predict_labels_without_rows():
     made = np.random.default_rng(0)
     ages = pd.DataFrame({"age": made.standard_normal(60), "town": made.choice(["a", "b"], 60)}, index=range(60))
@@ -122,6 +123,7 @@ def test_features_predict_labels_without_rows():
         rl.EntryRegressor(features={"person": ages}).fit(X, y)
 
 
+@pytest.mark.slow
 def test_scikit_learn_tools():
     X, y = table()
     regressor = rl.EntryRegressor(max_steps=200, posterior=0)

@@ -113,6 +113,7 @@ def test_families_that_do_not_fit_are_refused():
         rl.TensorCompleter((3, 3), rl.cp((3, 4))).fit([[0, 1], [1, 0]], [1.0, 2.0])
 
 
+@pytest.mark.slow
 def test_smooth_modes_predict_indices_that_were_never_observed():
     """Of a slow curve with noise, whole days are missing at all sensors; the prior says that neighbours are alike."""
     made = np.random.default_rng(0)
