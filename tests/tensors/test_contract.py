@@ -71,19 +71,27 @@ def test_float32_is_close_to_float64(tolerance):
     )
 
 
-@pytest.mark.parametrize("equation", ["abr,cdr->abcd", "abr,cdr->cbda", "abr,cdr,efs,rs->abcdef"])
+SEVERAL_MODES = ("abr,cdr->abcd", "abr,cdr->cbda", "abr,cdr,efs,rs->abcdef")
+
+
+def with_leaves_of_several_modes(equation):
+    """Return a network that is swept, its end tensor, and a generator; the modes have unequal sizes."""
+    sizes = dict(zip("abcdefrs", (3, 4, 3, 4, 2, 5, 3, 2), strict=True))
+    made = torch.Generator().manual_seed(0)
+    labels = equation.split("->")[0].split(",")
+    nodes = [torch.randn(*[sizes[x] for x in node], generator=made, dtype=torch.float64) for node in labels]
+    net = rl.TensorNetwork(equation, nodes)
+    assert contract.sweep(net.layout) is not None
+    return net, torch.from_numpy(oracles.end_tensor(equation, [node.numpy() for node in nodes])), made
+
+
+@pytest.mark.parametrize("equation", SEVERAL_MODES)
 def test_leaves_of_several_modes_are_looked_up_row_major_in_a_sweep(equation, monkeypatch, tolerance):
     """Modes of unequal sizes, so that every mistake in the position within a leaf reads another entry."""
     monkeypatch.setattr(contract, "WHOLE", 0)
-    sizes = dict(zip("abcdefrs", (3, 4, 3, 4, 2, 5, 3, 2), strict=True))
-    made = torch.Generator().manual_seed(0)
-    labels, out = equation.split("->")
-    nodes = [torch.randn(*[sizes[x] for x in node], generator=made, dtype=torch.float64) for node in labels.split(",")]
-    net = rl.TensorNetwork(equation, nodes)
-    assert contract.sweep(net.layout) is not None
-    indices = torch.cartesian_prod(*[torch.arange(sizes[x]) for x in out])
-    expected = torch.from_numpy(oracles.end_tensor(equation, [node.numpy() for node in nodes])).flatten()
-    torch.testing.assert_close(net.entries(indices).detach(), expected, rtol=0, atol=tolerance["rounding"])
+    net, whole, _ = with_leaves_of_several_modes(equation)
+    indices = torch.cartesian_prod(*map(torch.arange, net.shape))
+    torch.testing.assert_close(net.entries(indices).detach(), whole.flatten(), rtol=0, atol=tolerance["rounding"])
 
 
 def test_any_label_names_a_bond():
@@ -98,18 +106,13 @@ def test_any_label_names_a_bond():
     assert torch.allclose(contract.entries(net.layout, net.stacks, indices[:1]), W[:1, 0])
 
 
-@pytest.mark.parametrize("equation", ["abr,cdr->abcd", "abr,cdr->cbda", "abr,cdr,efs,rs->abcdef"])
+@pytest.mark.parametrize("equation", SEVERAL_MODES)
 def test_leaves_of_several_modes_are_weighed_by_the_vectors_of_their_modes(equation, monkeypatch, tolerance):
     """Inner products with rank-one tensors, by a sweep, where the modes of one node have unequal sizes."""
     monkeypatch.setattr(contract, "WHOLE", 0)
-    sizes = dict(zip("abcdefrs", (3, 4, 3, 4, 2, 5, 3, 2), strict=True))
-    made = torch.Generator().manual_seed(0)
-    labels, out = equation.split("->")
-    nodes = [torch.randn(*[sizes[x] for x in node], generator=made, dtype=torch.float64) for node in labels.split(",")]
-    net = rl.TensorNetwork(equation, nodes)
-    assert contract.sweep(net.layout) is not None
-    vectors = [torch.randn(7, sizes[x], generator=made, dtype=torch.float64) for x in out]
-    whole = torch.from_numpy(oracles.end_tensor(equation, [node.numpy() for node in nodes]))
+    net, whole, made = with_leaves_of_several_modes(equation)
+    out = equation.split("->")[1]
+    vectors = [torch.randn(7, d, generator=made, dtype=torch.float64) for d in net.shape]
     expected = torch.einsum(f"{out},{','.join(f'z{x}' for x in out)}->z", whole, *vectors)
     found = net.evaluate(vectors).detach()
     torch.testing.assert_close(found, expected, rtol=tolerance["rounding"], atol=tolerance["rounding"])

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ranklens.completers.observed import Observed
+from ranklens.completers.pattern import stable_order
 from ranklens.tensors import contract
 from ranklens.tensors.environment import environment
 from ranklens.tensors.network import TensorNetwork
@@ -228,7 +229,7 @@ def _sort(observed: Observed, modes: Sequence[int]) -> Order:
     if modes:
         sizes = [observed.shape[n] for n in modes]
         row = contract.flatten(observed.indices[:, list(modes)], sizes)
-        positions = row.argsort(stable=True)
+        positions = stable_order(row, math.prod(sizes))
         ends = torch.bincount(row, minlength=math.prod(sizes)).cumsum(0)
     else:
         positions = torch.arange(len(observed), device=observed.values.device)

@@ -46,8 +46,7 @@ class Settings:
     """The arguments of a completer that `complete` needs.
 
     `seed` is the completer's `random_state` as an int, and `widest` the size up to which the bonds of a deep matrix may
-    be widened. The other fields have the meanings that `MatrixCompleter` gives
-    to its arguments of these names.
+    be widened. The other fields have the meanings that `MatrixCompleter` gives to its arguments of these names.
     """
 
     biases: bool | None

@@ -74,7 +74,7 @@ class Descended:
 
 @dataclass
 class _Trace:
-    """What a descent remembers along the way.
+    """The evaluations of a descent so far, and the best network among them.
 
     Attributes:
         net: the network at the evaluation of least held-out loss, or at the beginning.

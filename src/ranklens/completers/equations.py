@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ranklens.completers.observed import Observed
+from ranklens.completers.pattern import stable_order
 
 # Numbers in tables of features, and in normal equations, that are held at a time: 32 MiB in float64.
 BLOCK = 2**22
@@ -121,7 +122,7 @@ class TensorEntries:
         indices, self._values = observed.indices.cpu(), observed.values.cpu()
         self._weights = observed.counts().cpu()
         self._indices = indices.T.contiguous()
-        self._orders = [own.argsort(stable=True) for own in self._indices]
+        self._orders = [stable_order(own, d) for own, d in zip(self._indices, self._shape, strict=True)]
         self._starts = [
             np.concatenate([[0], torch.bincount(own, minlength=d).cumsum(0).numpy()])
             for own, d in zip(self._indices, self._shape, strict=True)

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
+from sklearn.utils.validation import check_is_fitted
 
-from ranklens.drawing import figure, label, lines, style
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 # Share of its final value from which on a component counts as risen.
 RISEN = 0.5
@@ -34,7 +36,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a fit tried, and why it decided as it did. Its text is a report; `rl.plot` draws it.
+    """The models that a fit tried, and the reasons for its choice. Its text is a report, and `rl.plot` draws it.
 
     Attributes:
         rmse: held-out root mean square errors of the stages of the fit.
@@ -80,8 +82,10 @@ class Explanation:
 
     __repr__ = __str__
 
-    def draw(self) -> Figure:
+    def draw(self) -> "matplotlib.figure.Figure":
         """Draw the ladder of sizes, the errors of the stages, the rise of the components, and the calibration."""
+        from ranklens.drawing import figure, label, lines, style  # a fit that draws nothing needs no matplotlib
+
         made, (ladder, stages, rises, calibration) = figure(4)
         if self.ladder:
             places = np.arange(len(self.ladder))
@@ -99,6 +103,25 @@ class Explanation:
         calibration.plot(shares, [self.coverage[share] for share in shares], "o", color=style(1)["color"])
         label(calibration, "calibration", "nominal share", "share of held-out entries")
         return made
+
+
+class Explained:
+    """The part of the completers that tells why a fit has its rank. A fit sets `_explanation`."""
+
+    _explanation: Explanation
+
+    def explain(self) -> Explanation:
+        """Return why the fit has its rank: what was tried, and why it was decided as it was.
+
+        Its text is a report, and `rl.plot` of the completer draws it: the held-out errors of all sizes that were tried,
+        when the components rose, what was dropped and why, what the biases explain, and the calibration of intervals.
+        """
+        check_is_fitted(self)
+        return self._explanation
+
+    def draw(self) -> "matplotlib.figure.Figure":
+        """Return the figure of `explain`; `rl.plot` calls it."""
+        return self.explain().draw()
 
 
 def rises(profile: xr.Dataset) -> tuple[tuple[int, ...], tuple[float, ...]]:

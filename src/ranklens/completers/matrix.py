@@ -9,7 +9,6 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from jaxtyping import Int64
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.metrics import r2_score
@@ -21,7 +20,7 @@ from ranklens.completers.check import check_arguments, check_positions
 from ranklens.completers.completion import Completion, Settings, complete
 from ranklens.completers.descent import FIRST_WIDTH
 from ranklens.completers.entries import outer_factors
-from ranklens.completers.explanation import Explanation
+from ranklens.completers.explanation import Explained
 from ranklens.completers.fitted import FittedMatrix
 from ranklens.completers.observed import Observed
 from ranklens.completers.prepared import HeldOut
@@ -52,7 +51,7 @@ REWEIGHTED = 3
 PARTS = 5
 
 
-class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     r"""Fill in the missing entries of a matrix by a matrix of low rank, without being given the rank.
 
     A deep matrix W = W_L ... W_1 is trained on the observed entries from a small initialization. Under gradient flow
@@ -389,19 +388,6 @@ class MatrixCompleter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  #
             rows = self._fitted.with_rows(kept, self._new_features(X, kept), seed=self._seed)
             found[(part == k).numpy()] = rows.at(observed.indices[part == k])
         return float(r2_score(observed.values.numpy(), found))
-
-    def explain(self) -> Explanation:
-        """Return why the fit has its rank: what was tried, and why it was decided as it was.
-
-        Its text is a report, and `rl.plot` of the completer draws it: the held-out errors of all sizes that were tried,
-        when the components rose, what was dropped and why, what the biases explain, and the calibration of intervals.
-        """
-        check_is_fitted(self)
-        return self._explanation
-
-    def draw(self) -> Figure:
-        """Return the figure of `explain`; `rl.plot` calls it."""
-        return self.explain().draw()
 
     def _observed_rows(self, X: Matrix) -> Observed:
         """Return the observed entries of rows, after checking that their columns are the fitted ones.

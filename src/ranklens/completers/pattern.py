@@ -39,8 +39,8 @@ class Pattern:
         i, j = indices[:, 0], indices[:, 1]
         flat = i * columns + j
         if not bool((flat[1:] > flat[:-1]).all()):
-            by_column = _order(j, columns)
-            order = by_column[_order(i[by_column], rows)]
+            by_column = stable_order(j, columns)
+            order = by_column[stable_order(i[by_column], rows)]
             flat = flat[order]
             first = torch.cat([flat.new_ones(1, dtype=torch.bool), flat[1:] > flat[:-1]])
             self._inverse = torch.empty_like(order)
@@ -52,7 +52,7 @@ class Pattern:
     @cached_property
     def _turn(self) -> Tensor:
         """Return the order in which the table's positions are sorted by column."""
-        return _order(self._positions[1], self._table.shape[1])
+        return stable_order(self._positions[1], self._table.shape[1])
 
     @cached_property
     def _turned(self) -> Tensor:
@@ -94,10 +94,14 @@ class Pattern:
         return self._table @ right, self._turned @ left
 
 
-def _order(keys: Tensor, size: int) -> Tensor:
+def stable_order(keys: Int[Tensor, " m"], size: int) -> Int[Tensor, " m"]:
     """Return the stable order that sorts integers from 0 to below `size`.
 
     On a CPU many integers are counted instead of compared, which takes a third of the time.
+
+    Args:
+        keys: the integers.
+        size: a bound above all of them.
     """
     if keys.device.type != "cpu" or len(keys) < COUNTED:
         return keys.argsort(stable=True)

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int64
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags
@@ -18,7 +17,7 @@ from ranklens.completers.check import check_arguments
 from ranklens.completers.completion import Settings, complete
 from ranklens.completers.descent import FIRST_WIDTH
 from ranklens.completers.entries import predict
-from ranklens.completers.explanation import Explanation
+from ranklens.completers.explanation import Explained
 from ranklens.completers.labels import Labels, by_column
 from ranklens.completers.observed import Observed
 from ranklens.completers.polish import widths
@@ -38,7 +37,7 @@ WIDEST = 128
 Side = Mapping[Hashable, pd.DataFrame]
 
 
-class EntryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[misc]
     r"""Predict values of a long table whose columns are labels, such as ratings by (user, item) or (user, item, week).
 
     Every column of labels is a mode, every label an index of it, and every row of the table an observed entry of a
@@ -277,19 +276,6 @@ class EntryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if self._network is not None:
             found = found + predict(self._network, indices.to(self._network.device))
         return self._scale * found.cpu()
-
-    def explain(self) -> Explanation:
-        """Return why the fit has its rank: what was tried, and why it was decided as it was.
-
-        Its text is a report, and `rl.plot` of the completer draws it: the held-out errors of all sizes that were tried,
-        when the components rose, what was dropped and why, what the biases explain, and the calibration of intervals.
-        """
-        check_is_fitted(self)
-        return self._explanation
-
-    def draw(self) -> Figure:
-        """Return the figure of `explain`; `rl.plot` calls it."""
-        return self.explain().draw()
 
     def recommend(self, label: Hashable, n: int = 10, *, exclude: Sequence[Hashable] = ()) -> pd.Series:
         """Return the labels of the second column with the largest predictions for a label of the first column.

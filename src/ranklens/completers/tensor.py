@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.metrics import r2_score
@@ -19,7 +18,7 @@ from torch import Tensor
 from ranklens.completers.check import check_arguments, check_positions
 from ranklens.completers.completion import Settings, complete
 from ranklens.completers.entries import predict
-from ranklens.completers.explanation import Explanation
+from ranklens.completers.explanation import Explained
 from ranklens.completers.factors import is_factored
 from ranklens.completers.observed import Observed
 from ranklens.completers.polish import widths
@@ -40,7 +39,7 @@ Vector: TypeAlias = NDArray[np.float64] | pd.Series
 Predictions: TypeAlias = Vector | tuple[Vector, Vector]
 
 
-class TensorCompleter(BaseEstimator):  # type: ignore[misc]
+class TensorCompleter(Explained, BaseEstimator):  # type: ignore[misc]
     r"""Fit a tensor to some of its entries, without being given its rank, and predict the others.
 
     A tensor network is trained on the observed entries from a small initialization. Under gradient flow the norm of a
@@ -262,19 +261,6 @@ class TensorCompleter(BaseEstimator):  # type: ignore[misc]
             1 minus the sum of squared errors divided by the sum of squared deviations of the values from their mean.
         """
         return float(r2_score(np.asarray(values, dtype=np.float64), np.asarray(self.predict(indices))))
-
-    def explain(self) -> Explanation:
-        """Return why the fit has its rank: what was tried, and why it was decided as it was.
-
-        Its text is a report, and `rl.plot` of the completer draws it: the held-out errors of all sizes that were tried,
-        when the components rose, what was dropped and why, what the biases explain, and the calibration of intervals.
-        """
-        check_is_fitted(self)
-        return self._explanation
-
-    def draw(self) -> Figure:
-        """Return the figure of `explain`; `rl.plot` calls it."""
-        return self.explain().draw()
 
 
 def _check_observations(indices: ArrayLike | pd.DataFrame, values: ArrayLike, shape: tuple[int, ...]) -> Observed:

@@ -136,8 +136,6 @@ class _Together:
     ) -> None:
         self.ensemble, self.optimizer, self.track, self.goal = ensemble, optimizer, track, goal
         self.trained = [stack for stack in ensemble.stacks if stack.requires_grad]
-        for stack in self.trained:
-            stack.grad = torch.zeros_like(stack)
         self.gradient = EnsembleGradient(ensemble, tasks)
         self.stopped = [""] * len(ensemble)
         self.taken = np.zeros(len(ensemble), dtype=np.int64)

@@ -349,7 +349,7 @@ def reads_indicators(layout: Layout) -> bool:
 
 
 def _reads_indicators(layout: Layout) -> bool:
-    """Return the same, computed anew."""
+    """Return what `reads_indicators` returns, from the plan of the sweep."""
     swept = sweep(layout)
     if swept is None or len(swept.visits) != 1 or len(swept.labels) != 1 or set(layout.shape) != {2}:
         return False
