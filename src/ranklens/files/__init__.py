@@ -16,6 +16,7 @@ import xarray as xr
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ranklens.files import hdf5_check
 from ranklens.tensors.network import TensorNetwork
 
 # Written into every file of a network, so that `load` recognizes its own files and their version.
@@ -24,6 +25,8 @@ FORMAT = "ranklens network 1"
 HDF5 = b"\x89HDF\r\n\x1a\n"
 # How the value of an attribute starts that NetCDF cannot hold, and that is stored as JSON text instead.
 AS_JSON = "json:"
+# The records that this process has written, which `load` need not check before it reads them.
+_WRITTEN: set[tuple[int, ...]] = set()
 # Kinds of numpy arrays that NetCDF holds: integers, also unsigned ones, and real and complex numbers.
 NUMBERS = "iufc"
 
@@ -86,8 +89,11 @@ def save(thing: TensorNetwork | xr.Dataset, path: str | os.PathLike[str]) -> Pat
     (True, True)
     """
     if isinstance(thing, xr.Dataset):
+        # In memory first: where the disk is full, the HDF5 library crashes, and writing bytes raises an OSError.
+        content = _with_attributes(thing, _storable).to_netcdf(engine="h5netcdf")
         with atomic(path) as name:
-            _with_attributes(thing, _storable).to_netcdf(name, engine="h5netcdf")
+            name.write_bytes(content)
+        _WRITTEN.add(_identity(Path(path)))
     elif isinstance(thing, TensorNetwork):
         structure = {
             "format": FORMAT,
@@ -107,7 +113,9 @@ def load(path: str | os.PathLike[str]) -> TensorNetwork | xr.Dataset:
     """Return the network or the record that `save` wrote to a file.
 
     A network comes back in its dtype, on the CPU, with its labels and its frozen nodes. A file that `save` did not
-    write, or that is damaged, is a ValueError.
+    write, or that is damaged, is a ValueError. A record of another process is first read on trial, in a process of its
+    own with bounds on time and memory, because the HDF5 library can hang or crash on a damaged file and follows links
+    to other files; that takes some 0.2 seconds.
 
     Args:
         path: the file.
@@ -126,12 +134,20 @@ def load(path: str | os.PathLike[str]) -> TensorNetwork | xr.Dataset:
     return _load_record(path) if start == HDF5 else _load_network(path)
 
 
+def _identity(path: Path) -> tuple[int, ...]:
+    """Return numbers that change whenever a file is written or replaced."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def _load_record(path: Path) -> xr.Dataset:
     """Return the record in a NetCDF file.
 
     Raises:
-        ValueError: for a file that is damaged or holds something else.
+        ValueError: for a file that is damaged, holds something else, or would lead the HDF5 library astray.
     """
+    if _identity(path) not in _WRITTEN and (why := hdf5_check.check([path])[path]):
+        raise ValueError(f"{path} is no record written by rl.save, or damaged: {why}")
     try:
         with xr.open_dataset(path, engine="h5netcdf") as record:
             return _with_attributes(record.load(), _restored)
