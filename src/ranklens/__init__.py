@@ -36,7 +36,7 @@ _HOMES = {
     "completers": ["MatrixCompleter", "TensorCompleter", "EntryRegressor"],
     # files and pictures
     "files": ["save", "load"],
-    "drawing": ["plot"],
+    "drawing.records": ["plot"],
 }
 # modules that are spoken of whole: rl.init.normal_, rl.nn.compress
 _ROOMS = {

@@ -5,7 +5,7 @@ from ranklens import theory as theory
 from ranklens.completers import EntryRegressor as EntryRegressor
 from ranklens.completers import MatrixCompleter as MatrixCompleter
 from ranklens.completers import TensorCompleter as TensorCompleter
-from ranklens.drawing import plot as plot
+from ranklens.drawing.records import plot as plot
 from ranklens.dynamics import optim as optim
 from ranklens.dynamics.descent import gradient_descent as gradient_descent
 from ranklens.dynamics.end_matrix import end_matrix_flow as end_matrix_flow

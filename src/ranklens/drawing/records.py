@@ -1,122 +1,26 @@
-"""Figures: the conventions that all of them share, and `plot`, which draws the records of runs.
+"""Figures of records: `plot` draws a record, compares several, and draws whatever draws itself."""
 
-The colours are those of Okabe and Ito, which colour-blind readers can tell apart; each colour also has a line style of
-its own. Figures are made without pyplot, so that drawing needs no screen and leaves no global state.
-"""
-
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-Dashes = str | tuple[int, tuple[int, ...]]
+from ranklens.drawing.panels import FEW, figure, label, lines, style
 
-
-class LineStyle(TypedDict):
-    """Colour and dashes of a line, as matplotlib takes them."""
-
-    color: str
-    linestyle: Dashes
-
-
-class TheoryStyle(LineStyle):
-    """Colour, dashes and width of a line."""
-
-    linewidth: float
-
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES: tuple[Dashes, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
-# The style of every line that shows a theoretical value or bound.
-THEORY: TheoryStyle = {"color": "#000000", "linestyle": (0, (4, 3)), "linewidth": 1.3}
-# Settings of matplotlib that hold in every figure. Its own type of them lists all possible keys.
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "ranklens",
-}
 # Coordinates that a record can be drawn along, and the axis label of each.
 AXIS_NAMES = {
     "time": "time of the gradient flow",
     "step": "steps of the optimizer",
     "distance": "distance between the patches, in pixels",
 }
-# Number of lines in a panel that get a colour and a name each. Further lines are grey and share one name.
-FEW = 7
 # Attributes that say how a run went. They differ between any two runs, so they do not name a run.
 OUTCOMES = ("stopped", "message", "early", "evaluations", "steps", "seconds", "versions")
 # Characters of a record's name in a legend, at most; longer ones would cover the lines.
 LONGEST_NAME = 60
-
-
-def figure(columns: int = 1, rows: int = 1, *, width: float = 4.2, height: float = 3.3) -> tuple[Figure, list[Axes]]:
-    """Return a new figure with a grid of panels, and the panels row by row.
-
-    Args:
-        columns: number of panels per row.
-        rows: number of rows.
-        width: width of a panel in inches.
-        height: height of a panel in inches.
-    """
-    with matplotlib.rc_context(STYLE):
-        made = Figure(figsize=(width * columns, height * rows), layout="constrained")
-        FigureCanvasAgg(made)
-        axes = np.atleast_1d(made.subplots(rows, columns)).reshape(-1)
-    return made, list(axes)
-
-
-def style(k: int) -> LineStyle:
-    """Return the colour and dashes of line k, counted from 0, as arguments of `Axes.plot`. They repeat after `FEW`."""
-    return {"color": COLOURS[k % FEW], "linestyle": STYLES[k % FEW]}
-
-
-def lines(axes: Axes, x: ArrayLike, values: ArrayLike, names: Sequence[str], *, rest: str = "all others") -> None:
-    """Draw several lines into one panel, with a legend if there is more than one.
-
-    Args:
-        axes: the panel.
-        x: (points,) positions that the lines share.
-        values: (points, lines) or (points,) heights.
-        names: names of the first lines. The first `FEW` lines that have a name get a colour and a style each; all
-            other lines are grey.
-        rest: the name that all grey lines share.
-    """
-    at = np.asarray(x)
-    columns = np.asarray(values).reshape(len(at), -1)
-    for k in reversed(range(columns.shape[1])):
-        if k < min(len(names), FEW):
-            axes.plot(at, columns[:, k], label=names[k], zorder=3, **style(k))
-        else:
-            last = k == columns.shape[1] - 1
-            axes.plot(at, columns[:, k], color="#999999", linewidth=0.7, label=rest if last else None)
-    handles, labels = axes.get_legend_handles_labels()
-    if len(labels) > 1:
-        axes.legend(handles[::-1], labels[::-1], fontsize=8)
-
-
-def label(axes: Axes, title: str, x: str, y: str) -> None:
-    """Write the title of a panel and the names of its two axes."""
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
 
 
 @runtime_checkable
@@ -292,12 +196,3 @@ def _settings(run: xr.Dataset) -> Mapping[str, str]:
 def _is_early(run: xr.Dataset) -> bool:
     """Return whether the record's attributes say that the run stopped before its goal."""
     return bool(run.attrs.get("early", 0))
-
-
-def svg(made: Figure) -> str:
-    """Return a figure as the text of an SVG element, without the XML header, to be put into an HTML page."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        made.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]

@@ -4,7 +4,6 @@ import torch
 import xarray as xr
 
 import ranklens as rl
-from ranklens import drawing
 
 
 def record(**variables):
@@ -25,10 +24,6 @@ def test_plot_has_a_panel_for_everything_that_depends_on_time():
     assert len(many.lines) == 10
     assert matrix.lines[0].get_ydata().tolist() == [2.0] * 3
     assert matrix.get_ylabel() == "norm of matrix"
-
-
-def test_colours_and_styles_are_told_apart():
-    assert len(set(drawing.COLOURS)) == len(set(map(str, drawing.STYLES))) == drawing.FEW
 
 
 def test_long_times_get_a_scale_that_shows_them():
@@ -84,10 +79,3 @@ def test_a_run_that_stopped_before_its_goal_is_marked(stopped, early):
     title = rl.plot(run).get_suptitle()
     assert (title == f"The run stopped before its goal: {stopped}") if early else title == ""
     assert [f"(stopped: {stopped})" in name for name in names(rl.plot([record(), run]))] == [False, early]
-
-
-def test_svg_stands_inside_a_page_and_is_the_same_every_time():
-    one, two = (drawing.svg(rl.plot(record())) for _ in range(2))
-    assert one.startswith("<svg")
-    assert one == two
-    assert "time of the gradient flow" in one
