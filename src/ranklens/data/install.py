@@ -5,6 +5,8 @@ import hashlib
 import os
 import tarfile
 import tempfile
+import threading
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -14,8 +16,12 @@ from pathlib import Path
 from ranklens.data.catalogue import Array, File, Source, source
 from ranklens.progress import Report, reporter
 
-# Largest number of bytes that a file may unpack to: more than any file of the catalogue, and small enough for memory.
-LARGEST = 2**30
+# Largest number of bytes that a file may unpack to: more than any file of the catalogue, which has 47 MB at most.
+LARGEST = 2**26
+# Largest number of bytes of a download: more than any archive of the catalogue, which has 170 MB at most.
+LARGEST_DOWNLOAD = 2**28
+# Least bytes per second, on average, of a download that goes on, and seconds before it is held to them.
+SLOWEST, PATIENCE = 5_000, 60.0
 # Seconds without an answer, after which an address counts as out of reach.
 SECONDS = 30
 # Name of a file with the hashes of files whose hashes are not published. It is written when they are unpacked from an
@@ -39,9 +45,9 @@ def folder() -> Path:
     given = os.environ.get("RANKLENS_DATA")
     if given:
         return Path(given).expanduser()
-    import pooch
+    import platformdirs
 
-    return Path(pooch.os_cache("ranklens"))
+    return Path(platformdirs.user_cache_dir("ranklens"))
 
 
 def load(name: str) -> list[Array]:
@@ -65,9 +71,8 @@ def fetch(name: str, *, home: str | None = None) -> Path:
     """Fetch the files of a data set that are missing in the data folder or damaged.
 
     All of them are downloaded to a temporary folder, checked, and then moved to their place. If a file is missing or
-    wrong, none is moved. Only the files of the data set are read from an archive, and its paths are not followed. An
-    unknown name is a ValueError. If no address has the right content, or none can be reached, an OSError names the
-    files and the folder to put them in.
+    wrong, none is moved. Only the files of the data set are read from an archive, and its paths are not followed. If no
+    address has the right content, or none can be reached, the OSError names the files and the folder to put them in.
 
     Args:
         name: "mnist", "fashion-mnist", "cifar10" or "ml-100k".
@@ -76,8 +81,13 @@ def fetch(name: str, *, home: str | None = None) -> Path:
 
     Returns:
         The folder of the files.
+
+    Raises:
+        ValueError: for an unknown name, or a home that is no address.
     """
     wanted = source(name)
+    if home is not None and "://" not in home:
+        raise ValueError(f"home is {home!r}; give an address that begins with https://, or None for the public ones")
     missing = [file for file in wanted.files if not _whole(name, file)]
     if not missing:
         return _read(name, wanted.files[0])[0].parent
@@ -283,11 +293,25 @@ def _move(staged: Path, target: Path) -> None:
 
 
 def _download(home: str, path: Path, report: Report) -> None:
-    """Download the file of this name from an address."""
-    import pooch
+    """Download the file of this name from an address.
 
-    bar = _Bar(path.name, report)
-    pooch.HTTPDownloader(progressbar=bar, timeout=SECONDS)(f"{home.rstrip('/')}/{path.name}", str(path), None)
+    The download runs in a thread of its own, which is left alone when the server sends too slowly: nothing stops it
+    before the server's next bytes.
+
+    Raises:
+        OSError: if the server sends too slowly, or more than `LARGEST_DOWNLOAD` bytes, or cannot be reached.
+    """
+    coming = _Coming(f"{home.rstrip('/')}/{path.name}", path, report)
+    started, worker = time.monotonic(), threading.Thread(target=coming.run, daemon=True)
+    worker.start()
+    while worker.is_alive():
+        worker.join(timeout=1.0)
+        seconds = time.monotonic() - started
+        if worker.is_alive() and seconds > PATIENCE and coming.done < SLOWEST * seconds:
+            coming.left = True
+            raise OSError(f"{path.name} came at less than {SLOWEST} bytes per second")
+    if coming.error is not None:
+        raise coming.error
 
 
 @contextmanager
@@ -303,19 +327,46 @@ def _damage(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {error}") from error
 
 
-class _Bar:
-    """A progress bar of pooch that reports the number of downloaded bytes as a line of text."""
+class _Coming:
+    """A download that is on its way.
 
-    def __init__(self, name: str, report: Report) -> None:
-        self.name, self.report, self.total, self.done = name, report, 0, 0
+    Args:
+        address: the address of the file.
+        path: the file to write.
+        report: called with a line of text after every part.
 
-    def update(self, size: int) -> None:
+    Attributes:
+        done: number of bytes that have come.
+        left: set to True if nobody waits for the download any more.
+        error: why the download failed; None if it has not.
+    """
+
+    def __init__(self, address: str, path: Path, report: Report) -> None:
+        self.address, self.path, self.report = address, path, report
+        self.done, self.left = 0, False
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Download the file, and keep the error if it fails."""
+        import requests
+
+        try:
+            with requests.get(self.address, stream=True, timeout=SECONDS) as answer, self.path.open("wb") as file:
+                answer.raise_for_status()
+                whole = f" of {int(answer.headers.get('content-length', 0)) / 1e6:.1f}"
+                for part in answer.iter_content(2**14):
+                    file.write(part)
+                    self._count(len(part))
+                    self.report(f"{self.path.name}: {self.done / 1e6:.1f}{whole.removesuffix(' of 0.0')} MB")
+        except Exception as error:  # it is raised again in the thread that waits
+            self.error = error
+
+    def _count(self, size: int) -> None:
+        """Count bytes that have come.
+
+        Raises:
+            OSError: if they are too many, or nobody waits for them.
+        """
         self.done += size
-        whole = f" of {self.total / 1e6:.1f}" if self.total else ""
-        self.report(f"{self.name}: {self.done / 1e6:.1f}{whole} MB")
-
-    def reset(self) -> None:
-        self.done = 0
-
-    def close(self) -> None:
-        """Do nothing: no resource is held."""
+        if self.left or self.done > LARGEST_DOWNLOAD:
+            raise OSError(f"{self.path.name} has more than {LARGEST_DOWNLOAD} bytes, as no file of a data set has")
