@@ -97,7 +97,7 @@ def test_bad_usage_is_exit_code_2(arguments, message, tmp_path):
 
 
 def test_a_failed_theorem_is_exit_code_1(tmp_path, monkeypatch):
-    failed = Claim("theorem", "does not hold", 2.0, "<=", 1.0)
+    failed = Claim("theorem", "does not hold", 2.0, "<=", 1.0, "own")
     monkeypatch.setattr(studies.load("matrix_dynamics"), "claims", lambda record: [failed])
     answer = call("run", "matrix_dynamics", "--preset", "tiny", "--out", str(tmp_path))
     assert answer.exit_code == 1

@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
         made = report.entry(record, "tiny")
         report.keep(made, record, folder)
         entries.append(made)
-    evil = Claim("finding", "<script>alert('x')</script> & more", 1.0, "<=", 0.5)
+    evil = Claim("finding", "<script>alert('x')</script> & more", 1.0, "<=", 0.5, "own")
     entries[0] = dataclasses.replace(entries[0], claims=(*entries[0].claims, evil), alt='a "<b>" & c')
     assert report.write(entries, folder, "tiny") == folder / "index.html"
     return folder
@@ -96,6 +96,6 @@ def test_clear_removes_reports_only(tmp_path):
 
 
 def test_bounds_are_read_as_they_are_meant():
-    assert report.bound(Claim("finding", "", 1.0, "<=", 0.5)) == "≤ 0.5"
-    assert report.bound(Claim("finding", "", 1.0, ">=", 0.5)) == "≥ 0.5"
-    assert report.bound(Claim("finding", "", 1.0, "within", (0.5, 2.0))) == "0.5 to 2"
+    assert report.bound(Claim("finding", "", 1.0, "<=", 0.5, "own")) == "≤ 0.5"
+    assert report.bound(Claim("finding", "", 1.0, ">=", 0.5, "own")) == "≥ 0.5"
+    assert report.bound(Claim("finding", "", 1.0, "within", (0.5, 2.0), "own")) == "0.5 to 2"

@@ -315,17 +315,18 @@ def _tell(made: "Entry") -> None:
 
     typer.echo(f"\n{made.title} ({made.seconds:.0f} s)")
     for claim in made.claims:
-        mark = "holds" if claim.holds else "FAILS" if claim.kind == "theorem" else "no"
+        mark = "holds" if claim.holds else "FAILS" if claim.must_hold else "no"
         typer.echo(
-            f"  {mark:5} {claim.kind}: {claim.statement}: {report.number(claim.measured)} ({report.bound(claim)})"
+            f"  {mark:5} {claim.kind}: {claim.statement}: {report.number(claim.measured)} ({report.bound(claim)}) "
+            f"[{claim.source}]"
         )
 
 
 def _finish(sound: bool) -> None:
-    """End the command with the exit code that says whether every theorem held.
+    """End the command with the exit code that says whether every claim that must hold did.
 
     Raises:
-        Exit: with code 0 if every theorem held, else 1.
+        Exit: with code 0 if every theorem and exactness held, else 1.
     """
     raise typer.Exit(0 if sound else 1)
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ranklens import drawing, files, studies
-from ranklens.studies.kit.claim import Claim
+from ranklens.studies.kit.claim import KINDS, Claim
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Entry:
 
     @property
     def sound(self) -> bool:
-        """Return whether every claim that is a theorem holds; claims that are findings do not count."""
-        return all(claim.holds for claim in self.claims if claim.kind == "theorem")
+        """Return whether every claim that must hold does, theorems and exactness; findings do not count."""
+        return all(claim.holds for claim in self.claims if claim.must_hold)
 
 
 def entry(record: xr.Dataset, preset: str) -> Entry:
@@ -118,8 +118,7 @@ def write(entries: Sequence[Entry], folder: Path, preset: str) -> Path:
         drawings=drawings,
         preset=preset,
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        theorems=[claim for made in entries for claim in made.claims if claim.kind == "theorem"],
-        findings=[claim for made in entries for claim in made.claims if claim.kind == "finding"],
+        kinds={kind: [claim for made in entries for claim in made.claims if claim.kind == kind] for kind in KINDS},
     )
     with files.atomic(folder / "index.html") as name:
         name.write_text(page, encoding="utf-8")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ranklens import drawing
 from ranklens.data import Labelled, pixels
-from ranklens.studies.kit import predictors, records, reduce
+from ranklens.studies.kit import predictors, records, reduce, sources
 from ranklens.studies.kit.claim import Claim, finding
 from ranklens.studies.kit.predictors import CP, HIERARCHICAL, LARGEST_ERROR, SIDES
 
@@ -368,6 +368,7 @@ def _still_falling(part: xr.Dataset, family: str) -> list[Claim]:
             f"variance of the labels, mean over {reduce.count(part.seed)}, the larger number of both data sets",
             reduce.largest(gains.sel(rank=rank)),
             at_most=0.02,
+            source=sources.NATURAL_IMAGES,
         )
         for rank in part["rank"].values
     ]
@@ -420,14 +421,14 @@ def _largest(statement: str, values: xr.DataArray, bound: float) -> Claim:
     """Return the finding that the largest of all values, averaged over classes, is at most a bound."""
     values, over = _averaged(values)
     which = f"largest of {values.size} values{_one_for_each(values)}" if values.size > 1 else "one run"
-    return finding(f"{statement}, {over}{which}", reduce.largest(values), at_most=bound)
+    return finding(f"{statement}, {over}{which}", reduce.largest(values), at_most=bound, source=sources.NATURAL_IMAGES)
 
 
 def _least(statement: str, values: xr.DataArray, bound: float) -> Claim:
     """Return the finding that the least of all values, averaged over classes, is at least a bound."""
     values, over = _averaged(values)
     which = f"least of {values.size} values{_one_for_each(values)}" if values.size > 1 else "one run"
-    return finding(f"{statement}, {over}{which}", reduce.least(values), at_least=bound)
+    return finding(f"{statement}, {over}{which}", reduce.least(values), at_least=bound, source=sources.NATURAL_IMAGES)
 
 
 def _one_for_each(values: xr.DataArray) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ranklens import drawing, problems, seeds, theory
 from ranklens.dynamics import flow
 from ranklens.problems import losses
-from ranklens.studies.kit import laws, records, reduce
+from ranklens.studies.kit import laws, records, reduce, sources
 from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import families
 from ranklens.tensors.network import TensorNetwork
@@ -206,6 +206,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
             "times the relative tolerance of the solver",
             reduce.largest(record.drift),
             at_most=1000 * settings.rtol,
+            source=sources.TENSOR_CONSERVATION,
         ),
         finding(
             "The norm of the second largest component of the final factorization divided by the norm of the largest "
@@ -214,12 +215,14 @@ def claims(record: xr.Dataset) -> list[Claim]:
             f"{SMALL:g}",
             slope(record),
             within=(settings.order - 0.3, settings.order + 0.3),
+            source=sources.RANK_ONE,
         ),
         finding(
             "The leading component, whose initial vectors are lengthened as the theorem requires, has the largest "
             f"norm at the end: share of {reduce.count(small.size, 'run')} with initial scale alpha up to {SMALL:g}",
             reduce.mean(small),
             at_least=1.0,
+            source=sources.RANK_ONE,
         ),
         finding(
             "The end tensor of the factorization stays close to that of the flow of its leading component alone: "
@@ -227,12 +230,14 @@ def claims(record: xr.Dataset) -> list[Claim]:
             f"scale {of}, largest over the recorded times of {reduce.count(compared)}",
             reduce.largest(compared),
             at_most=1e-2,
+            source=sources.RANK_ONE,
         ),
         finding(
             "The target is recovered: relative error over all entries, observed and unobserved, at the end, from the "
             f"initial scale {of}, median of {reduce.count(smallest.seed)}",
             reduce.median(smallest.error),
             at_most=1e-3,
+            source=sources.RANK_ONE,
         ),
     ]
 

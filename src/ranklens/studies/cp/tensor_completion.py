@@ -14,7 +14,7 @@ from ranklens import drawing, problems
 from ranklens.dynamics import flow
 from ranklens.dynamics.record import ignoring_early_stops
 from ranklens.problems import targets
-from ranklens.studies.kit import records, reduce
+from ranklens.studies.kit import records, reduce, sources
 from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import families, measures
 from ranklens.tensors.network import TensorNetwork
@@ -205,6 +205,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
             f"{reduce.count(sum(x.size for x in off), 'run')}",
             reduce.largest([reduce.largest(x) for x in off]),
             at_most=1e-4,
+            source=sources.LEAST_SQUARES,
         ),
     ]
     for order, counts in _grids(settings):
@@ -235,6 +236,7 @@ def _recovery(at: xr.Dataset, settings: Settings, order: int) -> list[Claim]:
             f"{reduce.count(at.seed)}, largest ratio over all initializations and numbers of observed entries",
             reduce.largest(medians),
             at_most=0.1,
+            source=sources.TENSOR_COMPLETION,
         ),
         finding(
             f"{of}: fitting the entries directly misses the unobserved ones: squared relative error over all entries "
@@ -242,6 +244,7 @@ def _recovery(at: xr.Dataset, settings: Settings, order: int) -> list[Claim]:
             "about 1 if unobserved entries are predicted as 0",
             reduce.mean(direct**2 / unobserved),
             within=(0.7, 1.3),
+            source=sources.TENSOR_COMPLETION,
         ),
         finding(
             f"{of}: the factorization ends at rank one: share of {reduce.count(rank.size, 'run')} (all "
@@ -249,6 +252,7 @@ def _recovery(at: xr.Dataset, settings: Settings, order: int) -> list[Claim]:
             f"Frobenius distance of {settings.rank_rtol:.0%} of a tensor of CP rank 1",
             reduce.share(rank, lambda found: found == 1),
             at_least=0.9,
+            source=sources.TENSOR_COMPLETION,
         ),
         finding(
             f"{of}: fitting the entries directly ends at a high rank: lower bound on the CP rank of every tensor "
@@ -256,18 +260,21 @@ def _recovery(at: xr.Dataset, settings: Settings, order: int) -> list[Claim]:
             f"{reduce.count(direct_rank.size, 'run')}. The target has rank 1",
             reduce.least(direct_rank),
             at_least=5,
+            source=sources.TENSOR_COMPLETION,
         ),
         finding(
             f"{of}: from the smallest initialization the factorization uses one component: number of components whose "
             f"final norm is above {COUNTS:.0%} of the largest, median of {reduce.count(smallest.size, 'run')}",
             reduce.median(smallest),
             at_most=1,
+            source=sources.TENSOR_COMPLETION,
         ),
         finding(
             f"{of}: from every initialization the factorization uses few of its components: number of components "
             f"whose final norm is above {COUNTS:.0%} of the largest, largest of {reduce.count(components.size, 'run')}",
             reduce.largest(components),
             at_most=6,
+            source=sources.TENSOR_COMPLETION,
         ),
     ]
 

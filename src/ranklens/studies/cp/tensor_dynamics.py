@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ranklens import problems
 from ranklens.dynamics import flow
 from ranklens.problems import targets
-from ranklens.studies.kit import laws, onsets, records, reduce
+from ranklens.studies.kit import laws, onsets, records, reduce, sources
 from ranklens.studies.kit.claim import Claim, finding
 from ranklens.tensors import families
 
@@ -101,22 +101,29 @@ def claims(record: xr.Dataset) -> list[Claim]:
     needed = max(rank - 1 - EXCEPTIONS, 1)
     gaps = onsets.gap(records.last(record, "component"), rank)
     return [
-        laws.law_claim(record, f"component norms sigma, {laws.COMPONENT_LAW},"),
-        laws.drift_claim(record, settings.rtol, "Differences between squared norms of the vectors of a component"),
+        laws.law_claim(record, f"component norms sigma, {laws.COMPONENT_LAW},", source=sources.COMPONENT_LAW),
+        laws.drift_claim(
+            record,
+            settings.rtol,
+            "Differences between squared norms of the vectors of a component",
+            source=sources.TENSOR_CONSERVATION,
+        ),
         finding(
             f"Components are learned one at a time, in descending order of their norms: share of {seeds} in which at "
             f"least {needed} of the components 2 to {rank} pass 10% of their final norm only after the component "
             "before has passed 90% of its own",
             reduce.share(waits, lambda w: w >= needed),
             at_least=0.6,
+            source=sources.TENSOR_DYNAMICS,
         ),
         finding(
             f"The final end tensor has rank {rank}, up to a remainder: norm of component {rank + 1} divided by the "
             f"norm of component {rank}, in descending order of the final norms, median of {seeds}",
             reduce.median(gaps),
             at_most=1e-3,
+            source=sources.TENSOR_DYNAMICS,
         ),
-        laws.recovery_claim(record, "median"),
+        laws.recovery_claim(record, "median", source=sources.TENSOR_DYNAMICS),
     ]
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ranklens import data, drawing, seeds
 from ranklens.data import pixels
-from ranklens.studies.kit import predictors, records, reduce
-from ranklens.studies.kit.claim import Claim, finding, theorem
+from ranklens.studies.kit import predictors, records, reduce, sources
+from ranklens.studies.kit.claim import Claim, exactness, finding
 from ranklens.tensors import measures
 from ranklens.tensors.trees import ModeTree
 
@@ -230,25 +230,28 @@ def claims(record: xr.Dataset) -> list[Claim]:
         f"{int(beyond.width)} that fits the data tensor, relative to the squared norm of the data tensor"
     )
     return [
-        theorem(
+        exactness(
             "The entanglement entropy of a patch of pixels with all other pixels is at most the logarithm of the "
             "largest rank that this matricization of the data tensor can have: entropy minus this bound, in nats, "
             f"largest over all patches, orders of the pixels and {many}",
             reduce.largest(record.excess),
             at_most=1e-9,
+            source=sources.ENTROPY,
         ),
-        theorem(
+        exactness(
             "The entanglement entropy computed from Gram matrices of images is the entropy of the data tensor "
             f"itself, which is formed for {ORACLE} pixels: absolute difference in nats, largest over all orders of "
             f"the pixels and {many}",
             reduce.largest(record.oracle),
             at_most=1e-7,
+            source=sources.OWN_DERIVATION,
         ),
         *(
             finding(
                 f"{entropy}, with the pixels in {over} order divided by {under} order (largest of {many})",
                 reduce.largest(_ratio(record.entropy.isel(patch=-1), over, under)),
                 at_most=most,
+                source=sources.ENTANGLEMENT,
             )
             for over, under, most in (
                 ("natural", "permuted", 0.97),
@@ -261,6 +264,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
                 f"{bound}, with the pixels in {order} order divided by permuted order (largest of {many})",
                 reduce.largest(_ratio(beyond, order, "permuted")),
                 at_most=0.9,
+                source=sources.ENTANGLEMENT,
             )
             for order in ("natural", "rearranged")
         ),
@@ -269,6 +273,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
                 f"{error}, with the pixels in {order} order divided by permuted order (median of {many})",
                 reduce.median(_ratio(train, order, "permuted")),
                 at_most=0.95,
+                source=sources.ENTANGLEMENT,
             )
             for order in ("natural", "rearranged")
         ),

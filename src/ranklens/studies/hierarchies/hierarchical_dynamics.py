@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from ranklens import drawing, problems
 from ranklens.dynamics import flow
 from ranklens.problems import targets
-from ranklens.studies.kit import laws, onsets, records, reduce
+from ranklens.studies.kit import laws, onsets, records, reduce, sources
 from ranklens.studies.kit.claim import Claim, finding
 from ranklens.tensors import families, measures, trees
 
@@ -100,14 +100,24 @@ def claims(record: xr.Dataset) -> list[Claim]:
     waits = [onsets.increments(r.time.values, r.spectrum.values, rank) for r in records.runs(record)]
     gaps = onsets.gap(records.last(record, "spectrum"), rank)
     return [
-        laws.law_claim(record, f"local component norms sigma at the root, {laws.COMPONENT_LAW},"),
-        laws.drift_claim(record, settings.rtol, "Differences between squared slice norms of local components"),
+        laws.law_claim(
+            record,
+            f"local component norms sigma at the root, {laws.COMPONENT_LAW},",
+            source=sources.LOCAL_COMPONENT_LAW,
+        ),
+        laws.drift_claim(
+            record,
+            settings.rtol,
+            "Differences between squared slice norms of local components",
+            source=sources.LOCAL_CONSERVATION,
+        ),
         finding(
             "The matricization of the final end tensor at the root of the mode tree (modes 1 and 2 as rows, 3 and 4 "
             f"as columns) has rank {rank}, up to a remainder: singular value {rank + 1} divided by singular value "
             f"{rank}, largest of {seeds}",
             reduce.largest(gaps),
             at_most=1e-3,
+            source=sources.HIERARCHICAL_DYNAMICS,
         ),
         finding(
             "The singular values of the end tensor's matricization at the root of the mode tree (modes 1 and 2 as "
@@ -115,8 +125,9 @@ def claims(record: xr.Dataset) -> list[Claim]:
             f"values 2 to {rank} passes 10% of its final size only after the one before has passed 90% of its own",
             reduce.share(waits, lambda w: w == rank - 1),
             at_least=0.5,
+            source=sources.HIERARCHICAL_DYNAMICS,
         ),
-        laws.recovery_claim(record, "median"),
+        laws.recovery_claim(record, "median", source=sources.HIERARCHICAL_DYNAMICS),
     ]
 
 

@@ -16,9 +16,9 @@ from ranklens import drawing, problems
 from ranklens.dynamics import descent, optim
 from ranklens.dynamics.record import ignoring_early_stops
 from ranklens.problems import targets
-from ranklens.studies.kit import onsets, records, reduce
+from ranklens.studies.kit import onsets, records, reduce, sources
 from ranklens.studies.kit.agreement import agreement
-from ranklens.studies.kit.claim import Claim, finding, theorem
+from ranklens.studies.kit.claim import Claim, exactness, finding
 from ranklens.tensors import families, measures, trees, truncation
 from ranklens.tensors.network import TensorNetwork
 from ranklens.theory import rank_bounds
@@ -194,20 +194,22 @@ def claims(record: xr.Dataset) -> list[Claim]:
 def _theorems(record: xr.Dataset, settings: Settings) -> list[Claim]:
     """Return the two bounds on truncated networks."""
     return [
-        theorem(
+        exactness(
             "Keeping the largest components of every bond changes the end tensor by at most a bound computed from "
             "the norms of the dropped components and of the nodes: Frobenius norm of the change divided by this "
             f"bound, largest of {record.moved_over_bound.size} truncations of trained networks",
             reduce.largest(record.moved_over_bound),
             at_most=1.0,
+            source=sources.PRUNING,
         ),
-        theorem(
+        exactness(
             f"If {settings.kept} components remain at every bond, the rank of a matricization of the end tensor is at "
             "most the minimal cut, the smallest product of bond sizes that separates its rows from its columns: "
             "first singular value beyond this bound divided by the largest singular value, largest of "
             f"{record.beyond_cut.size} matricizations of trained networks. It is 0 up to rounding",
             reduce.largest(record.beyond_cut),
             at_most=ROUNDING,
+            source=sources.MINIMAL_CUT,
         ),
     ]
 
@@ -227,10 +229,10 @@ def _far_over_near(record: xr.Dataset) -> list[Claim]:
         "target that compares two siblings in the first tree"
     )
     return [
-        finding(f"{iterations}, {far} {both}", steps["far"] / steps["near"], at_least=4.0),
-        finding(f"{errors}, {far} {both}", tests["far"] / tests["near"], at_least=4.0),
-        finding(f"{iterations}, {own} {both}", steps[CONTROL] / steps["near"], at_most=2.0),
-        finding(f"{errors}, {own} {both}", tests[CONTROL] / tests["near"], at_most=2.0),
+        finding(f"{iterations}, {far} {both}", steps["far"] / steps["near"], at_least=4.0, source=sources.LOCALITY),
+        finding(f"{errors}, {far} {both}", tests["far"] / tests["near"], at_least=4.0, source=sources.LOCALITY),
+        finding(f"{iterations}, {own} {both}", steps[CONTROL] / steps["near"], at_most=2.0, source=sources.LOCALITY),
+        finding(f"{errors}, {own} {both}", tests[CONTROL] / tests["near"], at_most=2.0, source=sources.LOCALITY),
     ]
 
 
@@ -245,6 +247,7 @@ def _ranks(record: xr.Dataset, settings: Settings) -> list[Claim]:
             f"near target, which compares the indices of modes 1 and 2 and has rank 1 there (median of {seeds})",
             ranks["near"],
             at_most=1.05,
+            source=sources.LOCALITY,
         ),
         finding(
             "Effective rank of the final end tensor's matricization at the root (modes 1 and 2 as rows), for the far "
@@ -252,6 +255,7 @@ def _ranks(record: xr.Dataset, settings: Settings) -> list[Claim]:
             f"{seeds}). The bound is three quarters of this rank",
             ranks["far"],
             at_least=0.75 * (settings.size - 1),
+            source=sources.LOCALITY,
         ),
         finding(
             f"Low rank does not need small components: for a random target of hierarchical rank {within}, the ratio "
@@ -260,6 +264,7 @@ def _ranks(record: xr.Dataset, settings: Settings) -> list[Claim]:
             f"singular values has the median {reduce.median(singular):.0e})",
             reduce.least(component / singular),
             at_least=10.0,
+            source=sources.OWN_EXPERIMENT,
         ),
     ]
 

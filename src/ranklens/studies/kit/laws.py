@@ -12,7 +12,7 @@ from torch import Tensor
 from ranklens import theory
 from ranklens.problems import TensorProblem
 from ranklens.studies.kit import reduce
-from ranklens.studies.kit.claim import Claim, finding, theorem
+from ranklens.studies.kit.claim import Claim, exactness, finding, theorem
 from ranklens.studies.kit.records import last, runs
 from ranklens.tensors.network import TensorNetwork
 
@@ -102,12 +102,15 @@ def drift(net: TensorNetwork) -> Sometimes:
     return Sometimes(DRIFT_PERIOD, change)
 
 
-def law_claim(record: xr.Dataset, quantity: str) -> Claim:
+def law_claim(record: xr.Dataset, quantity: str, source: str) -> Claim:
     """Return the claim that the law gives the rates of a quantity, along the runs of all seeds.
+
+    The law is for factors that need not be balanced and holds in every state, so this claim is an exactness.
 
     Args:
         record: a gathered record with the variable `law_error`.
         quantity: what the rates are of, as a plural.
+        source: the result that states the law.
     """
     points = evaluated(record, "law_error", LAW_PERIOD)
     statement = (
@@ -115,16 +118,17 @@ def law_claim(record: xr.Dataset, quantity: str) -> Claim:
         "central difference in time, divided by the latter, largest over these quantities at "
         f"{len(points)} recorded times of all runs (rates near 0 are compared with 0.1% of the largest rate)"
     )
-    return theorem(statement, reduce.largest(points), at_most=1e-5)
+    return exactness(statement, reduce.largest(points), at_most=1e-5, source=source)
 
 
-def drift_claim(record: xr.Dataset, rtol: float, quantities: str) -> Claim:
+def drift_claim(record: xr.Dataset, rtol: float, quantities: str, source: str) -> Claim:
     """Return the claim that quantities are conserved, up to a change that the solver's tolerance explains.
 
     Args:
         record: a gathered record with the variable `drift`.
         rtol: relative tolerance of the solver.
         quantities: what is conserved, as a plural with a capital.
+        source: the result that states the conservation.
     """
     points = evaluated(record, "drift", DRIFT_PERIOD)
     statement = (
@@ -132,15 +136,16 @@ def drift_claim(record: xr.Dataset, rtol: float, quantities: str) -> Claim:
         f"slice norm of the network at that time, largest over {len(points)} recorded times of all runs. The exact "
         "flow has no change; the bound is 100 times the relative tolerance of the solver"
     )
-    return theorem(statement, reduce.largest(points), at_most=100 * rtol)
+    return theorem(statement, reduce.largest(points), at_most=100 * rtol, source=source)
 
 
-def recovery_claim(record: xr.Dataset, of: Literal["largest", "median"]) -> Claim:
+def recovery_claim(record: xr.Dataset, of: Literal["largest", "median"], source: str) -> Claim:
     """Return the claim that the target is recovered at the end of the runs.
 
     Args:
         record: a gathered record with the variable `error`, the relative error over all entries.
         of: how the errors of all seeds are reduced to one number.
+        source: the experiment in which the target was recovered.
     """
     errors = last(record, "error")
     measured = reduce.largest(errors) if of == "largest" else reduce.median(errors)
@@ -148,7 +153,7 @@ def recovery_claim(record: xr.Dataset, of: Literal["largest", "median"]) -> Clai
         f"The target is recovered: relative error over all entries, observed and unobserved, at the end, {of} of "
         f"{reduce.count(errors)}"
     )
-    return finding(statement, measured, at_most=0.03)
+    return finding(statement, measured, at_most=0.03, source=source)
 
 
 def evaluated(record: xr.Dataset, name: str, period: int) -> NDArray[np.float64]:

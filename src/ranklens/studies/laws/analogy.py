@@ -14,6 +14,7 @@ from torch import Tensor
 from ranklens import drawing, problems, theory
 from ranklens.dynamics import flow
 from ranklens.problems import targets
+from ranklens.studies.kit import sources
 from ranklens.studies.kit.claim import Claim, theorem
 from ranklens.tensors import families, init, measures
 from ranklens.tensors.network import TensorNetwork
@@ -65,6 +66,12 @@ NAMED = {
     "matrix": ("its depth", "singular value", "matrix"),
     "tensor": ("its order", "component norm", "tensor"),
     "hierarchical": ("number of children of a tree node plus 1", "root component norm", "tensor"),
+}
+# The theorem that states the law of a factorization.
+LAW = {
+    "matrix": sources.SINGULAR_VALUE_LAW,
+    "tensor": sources.COMPONENT_LAW,
+    "hierarchical": sources.LOCAL_COMPONENT_LAW,
 }
 
 
@@ -228,6 +235,7 @@ def _claims_of(kind: str, points: _Points) -> list[Claim]:
             f"points of all trajectories and 2 - 2/K (the rate alone has the fitted exponent {raw:.2f})",
             abs(slope - (2 - 2 / K)),
             at_most=0.005,
+            source=LAW[kind],
         ),
         theorem(
             f"{kind.capitalize()} factorization, K = {K} ({what}): the rate d sigma / dt of each {quantity} sigma, "
@@ -236,6 +244,7 @@ def _claims_of(kind: str, points: _Points) -> list[Claim]:
             "trajectories, divided by K",
             factor / K,
             within=(0.98, 1.02),
+            source=LAW[kind],
         ),
         theorem(
             f"{kind.capitalize()} factorization, K = {K} ({what}): each {quantity} sigma with alignment gamma changes "
@@ -243,6 +252,7 @@ def _claims_of(kind: str, points: _Points) -> list[Claim]:
             f"divided by this law, 99% quantile of {len(size)} points of all trajectories",
             float(np.quantile(np.abs(ratio - 1), 0.99)),
             at_most=1e-2,
+            source=LAW[kind],
         ),
     ]
 

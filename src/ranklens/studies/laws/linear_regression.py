@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ranklens import drawing, problems, seeds
 from ranklens.dynamics import descent, flow, optim
 from ranklens.dynamics.record import ignoring_early_stops
-from ranklens.studies.kit import records, reduce
+from ranklens.studies.kit import records, reduce, sources
 from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import families
 from ranklens.tensors.network import TensorNetwork
@@ -190,6 +190,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
             f"largest at all recorded steps of {reduce.count(gradients.farthest.size, 'run')}. It is 0 up to rounding",
             reduce.largest(gradients.farthest),
             at_most=ROUNDING,
+            source=sources.LEAST_SQUARES,
         ),
         theorem(
             "Descent, momentum, mini-batches and flow end at the solution of the equations that is nearest to the "
@@ -197,18 +198,21 @@ def claims(record: xr.Dataset) -> list[Claim]:
             f"norm of all solutions, largest of {reduce.count(gradients.end.size, 'run')}",
             reduce.largest(gradients.end),
             at_most=FOUND,
+            source=sources.LEAST_SQUARES,
         ),
         finding(
             "Adam and sign descent from zero do not end at the solution of least Euclidean norm: distance of the "
             f"final parameters from this solution, divided by its norm, least of {reduce.count(others.size, 'run')}",
             reduce.least(others),
             at_least=0.1,
+            source=sources.ADAPTIVE,
         ),
         finding(
             "Adam nevertheless solves the equations: training loss (mean squared residual of the equations) at the "
             f"end, largest of {reduce.count(adam.size, 'run')}",
             reduce.largest(adam),
             at_most=1e-6,
+            source=sources.OWN_EXPERIMENT,
         ),
     ]
 

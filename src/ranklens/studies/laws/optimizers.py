@@ -13,7 +13,7 @@ from ranklens import drawing, problems, theory
 from ranklens.dynamics import descent, optim
 from ranklens.dynamics.record import ignoring_early_stops
 from ranklens.problems import targets
-from ranklens.studies.kit import records, reduce
+from ranklens.studies.kit import records, reduce, sources
 from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import families, measures
 from ranklens.tensors.network import TensorNetwork
@@ -246,6 +246,7 @@ def _drifts(record: xr.Dataset) -> list[Claim]:
             f"rate and twice as many steps, farthest from 2 of {reduce.count(record.seed)}",
             reduce.farthest(record.halving, 2),
             within=(1.9, 2.1),
+            source=sources.OWN_DERIVATION,
         ),
         finding(
             f"{', '.join(FOLLOW)}: the change of W2^T W2 - W1 W1^T, which gradient flow of a product W2 W1 conserves, "
@@ -254,6 +255,7 @@ def _drifts(record: xr.Dataset) -> list[Claim]:
             "the change is proportional to the learning rate, and 1 if it does not fall",
             reduce.largest(follow),
             at_most=0.5,
+            source=sources.OWN_EXPERIMENT,
         ),
         finding(
             f"{', '.join(str(name) for name in others.optimizer.values)}: the change of W2^T W2 - W1 W1^T, which "
@@ -263,6 +265,7 @@ def _drifts(record: xr.Dataset) -> list[Claim]:
             "if it does not fall",
             reduce.least(others),
             at_least=0.5,
+            source=sources.OWN_EXPERIMENT,
         ),
     ]
 
@@ -277,6 +280,7 @@ def _orders(record: xr.Dataset) -> list[Claim]:
             f"this number for the largest, least of the optimizers and {seeds}",
             reduce.least(first.sel(optimizer=list(FOLLOW))),
             at_least=1.2,
+            source=sources.ONE_AT_A_TIME,
         ),
         finding(
             "The spectral optimizer learns small singular values of a fully observed matrix first: number of steps "
@@ -284,6 +288,7 @@ def _orders(record: xr.Dataset) -> list[Claim]:
             f"number for the largest, largest of {seeds}",
             reduce.largest(first.sel(optimizer="spectral")),
             at_most=0.8,
+            source=sources.SPECTRAL,
         ),
     ]
 
@@ -300,18 +305,21 @@ def _completions(record: xr.Dataset) -> list[Claim]:
             f"{seeds}",
             reduce.median(follow.beyond),
             at_most=1e-2,
+            source=sources.ONE_AT_A_TIME,
         ),
         finding(
             "Completion of a matrix of rank r with the spectral optimizer does not end at rank r: singular value r + "
             f"1 of the final end matrix divided by singular value r, median of {seeds}",
             reduce.median(spectral.beyond),
             at_least=0.1,
+            source=sources.SPECTRAL,
         ),
         finding(
             "Completion with the spectral optimizer is worse than with plain descent: relative error over all "
             f"entries, observed and unobserved, at the end, divided by that with plain descent (medians of {seeds})",
             reduce.median(spectral.error) / reduce.median(plain.error),
             at_least=3.0,
+            source=sources.SPECTRAL,
         ),
         finding(
             f"All completions fit their observed entries: share of {reduce.count(record.loss.size, 'run')}, one for "
@@ -319,6 +327,7 @@ def _completions(record: xr.Dataset) -> list[Claim]:
             "training stops",
             reduce.share(record.loss, lambda loss: loss <= until),
             at_least=1.0,
+            source=sources.OWN_EXPERIMENT,
         ),
     ]
 

@@ -15,8 +15,8 @@ from ranklens import drawing, problems, theory
 from ranklens.dynamics import flow
 from ranklens.dynamics.record import ignoring_early_stops
 from ranklens.problems import targets
-from ranklens.studies.kit import laws, records, reduce
-from ranklens.studies.kit.claim import Claim, finding, theorem
+from ranklens.studies.kit import laws, records, reduce, sources
+from ranklens.studies.kit.claim import Claim, exactness, finding, theorem
 from ranklens.tensors import families, measures
 from ranklens.tensors.network import TensorNetwork
 
@@ -298,7 +298,7 @@ def _bounded(record: xr.Dataset) -> list[Claim]:
     """Return the claims that hold at every evaluated state of all flows."""
     outside = np.concatenate([points(record, family).outside.values for family in FAMILIES])
     return [
-        theorem(
+        exactness(
             "The exact rate d sigma / dt of a component norm sigma at a bond of order K, with alignment gamma and "
             "relative imbalance x (largest minus smallest squared slice norm of the component, divided by "
             "sigma^(2/K)), lies between 1 / (1 + x) and (1 + x)^(K - 1) times the balanced law K sigma^(2 - 2/K) "
@@ -306,14 +306,16 @@ def _bounded(record: xr.Dataset) -> list[Claim]:
             f"inside), largest of {len(outside)} components and times of all flows",
             reduce.largest(outside),
             at_most=ROUNDING,
+            source=sources.UNBALANCED_LAW,
         ),
-        theorem(
+        exactness(
             "Imbalance never slows a component: exact rate d sigma / dt of a component norm sigma divided by the "
             "balanced law K sigma^(2 - 2/K) gamma, with order K of the bond and alignment gamma, least of all "
             f"components and times where the law is more than {COUNTS:g} of its largest value. The ratio is at least "
             "1, because a sum of inverse squared slice norms with a given product is least if they are equal",
             reduce.least([reduce.least(ratios(record, family)[1]) for family in FAMILIES]),
             at_least=1 - ROUNDING,
+            source=sources.OWN_DERIVATION,
         ),
         theorem(
             "2 x 2 example at depth 2 from factors with W2^T W2 - W1 W1^T = lambda I: a singular value sigma of W2 "
@@ -323,6 +325,7 @@ def _bounded(record: xr.Dataset) -> list[Claim]:
             "lambda",
             reduce.largest(record.lambda_error),
             at_most=1e-5,
+            source=sources.LAMBDA_BALANCE,
         ),
     ]
 
@@ -332,7 +335,7 @@ def _single(record: xr.Dataset) -> list[Claim]:
     time, off = record.monitor_time.values, record.monitor_off.values
     late, early = time >= float(record.balanced_from), time < float(record.balanced_from)
     return [
-        theorem(
+        exactness(
             "CP factorization with one component: the balanced law d sigma / dt = K sigma^(2 - 2/K) gamma of its "
             "norm sigma, with order K and alignment gamma, is accurate once the relative imbalance x (largest minus "
             f"smallest squared slice norm, divided by sigma^(2/K)) stays below {SHARE:g}: absolute difference between "
@@ -340,6 +343,7 @@ def _single(record: xr.Dataset) -> list[Claim]:
             f"x)^(K - 1) - 1 at x = {SHARE:g}",
             reduce.largest(off[late]),
             at_most=(1 + SHARE) ** (order(record, "CP") - 1) - 1,
+            source=sources.UNBALANCED_LAW,
         ),
         finding(
             "CP factorization with one component: the balanced law d sigma / dt = K sigma^(2 - 2/K) gamma of its "
@@ -348,6 +352,7 @@ def _single(record: xr.Dataset) -> list[Claim]:
             "between 1 and the exact rate divided by the law, largest of all times until then, one flow",
             reduce.largest(off[early]),
             at_least=0.2,
+            source=sources.OWN_EXPERIMENT,
         ),
     ]
 
@@ -363,6 +368,7 @@ def _bent(record: xr.Dataset) -> list[Claim]:
             f"{COUNTS:g} of its largest value",
             reduce.largest(away),
             at_least=1.5,
+            source=sources.OWN_EXPERIMENT,
         )
     ]
 
@@ -377,6 +383,7 @@ def _stopping(record: xr.Dataset) -> list[Claim]:
             "bound from balanced factors (lambda = 0): |w11| at the end, one flow",
             float(ends[np.argmax(imbalances)]),
             at_most=0.1,
+            source=sources.OWN_EXPERIMENT,
         ),
         finding(
             "2 x 2 example at depth 2 from factors with W2^T W2 - W1 W1^T = lambda I: the smaller lambda, the larger "
@@ -384,6 +391,7 @@ def _stopping(record: xr.Dataset) -> list[Claim]:
             f"from one lambda to the next smaller one, least of {len(ends) - 1} pairs",
             reduce.least(np.diff(ends[np.argsort(-imbalances)])),
             at_least=0.05,
+            source=sources.OWN_EXPERIMENT,
         ),
     ]
 

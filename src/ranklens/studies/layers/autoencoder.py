@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ranklens import data, drawing, seeds
 from ranklens.nn.overparameterize import collapse, overparameterize
 from ranklens.progress import reporter
-from ranklens.studies.kit import records, reduce
-from ranklens.studies.kit.claim import Claim, finding, theorem
+from ranklens.studies.kit import records, reduce, sources
+from ranklens.studies.kit.claim import Claim, exactness, finding
 from ranklens.training import loop
 
 TITLE = "Linear layers make an autoencoder find how many numbers describe an image"
@@ -230,39 +230,44 @@ def claims(record: xr.Dataset) -> list[Claim]:
         f"{COUNTED:.0%} of the largest (medians of {many})"
     )
     found = [
-        theorem(
+        exactness(
             "Multiplying the square matrices into the last layer of the encoder changes no output: absolute change "
             "of a pixel of the reconstruction, where pixels are from 0 to 1, largest over all test images, numbers "
             f"of layers and {many}",
             reduce.largest(record.folded),
             at_most=1e-4,
+            source=sources.AUTOENCODER,
         ),
         finding(
             f"{number}: difference between one number of linear layers in the middle and the next larger one, up to "
             f"{DEEPEST} layers, the largest (negative if the number of directions falls every time)",
             reduce.largest(falls),
             at_most=-1.0,
+            source=sources.AUTOENCODER,
         ),
         finding(
             f"{number}: with {deepest} linear layers in the middle divided by with {plain}",
             trained[deepest] / trained[plain],
             at_most=0.5,
+            source=sources.AUTOENCODER,
         ),
         finding(
             f"{number}: with {deepest} linear layers in the middle, after training divided by before training",
             trained[deepest] / untrained[deepest],
             at_most=0.6,
+            source=sources.AUTOENCODER,
         ),
     ]
     if settings.images == "shapes":
         statement = f"{number}: with {deepest} linear layers, where {DEGREES} numbers describe an image"
-        found.append(finding(statement, trained[deepest], within=(4.0, 10.0)))
+        found.append(finding(statement, trained[deepest], within=(4.0, 10.0), source=sources.AUTOENCODER))
     found += [
         finding(
             f"Mean squared error of the reconstruction of test images (medians of {many}): with {n} linear layers in "
             f"the middle divided by with {plain}",
             error[n] / error[plain],
             at_most=1.2,
+            source=sources.AUTOENCODER,
         )
         for n in layers
         if n > 0

@@ -18,8 +18,8 @@ from ranklens.nn.compress import pareto
 from ranklens.nn.overparameterize import collapse, overparameterize
 from ranklens.nn.rank_profile import rank_profile
 from ranklens.progress import reporter
-from ranklens.studies.kit import records, reduce
-from ranklens.studies.kit.claim import Claim, finding, theorem
+from ranklens.studies.kit import records, reduce, sources
+from ranklens.studies.kit.claim import Claim, exactness, finding
 from ranklens.training import networks
 
 TITLE = "Layers that are products compress further"
@@ -205,12 +205,13 @@ def claims(record: xr.Dataset) -> list[Claim]:
     many = reduce.count(record.seed)
     measures = {kind: reduce.median(measure(record, kind, settings.train)) for kind in (first, deepest)}
     return [
-        theorem(
+        exactness(
             "Collapsing the factored layers to plain ones changes no output of the trained network: absolute change "
             f"of a logit divided by the largest absolute logit, largest over {COMPARED} test images, kinds of layers "
             f"and {many}",
             reduce.largest(record.collapsed),
             at_most=1e-5,
+            source=sources.OWN_DERIVATION,
         ),
         *(
             finding(
@@ -219,6 +220,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
                 f"of {many})",
                 reduce.median(_ratio(least(record, first), least(record, kind))),
                 at_least=3.0,
+                source=sources.OWN_EXPERIMENT,
             )
             for kind in others
         ),
@@ -227,6 +229,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
             "accuracy that compression may lose",
             reduce.median(record.test.sel(kind=deepest) - record.test.sel(kind=first)),
             at_least=-LOST,
+            source=sources.OWN_EXPERIMENT,
         ),
         finding(
             "Compression measure sqrt(q / n), where n is the number of training images and q the fewest parameters "
@@ -234,6 +237,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
             f"{first} layers (medians of {many})",
             measures[deepest] / measures[first],
             at_most=1.0,
+            source=sources.COMPRESSION,
         ),
     ]
 

@@ -18,8 +18,8 @@ from ranklens import drawing, seeds
 from ranklens import nn as layers
 from ranklens.nn.regions import EitherOrder, Pair, Sampler
 from ranklens.progress import reporter
-from ranklens.studies.kit import known_penalties, records
-from ranklens.studies.kit.claim import Claim, finding, theorem
+from ranklens.studies.kit import known_penalties, records, sources
+from ranklens.studies.kit.claim import Claim, exactness, finding
 from ranklens.studies.kit.reduce import largest, median
 from ranklens.training import long_range, networks, resumable
 from ranklens.training.resumable import Curves, Examples, Plan
@@ -323,26 +323,29 @@ def claims(record: xr.Dataset) -> list[Claim]:
     near, far = (_place(settings, settings.ranges[k]) for k in (0, -1))
     at_near, at_far = (record.sel(range=settings.ranges[k]) for k in (0, -1))
     found = [
-        theorem(
+        exactness(
             "The locality penalty (mean absolute cosine between gradients in x at two values of y) of bilinear forms "
             "x^T A y of rank r is Gamma(r / 2) / (sqrt(pi) Gamma((r + 1) / 2)) in the mean over Gaussian inputs: "
             f"absolute difference between it and the penalty on a sample of {settings.samples} inputs, largest over r "
             "= 1, 2, 4, 8",
             largest(np.abs(record.bilinear - [known_penalties.expected_penalty(int(rank)) for rank in record.form])),
             at_most=0.02,
+            source=sources.OWN_DERIVATION,
         ),
-        theorem(
+        exactness(
             "The locality penalty (mean absolute cosine between gradients in x at two values of y) of a product g(x) "
             "h(y) and that of a sum g(x) + h(y) are 1, because the direction of their gradient in x changes with y "
             "at most in sign: absolute difference from 1, larger of the two",
             largest(np.abs(record.exact - 1)),
             at_most=1e-10,
+            source=sources.OWN_DERIVATION,
         ),
         finding(
             f"{far}: test accuracy at the last epoch, of the network trained with the locality penalty of weight "
             f"{most:g} minus the network trained without (median of the seeds)",
             median(at_far.test.sel(weight=most) - at_far.test.sel(weight=plain)),
             at_least=0.08,
+            source=sources.COUNTERING_LOCALITY,
         ),
     ]
     if far != near:
@@ -352,12 +355,14 @@ def claims(record: xr.Dataset) -> list[Claim]:
                 f"the network trained with weight {most:g} (median of the seeds)",
                 median(at_near.test.sel(weight=plain) - at_near.test.sel(weight=most)),
                 at_most=0.03,
+                source=sources.COUNTERING_LOCALITY,
             ),
             finding(
                 f"Test accuracy at the last epoch of networks trained without the locality penalty, {near} minus "
                 f"{far} (median of the seeds)",
                 median(at_near.test.sel(weight=plain) - at_far.test.sel(weight=plain)),
                 at_least=0.1,
+                source=sources.COUNTERING_LOCALITY,
             ),
         ]
     return [
@@ -368,6 +373,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
             f"{most:g} divided by without (medians of the seeds)",
             median(at_far.share.sel(weight=most)) / median(at_far.share.sel(weight=plain)),
             at_least=1.2,
+            source=sources.OWN_EXPERIMENT,
         ),
     ]
 

@@ -14,8 +14,8 @@ from ranklens import drawing
 from ranklens.nn.composed import ComposedConv2d
 from ranklens.nn.overparameterize import overparameterize
 from ranklens.progress import reporter
-from ranklens.studies.kit import records, reduce
-from ranklens.studies.kit.claim import Claim, finding, theorem
+from ranklens.studies.kit import records, reduce, sources
+from ranklens.studies.kit.claim import Claim, exactness, finding
 from ranklens.training import networks
 from ranklens.training.layer_by_layer import LayerByLayer, kernels, layer_by_layer
 
@@ -192,38 +192,43 @@ def claims(record: xr.Dataset) -> list[Claim]:
     last, chosen = record.test.isel(step=-1), best(record)
     duration = {way: reduce.median(record.duration.sel(timed=way)) for way in ("layer by layer", "composed")}
     return [
-        theorem(
+        exactness(
             "Composing each chain of kernels to one kernel does not change the outputs of the network: largest "
             "absolute difference from the outputs with one convolution for each kernel of a chain, divided by the "
             f"largest absolute output, on {COMPARED} images before training, largest of {many}",
             reduce.largest(record.difference),
             at_most=1e-5,
+            source=sources.EXPANSION,
         ),
-        theorem(
+        exactness(
             "Composing each chain of kernels to one kernel does not change the gradients of the kernels in the sum "
             "of the squared outputs: largest absolute difference from the gradients with one convolution for each "
             f"kernel of a chain, divided by the largest absolute entry of the kernel's gradient, on {COMPARED} images "
             f"before training, largest of all kernels and {many}",
             reduce.largest(record.gradient),
             at_most=1e-4,
+            source=sources.EXPANSION,
         ),
         finding(
             "Test accuracy after the last step of training, network with kernels expanded to chains minus plain "
             f"network (median of {many})",
             reduce.median(last.sel(way="expanded") - last.sel(way="plain")),
             at_least=0.0,
+            source=sources.EXPANSION,
         ),
         finding(
             "Test accuracy at the recorded step with the best validation accuracy, network with kernels expanded to "
             f"chains minus plain network (median of {many})",
             reduce.median(chosen.sel(way="expanded") - chosen.sel(way="plain")),
             at_least=0.0,
+            source=sources.EXPANSION,
         ),
         finding(
             "Duration of a forward and a backward pass of the expanded network on one batch, with one convolution "
             f"for each kernel of a chain divided by with each chain composed to one kernel (medians of {many})",
             duration["layer by layer"] / duration["composed"],
             at_least=2.0,
+            source=sources.OWN_EXPERIMENT,
         ),
     ]
 

@@ -12,7 +12,7 @@ from torch import nn
 from ranklens import drawing, problems, seeds
 from ranklens import nn as layers
 from ranklens.dynamics import optim
-from ranklens.studies.kit import records
+from ranklens.studies.kit import records, sources
 from ranklens.studies.kit.agreement import agreement
 from ranklens.studies.kit.claim import Claim, finding
 from ranklens.studies.kit.reduce import median
@@ -134,7 +134,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
             f"a training with the locality penalty of weight {weight:g}, divided by the ratio of a training without "
             "(median of the seeds)"
         )
-        found.append(finding(statement, median(ratio), at_least=10.0))
+        found.append(finding(statement, median(ratio), at_least=10.0, source=sources.OWN_EXPERIMENT))
     return found
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ranklens import drawing, seeds
 from ranklens.problems import targets
-from ranklens.studies.kit import records, reduce
-from ranklens.studies.kit.claim import Claim, finding, theorem
+from ranklens.studies.kit import records, reduce, sources
+from ranklens.studies.kit.claim import Claim, exactness, finding
 from ranklens.tensors import measures
 from ranklens.training import loop
 
@@ -221,12 +221,13 @@ def claims(record: xr.Dataset) -> list[Claim]:
         "linear networks and a target of {} rank, " + over
     )
     return [
-        theorem(
+        exactness(
             f"Products of random Gaussian {WIDTH} x {WIDTH} matrices have the mean effective rank that is known from "
             f"simulations: absolute difference between it and the mean of {PRODUCTS} products, largest of "
             f"{len(KNOWN)} numbers of factors up to {max(KNOWN)}. The bound allows for the chance of so few products",
             reduce.largest(np.abs(record["product"] - known)),
             at_most=1.5,
+            source=sources.OWN_EXPERIMENT,
         ),
         *(
             finding(
@@ -234,6 +235,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
                 f"networks before training, {over}; largest over targets and optimizers)",
                 reduce.largest(ratio.before.sel(network=kind)),
                 at_most=0.8,
+                source=sources.SIMPLICITY,
             )
             for kind in NETWORKS
         ),
@@ -243,6 +245,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
                 f"on the target of {target} rank, {over}; largest over networks and optimizers)",
                 reduce.largest(ratio.after.sel(target=target)),
                 at_most=0.95,
+                source=sources.SIMPLICITY,
             )
             for target in TARGETS
         ),
@@ -250,11 +253,13 @@ def claims(record: xr.Dataset) -> list[Claim]:
             f"{error.format('low')}; largest over optimizers)",
             reduce.largest(ratio.error.sel(network="linear", target="low")),
             at_most=0.9,
+            source=sources.SIMPLICITY,
         ),
         finding(
             f"{error.format('full')}; smallest over optimizers): depth does not help here",
             reduce.least(ratio.error.sel(network="linear", target="full")),
             at_least=0.98,
+            source=sources.SIMPLICITY,
         ),
     ]
 

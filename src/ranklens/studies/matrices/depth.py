@@ -14,8 +14,8 @@ from ranklens import drawing, problems, seeds
 from ranklens.dynamics import end_matrix, flow
 from ranklens.dynamics.record import ignoring_early_stops
 from ranklens.problems import targets
-from ranklens.studies.kit import records, reduce
-from ranklens.studies.kit.claim import Claim, finding, theorem
+from ranklens.studies.kit import records, reduce, sources
+from ranklens.studies.kit.claim import Claim, exactness, finding, theorem
 from ranklens.tensors import families, init, measures
 from ranklens.theory import convex
 
@@ -183,13 +183,15 @@ def claims(record: xr.Dataset) -> list[Claim]:
             f"{reduce.count(record.missing.sel(depth=1.0).size, 'run')}. It is 0 up to rounding",
             reduce.largest(record.missing.sel(depth=1.0)),
             at_most=1e-10,
+            source=sources.LEAST_SQUARES,
         ),
-        theorem(
+        exactness(
             "No flow ends below the least nuclear norm of all matrices with its observed entries: final nuclear norm "
             f"divided by a certified lower bound on the least one, least of {reduce.count(over, 'run')}. The lower "
             "bound is reduced by what the remaining training loss allows",
             reduce.least(over),
             at_least=1.0,
+            source=sources.DUALITY,
         ),
     ]
     if set(settings.depths) >= {2, 3}:
@@ -210,18 +212,21 @@ def _few(few: xr.Dataset, settings: Settings) -> list[Claim]:
             f"largest of depths 3 and more divided by that of depth 2, {medians}",
             deep / error[2],
             at_most=0.5,
+            source=sources.DEPTH,
         ),
         finding(
             f"{of}, depth 2 beats the fitting matrix of {NUCLEAR}: relative error over all entries, observed and "
             f"unobserved, of depth 2 divided by that of this matrix, {medians}",
             error[2] / reduce.median(few.least_error),
             at_most=1.0,
+            source=sources.DEPTH,
         ),
         finding(
             f"{of}, depth 3 and more recover the target: relative error over all entries, observed and unobserved, "
             f"{medians}, largest of these over the depths 3 and more",
             deep,
             at_most=0.03,
+            source=sources.DEPTH,
         ),
     ]
 
@@ -236,12 +241,14 @@ def _many(many: xr.Dataset, settings: Settings) -> list[Claim]:
             f"largest over depths of its {medians}",
             reduce.largest(errors),
             at_most=0.03,
+            source=sources.DEPTH,
         ),
         finding(
             f"{of}, the fitting matrix of {NUCLEAR} recovers the target: relative error over all entries, observed "
             f"and unobserved, {medians}",
             reduce.median(many.least_error),
             at_most=0.03,
+            source=sources.DEPTH,
         ),
     ]
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ranklens import problems, theory
 from ranklens.dynamics import flow
 from ranklens.problems import targets
-from ranklens.studies.kit import laws, onsets, records, reduce
+from ranklens.studies.kit import laws, onsets, records, reduce, sources
 from ranklens.studies.kit.claim import Claim, finding
 from ranklens.tensors import families, measures
 from ranklens.tensors.network import TensorNetwork
@@ -101,22 +101,30 @@ def claims(record: xr.Dataset) -> list[Claim]:
             record,
             f"the {rank} largest singular values sigma_r of the end matrix W, d sigma_r / dt = u_r^T (dW / dt) v_r "
             "with singular vectors u_r, v_r,",
+            source=sources.SINGULAR_VALUE_CHANGE,
         ),
-        laws.drift_claim(record, settings.rtol, "Differences between Gram matrices of neighbouring factors"),
+        laws.drift_claim(
+            record,
+            settings.rtol,
+            "Differences between Gram matrices of neighbouring factors",
+            source=sources.MATRIX_CONSERVATION,
+        ),
         finding(
             f"The singular values of the end matrix are learned one at a time, in descending order: share of {seeds} "
             f"in which each of the singular values 2 to {rank} passes 10% of its final size only after the one before "
             "has passed 90% of its own",
             reduce.share(waits, lambda w: w == rank - 1),
             at_least=0.8,
+            source=sources.ONE_AT_A_TIME,
         ),
         finding(
             f"The final end matrix has rank {rank}, up to a remainder: singular value {rank + 1} divided by singular "
             f"value {rank}, largest of {seeds}",
             reduce.largest(gaps),
             at_most=1e-3,
+            source=sources.ONE_AT_A_TIME,
         ),
-        laws.recovery_claim(record, "largest"),
+        laws.recovery_claim(record, "largest", source=sources.ONE_AT_A_TIME),
     ]
 
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from ranklens import drawing, problems, seeds, theory
 from ranklens.dynamics import end_matrix, flow
 from ranklens.problems import targets
-from ranklens.studies.kit import reduce
-from ranklens.studies.kit.claim import Claim, finding, theorem
+from ranklens.studies.kit import reduce, sources
+from ranklens.studies.kit.claim import Claim, exactness, finding
 from ranklens.tensors import families, init, measures
 from ranklens.theory import convex
 
@@ -249,19 +249,21 @@ def claims(record: xr.Dataset) -> list[Claim]:
 def _certificates(record: xr.Dataset) -> list[Claim]:
     """Return the claims on the certified least nuclear norms."""
     return [
-        theorem(
+        exactness(
             "No flow ends below the least nuclear norm of all matrices with its observed entries: final nuclear norm "
             f"divided by a certified lower bound on the least one, least of {reduce.count(record.norm.size, 'run')}. "
             "The lower bound is corrected for the remaining training loss",
             reduce.least(record.norm / (record.least_bound + record.slack)),
             at_least=1.0,
+            source=sources.DUALITY,
         ),
-        theorem(
+        exactness(
             "The least nuclear norms of all matrices with the observed entries are certified: norm found minus its "
             "lower bound from a dual solution, relative to the norm, largest of "
             f"{reduce.count(record.least_gap.size, 'problem')}",
             reduce.largest(record.least_gap),
             at_most=1e-6,
+            source=sources.DUALITY,
         ),
     ]
 
@@ -280,12 +282,14 @@ def _completion_claims(record: xr.Dataset) -> list[Claim]:
             f"by that of this matrix, medians of {seeds}",
             deep / reduce.median(few.least_error),
             at_most=0.5,
+            source=sources.DEPTH,
         ),
         finding(
             f"From {int(few.observed)} entries, depth 3 ends above the least nuclear norm of all fitting matrices: "
             f"share of {seeds} in which the final nuclear norm exceeds the least by 1% or more",
             reduce.share(above, lambda ratio: ratio >= 1.01),
             at_least=0.8,
+            source=sources.DEPTH,
         ),
         finding(
             f"From {int(many.observed)} entries, flows of every depth and the fitting matrix of least nuclear norm "
@@ -293,6 +297,7 @@ def _completion_claims(record: xr.Dataset) -> list[Claim]:
             "each depth and for this matrix, largest of these medians",
             reduce.largest([*every, reduce.median(many.least_error)]),
             at_most=0.02,
+            source=sources.DEPTH,
         ),
     ]
 
@@ -308,6 +313,7 @@ def _positive_claims(record: xr.Dataset) -> list[Claim]:
             f"matrix divided by the least trace, minus 1, largest of {of}, one for each depth and seed",
             reduce.largest(excess.isel(alpha=-1)),
             at_most=0.05,
+            source=sources.CONJECTURE,
         ),
         finding(
             "Sensing a positive semidefinite matrix with commuting operators: the flow from alpha I ends nearer to "
@@ -316,6 +322,7 @@ def _positive_claims(record: xr.Dataset) -> list[Claim]:
             "depth and seed",
             reduce.least(excess.isel(alpha=0) / excess.isel(alpha=-1)),
             at_least=3.0,
+            source=sources.CONJECTURE,
         ),
     ]
 
@@ -332,6 +339,7 @@ def _parts_claims(record: xr.Dataset) -> list[Claim]:
             f"the least one, minus 1, largest of {seeds}",
             reduce.largest(excess),
             at_most=1e-3,
+            source=sources.CONNECTIVITY,
         ),
         finding(
             "Observed entries in two blocks without a common row or column, depth 2: the flow ends at rank two "
@@ -339,6 +347,7 @@ def _parts_claims(record: xr.Dataset) -> list[Claim]:
             f"least of {blocks.size} flows, one for each seed and initialization",
             reduce.least(blocks),
             at_least=0.1,
+            source=sources.CONNECTIVITY,
         ),
         finding(
             "Observed entries that do not split into blocks, depth 2: the flow from a smaller initialization ends "
@@ -346,6 +355,7 @@ def _parts_claims(record: xr.Dataset) -> list[Claim]:
             f"the smallest initialization, divided by the ratio from the largest one, median of {seeds}",
             reduce.median(connected.isel(scale=-1) / connected.isel(scale=0)),
             at_most=0.1,
+            source=sources.CONNECTIVITY,
         ),
     ]
 
