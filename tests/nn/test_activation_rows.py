@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 
-from ranklens.nn.activation_rows import ActivationRows, activation_rank, gathered
+from ranklens.nn.activation_rows import ActivationRows, _extrapolated, activation_rank, gathered
 from ranklens.tensors import measures
 
+# Relative error of the effective rank that is corrected for the number of rows, as the monitor promises.
+CORRECTED = 0.02
+# Distance from 1 of the effective rank of a float32 matrix of rank 1, whose other singular values are its rounding.
+RANK_ONE = 1e-3
 # Relative error of a measure of rows in float32 against the same measure in float64.
 SINGLE = 1e-5
 
@@ -62,25 +66,57 @@ def test_measures_are_the_literal_ones():
     assert found.rankme == pytest.approx(float(np.exp(-(p * np.log(p)).sum())), rel=SINGLE)
     s = np.linalg.svd((rows - rows.mean(0)).double().numpy(), compute_uv=False)
     p = s / s.sum()
-    assert found.effective_rank == pytest.approx(float(np.exp(-(p * np.log(p)).sum())), rel=SINGLE)
+    assert found.effective_rank_of_rows == pytest.approx(float(np.exp(-(p * np.log(p)).sum())), rel=SINGLE)
     assert found.stable_rank == pytest.approx(float((s**2).sum() / s[0] ** 2), rel=SINGLE)
     assert found.frobenius == pytest.approx(float((s**2).sum() ** 0.5), rel=SINGLE)
     assert found.rows == 60
 
 
-def test_the_limit_is_that_of_many_rows():
-    mix = torch.randn(100, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    rows = torch.randn(1000, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64) @ mix
-    found = activation_rank(rows.float())
-    limit = float(measures.effective_rank(mix))
-    assert abs(found.effective_rank_limit - limit) < abs(found.effective_rank - limit) / 3
+@pytest.mark.parametrize("shape", ["flat", "power law", "exponential", "few large", "mixed"])
+@pytest.mark.parametrize("per_channel", [4, 8])
+def test_the_effective_rank_is_that_of_the_covariance(shape, per_channel):
+    channels = 128
+    k, made = torch.arange(channels, dtype=torch.float64), torch.Generator().manual_seed(3)
+    mix = torch.randn(channels, 60, generator=made, dtype=torch.float64)
+    roots = {
+        "flat": torch.where(k < 100, 1.0, 0.0),
+        "power law": (1 + k) ** -0.5,
+        "exponential": torch.exp(-k / 40),
+        "few large": torch.where(k < 10, 1.0, 0.05),
+        "mixed": torch.linalg.svdvals(mix),
+    }[shape]
+    true = float(measures.effective_rank_of(roots))
+    rows = torch.randn(per_channel * channels, len(roots), generator=made, dtype=torch.float64) * roots
+    found = activation_rank((rows + 5).float())
+    assert found.effective_rank == pytest.approx(true, rel=CORRECTED)
+    assert found.effective_rank_of_rows < found.effective_rank
+    if per_channel == 4 and shape != "mixed":  # 60 directions only, with 8.5 rows each
+        assert found.effective_rank_of_rows < (1 - CORRECTED) * true
+
+
+def test_the_correction_removes_two_terms(tolerance):
+    R, a, b, n = 37.0, -90.0, 300.0, 64
+    ranks = [R + a * k / n + b * (k / n) ** 2 for k in (1, 2, 4)]
+    assert _extrapolated(ranks, 100) == pytest.approx(R, rel=tolerance["rounding"])
+
+
+@pytest.mark.parametrize("count", [2, 5, 8, 9, 30])
+def test_few_rows_show_no_more_directions_than_they_span(count):
+    made = torch.Generator().manual_seed(count)
+    found = activation_rank(torch.randn(count, 400, generator=made))
+    assert found.effective_rank_of_rows * (1 + SINGLE) >= 1
+    assert found.effective_rank <= count - 1 + SINGLE
+    equal = activation_rank(torch.ones(count, 3))
+    assert (equal.effective_rank, equal.effective_rank_of_rows) == (0.0, 0.0)
+    one = activation_rank(torch.randn(count, 1, generator=made) @ torch.ones(1, 3))
+    assert one.effective_rank == pytest.approx(1.0, rel=RANK_ONE)
 
 
 def test_rows_that_are_not_finite_have_no_measures():
     rows = torch.ones(4, 3)
     rows[1, 1] = torch.inf
     found = activation_rank(rows)
-    assert np.isnan([found.effective_rank, found.effective_rank_limit, found.stable_rank, found.rankme]).all()
+    assert np.isnan([found.effective_rank, found.effective_rank_of_rows, found.stable_rank, found.rankme]).all()
     assert found.rows == 4
 
 

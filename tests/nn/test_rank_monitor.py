@@ -6,6 +6,7 @@ from torch import distributed, multiprocessing, nn
 
 import ranklens as rl
 from ranklens.nn.rank_monitor import RankMonitor
+from ranklens.tensors import measures
 
 # Relative error of measures in float32 against measures from Gram matrices in float64.
 SINGLE = 1e-5
@@ -132,24 +133,21 @@ def test_channels_of_convolutions_of_every_dimension_are_the_features():
     assert float(monitor.record().effective_rank.sel(part="0").max()) <= 3
 
 
-def embeddings(directions, width):
-    """A linear layer whose outputs have a number of directions, and rows of inputs for it."""
-    layer = nn.Linear(directions, width).requires_grad_(False)
-    return layer, torch.randn(4096, directions, generator=torch.Generator().manual_seed(1))
-
-
-def test_small_batches_show_the_rank_of_many():
-    layer, x = embeddings(400, 512)
+def test_small_batches_show_the_rank_of_a_full_pass():
+    made = torch.Generator().manual_seed(1)
+    layer = nn.Linear(400, 512).requires_grad_(False)
+    x = torch.randn(16_384, 400, generator=made)
     monitor = rl.nn.RankMonitor(nn.Sequential(layer), every=100, share=1.0, activations="0")
     layer.register_forward_hook(lambda *_: monitor.step())
     for rows in x[:2560].split(32):
         layer(rows)
+    monitor.close()
     row = monitor.record().isel(step=0).sel(part="0")
-    whole = layer(x)
-    whole = float(rl.effective_rank((whole - whole.mean(0)).double()))
+    eigenvalues = torch.linalg.eigvalsh(layer(x).double().T.cov()).clamp_min(0)
+    whole = float(measures.effective_rank_of(eigenvalues.sqrt()))
     assert int(row.rows) == 2048
     assert float(row.effective_rank) == pytest.approx(whole, rel=QUEUED)
-    assert float(row.effective_rank_limit) > whole  # of infinitely many rows, of which 4,096 show less
+    assert float(row.effective_rank_of_rows) < (1 - QUEUED) * whole  # without the correction it is too low
     one = layer(x[:32])
     assert float(rl.effective_rank(one - one.mean(0))) < 32
 

@@ -37,7 +37,7 @@ MEASURES = (
     "effective_rank",
     "stable_rank",
     "frobenius",
-    "effective_rank_limit",
+    "effective_rank_of_rows",
     "rankme",
     "rows",
     "update_effective_rank",
@@ -77,8 +77,9 @@ class RankMonitor:
 
     An activation of one forward pass of b samples has rank b - 1 at most. Its rank is therefore measured from a queue
     of rows, which every forward pass adds to; a profile waits until the queue is full, but not longer than until the
-    next profile is due. Rows that were added before later steps belong to slightly different weights. In distributed
-    training every process must call `step()` equally often; the queues of all processes are then measured together.
+    next profile is due. The rank is corrected for the number of rows, which should be at least four times the number of
+    channels; see `activation_rank`. Rows that were added before later steps belong to slightly different weights. In
+    distributed training every process must call `step()` equally often; all queues are then measured together.
 
     A weight or an activation with entries that are not finite is recorded as NaN, and the training goes on.
 
@@ -193,12 +194,13 @@ class RankMonitor:
             A Dataset over `step` (the step at which a profile became due) and `part` (parameters and modules by name).
             Its variables over (step, part) are effective_rank, stable_rank, frobenius (the Frobenius norm), and `at`,
             the step at which the part was measured; the ranks of a zero matrix are 0. For activations, from whose rows
-            the mean is taken off, they are also rankme (RankMe as published, with the mean), rows (the number of rows
-            that all this rests on) and effective_rank_limit (the effective rank extrapolated to infinitely many rows;
-            see `activation_rank`). For weights, if `updates` was given, they are also update_effective_rank,
-            update_stable_rank and update_frobenius, of the change since the profile before. For every bond of a layer
-            factored as a tensor network it has component_norm over (step, bond, component): the norms of the bond's
-            components in descending order, followed by NaN if another bond has more. A bond is named "layer:bond".
+            the mean is taken off, effective_rank is corrected for the number of rows, and there are also
+            effective_rank_of_rows (the effective rank without the correction), rankme (RankMe as published, with the
+            mean) and rows (the number of rows that all these measures rest on); see `activation_rank`. For weights, if
+            `updates` was given, there are also update_effective_rank, update_stable_rank and update_frobenius, of the
+            change since the profile before. For every bond of a layer factored as a tensor network, component_norm over
+            (step, bond, component) has the norms of the bond's components in descending order, followed by NaN if
+            another bond has more. A bond is named "layer:bond".
             An entry that was not measured is NaN, and a part that was never measured is absent. The attribute `steps`
             is the number of calls of `step()`, `share` the share of the time since the monitor was made that
             measuring took, and `not_finite` a dictionary of the parts that had entries that were not finite, with the
