@@ -1,11 +1,10 @@
-import numpy as np
 import pytest
 import torch
 from completion_cases import FAMILIES, everything
 
 import ranklens as rl
-from ranklens.completers import alternating
-from ranklens.completers.alternating import AlternatingLeastSquares, ridge_solve
+from ranklens.completers import alternating, equations
+from ranklens.completers.alternating import AlternatingLeastSquares
 from ranklens.completers.observed import Observed
 
 # Small linear systems solved by Gram matrices, whose condition number is the square of the problem's.
@@ -25,6 +24,7 @@ def some_entries(net, *, seed=1):
 def test_a_sweep_ends_where_no_node_can_gain(name, block, monkeypatch):
     """After solving for node k, the gradient of the penalized loss by node k vanishes; also with rows in blocks."""
     monkeypatch.setattr(alternating, "BLOCK", block)
+    monkeypatch.setattr(equations, "BLOCK", block)
     net, ridge = FAMILIES[name](), 0.3
     observed = some_entries(net)
     solver = AlternatingLeastSquares(net, observed, ridge=ridge)
@@ -58,17 +58,6 @@ def test_rows_without_observations_become_zero(name):
     AlternatingLeastSquares(net, observed, ridge=0.0).sweep([0])
     assert not net.nodes[0][1].any()
     assert net.nodes[0][0].any()
-
-
-def test_systems_in_one_batch_are_solved_each_by_itself(tolerance):
-    """A singular system of tiny numbers beside one of huge numbers has the least-norm solution, as it has alone."""
-    features = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
-    gram, moment = features.T @ features, features[0] * 3.0
-    units = torch.tensor([1e-12, 1.0, 1e12], dtype=torch.float64)
-    x = ridge_solve(units[:, None, None] * gram, units[:, None] * moment, 0.0)
-    least = torch.from_numpy(np.linalg.lstsq(features.numpy(), [3.0], rcond=None)[0])
-    assert torch.allclose(x, least.expand(3, 2), rtol=tolerance["difference"])
-    assert not ridge_solve(torch.zeros(1, 2, 2), torch.zeros(1, 2), 0.0).any()
 
 
 def test_a_network_is_fitted_as_a_matrix_is():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ranklens.completers import equations
-from ranklens.completers.equations import MatrixEntries, TensorEntries
+from ranklens.completers.equations import MatrixEntries, TensorEntries, ridge_solve
 from ranklens.completers.observed import Observed
 
 # Sums of few numbers of order one, in another order.
@@ -55,3 +55,14 @@ def test_sums_over_entries(made, shape, biases, block, monkeypatch):
         change = sum(block.change(factor[block.low : block.high]) for block in blocks)
         quadratic = np.einsum("di,dij,dj->", factor.numpy(), gram, factor.numpy())
         assert change == pytest.approx(quadratic - 2 * np.sum(factor.numpy() * moment), abs=SAME)
+
+
+def test_systems_in_one_batch_are_solved_each_by_itself(tolerance):
+    """A singular system of tiny numbers beside one of huge numbers has the least-norm solution, as it has alone."""
+    features = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
+    gram, moment = features.T @ features, features[0] * 3.0
+    units = torch.tensor([1e-12, 1.0, 1e12], dtype=torch.float64)
+    x = ridge_solve(units[:, None, None] * gram, units[:, None] * moment, 0.0)
+    least = torch.from_numpy(np.linalg.lstsq(features.numpy(), [3.0], rcond=None)[0])
+    assert torch.allclose(x, least.expand(3, 2), rtol=tolerance["difference"])
+    assert not ridge_solve(torch.zeros(1, 2, 2), torch.zeros(1, 2), 0.0).any()

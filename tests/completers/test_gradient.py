@@ -32,6 +32,24 @@ def test_the_sparse_gradient_is_that_of_autograd(depth, rows, shape, tolerance):
         assert torch.allclose(place, other, rtol=tolerance["rounding"], atol=tolerance["rounding"])
 
 
+@pytest.mark.parametrize("rows", [None, [3, 1, 7]])
+@pytest.mark.parametrize(("shape", "count"), [((60, 70), 40), ((6, 7), 40), ((4, 3, 5), 40)])
+def test_a_weight_is_a_number_of_observations(shape, count, rows, tolerance):
+    """Sparse and planned gradients against one in which observations are repeated."""
+    net = rl.deep_matrix(shape, 3, 4, std=0.7) if len(shape) == 2 else rl.cp(shape, 2, std=1.0)
+    entries = observed(shape, count)
+    weights = torch.arange(count) % 3 + 1
+    chosen = torch.arange(count) if rows is None else torch.tensor(rows)
+    repeated = entries.take(chosen.repeat_interleave(weights[chosen]))
+    gradient = squared_error(net, entries.weighted(weights.double()))
+    plain = squared_error(net, repeated)
+    # The weights of a mini-batch are in units of their mean over all observations.
+    unit = len(repeated) / len(chosen) / (float(weights.sum()) / count)
+    assert float(gradient(None if rows is None else chosen)) == pytest.approx(unit * float(plain()))
+    for part, other in zip(gradient.parts, plain.parts, strict=True):
+        assert torch.allclose(part, unit * other, rtol=tolerance["rounding"], atol=tolerance["rounding"])
+
+
 def test_few_entries_of_a_deep_matrix_are_looked_up_and_many_are_multiplied_out():
     net = rl.deep_matrix((30, 40), 3, 4)
     assert isinstance(squared_error(net, observed((30, 40), 50)), SparseGradient)

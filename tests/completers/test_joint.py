@@ -9,7 +9,7 @@ import torch
 import ranklens as rl
 from ranklens.completers.biases import fit_biases
 from ranklens.completers.equations import MatrixEntries
-from ranklens.completers.joint import fit_jointly_, solve
+from ranklens.completers.joint import fit_jointly_
 from ranklens.completers.observed import Observed
 
 # A fit without noise, after few sweeps.
@@ -24,7 +24,7 @@ def test_rows_are_ridge_regressions_with_a_bias(tolerance):
     factors = [torch.zeros(5, 3).double(), torch.from_numpy(other)]
     (equations,) = MatrixEntries(observed, biases=True).equations(0, factors)
     penalty = torch.tensor([0.1, 0.1, 2.0]).double()
-    found = solve(equations, penalty)
+    found = equations.solve(penalty)
     for row in range(5):
         own = indices[:, 0] == row
         design = np.concatenate([other[indices[own, 1], :2], np.ones((own.sum(), 1))], axis=1)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from ranklens.completers.observed import Observed
@@ -29,6 +30,24 @@ def test_both_parts_of_a_split_have_an_entry_if_there_are_two():
     for fraction in (1e-9, 0.999):
         assert [len(part) for part in entries(2).split(fraction, 0)] == [1, 1]
     assert [len(part) for part in entries(1).split(0.5, 0)] == [1, 0]
+
+
+def test_a_weight_counts_as_so_many_observations():
+    few = entries(6)
+    times = torch.tensor([1, 3, 2, 1, 1, 2])
+    weighted, repeated = few.weighted(times.double()), few.take(torch.arange(6).repeat_interleave(times))
+    assert weighted.count == repeated.count == 10
+    assert weighted.mean() == pytest.approx(repeated.mean())
+    assert weighted.mean_square() == pytest.approx(repeated.mean_square())
+
+
+def test_a_mean_is_compared_with_its_standard_error():
+    values = torch.tensor([1.0, 3.0]).repeat(8).double()  # mean 2, standard error 1 / 4
+    some = Observed(torch.zeros(16, 2).long(), values, (1, 1))
+    assert some.exceeds_zero(7.9)
+    assert not some.exceeds_zero(8.1)
+    assert not some.times(-1.0).exceeds_zero(0.0)
+    assert not some.times(float("nan")).exceeds_zero(0.0)
 
 
 def test_arithmetic_is_that_of_the_values():

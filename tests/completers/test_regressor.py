@@ -88,19 +88,21 @@ def test_recommendations_are_the_best_labels_that_were_not_seen():
         regressor.recommend("user 03", 0)
 
 
-def test_a_weight_of_two_is_two_rows():
+@pytest.mark.parametrize("posterior", [0, 5])
+def test_a_weight_of_two_is_two_rows(posterior):
     X, y = table(rows=500)
     weights = np.random.default_rng(0).integers(0, 3, 500)
     mask = np.random.default_rng(1).random(500) < 0.2
-    settings = {"posterior": 0, "max_steps": 200, "depth": 2}
+    settings = {"posterior": posterior, "implicit": False, "max_steps": 200, "depth": 2}
     weighted = rl.EntryRegressor(**settings, held_out=lambda indices, seed: mask[weights > 0])
     weighted.fit(X, y, sample_weight=weights)
     rows = np.repeat(np.arange(500), weights)
     repeated = rl.EntryRegressor(**settings, held_out=lambda indices, seed: mask[rows])
     repeated.fit(X.iloc[rows], y[rows])
     unweighted = rl.EntryRegressor(**settings).fit(X, y).predict(X)
-    off = np.abs(weighted.predict(X) - repeated.predict(X)).max()
-    assert off < 0.2 * np.abs(weighted.predict(X) - unweighted).max()
+    assert np.abs(weighted.predict(X) - unweighted).max() > 0.01
+    assert np.abs(weighted.predict(X) - repeated.predict(X)).max() < SAME
+    assert weighted.rmse_ == pytest.approx(repeated.rmse_, rel=SAME)
     with pytest.raises(ValueError, match="at least one non-zero"):
         rl.EntryRegressor().fit(X, y, sample_weight=np.zeros(500))
 

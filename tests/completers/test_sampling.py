@@ -17,25 +17,28 @@ def noisy(noise, rank=1, seed=0):
     train, held_out = whole.split(0.1, 0)
     net = rl.deep_matrix((40, 30), 2, width=rank)
     rl.init.product_(net, target)
-    residuals = held_out.minus(target[tuple(held_out.indices.T)]).values
+    residuals = held_out.minus(target[tuple(held_out.indices.T)])
     return train, held_out, whole, Begin(net, None, 0.0, residuals, held_out.mean_square() ** 0.5), target
+
+
+def left(value, count=9):
+    """Return residuals that are all equal."""
+    return Observed(torch.zeros(count, 2).long(), torch.full((count,), value).double(), (40, 30))
 
 
 def test_noisy_data_get_more_components_than_clear_ones():
     _, _, _, begin, _ = noisy(0.1)
     assert [rows.shape for rows in initial_rows(begin, (40, 30), 0)] == [(40, 1), (30, 1)]
     assert [rows.shape for rows in initial_rows(begin, (40, 30), 0, more=1)] == [(40, 2), (30, 2)]
-    unclear = Begin(
-        begin.net, (torch.zeros(40).double(), torch.zeros(30).double()), 1.0, torch.full((9,), 0.9).double(), 1.0
-    )
+    unclear = Begin(begin.net, (torch.zeros(40).double(), torch.zeros(30).double()), 1.0, left(0.9), 1.0)
     assert [rows.shape for rows in initial_rows(unclear, (40, 30), 0)] == [(40, 9), (30, 9)]
-    alone = Begin(None, None, 0.0, torch.ones(9).double(), 1.0)
+    alone = Begin(None, None, 0.0, left(1.0), 1.0)
     assert [rows.shape for rows in initial_rows(alone, (40, 3), 0)] == [(40, 3), (3, 3)]
 
 
 def test_a_posterior_that_predicts_as_well_is_kept():
     train, held_out, whole, begin, target = noisy(0.3)
-    rough = Begin(begin.net, None, 0.0, 1.2 * begin.residuals, begin.alone)  # no fit is as good as the truth
+    rough = Begin(begin.net, None, 0.0, begin.residuals.times(1.2), begin.alone)  # no fit is as good as the truth
     found = sample(train, held_out, whole, rough, draws=20, seed=0)
     assert found.posterior is not None
     assert float((found.posterior.whole() - target).norm() / target.norm()) < 0.15
@@ -43,7 +46,7 @@ def test_a_posterior_that_predicts_as_well_is_kept():
 
 def test_a_posterior_that_predicts_worse_is_not_kept():
     train, held_out, whole, begin, _ = noisy(0.3)
-    better = Begin(begin.net, None, 0.0, 0.5 * begin.residuals, begin.alone)
+    better = Begin(begin.net, None, 0.0, begin.residuals.times(0.5), begin.alone)
     found = sample(train, held_out, whole, better, draws=20, seed=0)
     assert found.posterior is None
     assert found.error > better.error
@@ -51,7 +54,7 @@ def test_a_posterior_that_predicts_worse_is_not_kept():
 
 def test_data_without_noise_need_no_draws():
     train, held_out, whole, begin, _ = noisy(0.0)
-    exact = Begin(begin.net, None, 0.0, torch.full((9,), 1e-8).double(), begin.alone)
+    exact = Begin(begin.net, None, 0.0, left(1e-8), begin.alone)
     found = sample(train, held_out, whole, exact, draws=20, seed=0)
     assert (found.posterior, found.error) == (None, None)
 

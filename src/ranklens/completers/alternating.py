@@ -3,14 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-import numpy as np
-import scipy.sparse as sp
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ranklens.completers.equations import MatrixEntries, TensorEntries, entries_of, ridge_solve
+from ranklens.completers.factors import has_one_node_per_mode
 from ranklens.completers.observed import Observed
 from ranklens.completers.pattern import stable_order
 from ranklens.tensors import contract
@@ -19,9 +18,6 @@ from ranklens.tensors.network import TensorNetwork
 
 # Numbers in the Gram matrices, or in the outer products of environments, that are held at a time: 32 MiB in float64.
 BLOCK = 2**22
-# Ridge that is always added, in units of the mean diagonal of the Gram matrix. A row with fewer observations than
-# unknowns then has one small solution instead of infinitely many.
-JITTER = 1e-10
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ class AlternatingLeastSquares:
     def __init__(self, net: TensorNetwork, observed: Observed, *, ridge: float) -> None:
         self.net, self.observed, self.ridge = net, observed, ridge
         self._orders: dict[tuple[int, ...], Order] = {}
-        self._sums: tuple[sp.csr_matrix, sp.csr_matrix] | None = None
+        self._entries: MatrixEntries | TensorEntries | None = None
 
     def replace_values(self, observed: Observed) -> None:
         """Replace the values to fit.
@@ -109,7 +105,7 @@ class AlternatingLeastSquares:
         Args:
             observed: observations at the same positions, in the same order.
         """
-        self.observed, self._sums = observed, None
+        self.observed, self._entries = observed, None
 
     @torch.no_grad()
     def sweep(self, nodes: Sequence[int] | None = None) -> float:
@@ -123,51 +119,27 @@ class AlternatingLeastSquares:
         """
         squared = 0.0
         on_cpu = self.observed.values.device.type == "cpu"
-        solve = self._solve_factor if _is_matrix_product(self.net) and on_cpu else self._solve_node
+        solve = self._solve_factor if has_one_node_per_mode(self.net) and on_cpu else self._solve_node
         for k in range(len(self.net.nodes)) if nodes is None else nodes:
             squared = solve(k)
         return squared / float(self.observed.counts().sum())
 
     def _solve_factor(self, k: int) -> float:
-        """Return the sum of squared residuals after solving for one of the two factors of a matrix.
-
-        The Gram matrices of all rows are one sparse product: the counts of observations, times the outer products of
-        the other factor's rows.
-        """
+        """Return the sum of squared residuals after solving for a factor of a matrix or of a CP tensor."""
         layout = self.net.layout
-        own, other = (self.net.nodes[n].detach().movedim(layout.nodes[n].index(layout.out[n]), 0) for n in (k, 1 - k))
-        rows, size = own.shape
-        counts, sums = self._counts[k], self._sums_by_factor[k]
-        squared = float(self.observed.counts() @ self.observed.values.square())
-        outer = (other[:, :, None] * other[:, None, :]).reshape(len(other), -1).numpy()
-        step = max(4 * BLOCK // (size * size), 1)
-        for low in range(0, rows, step):
-            high = min(low + step, rows)
-            equations = NormalEquations(
-                torch.from_numpy(counts[low:high] @ outer).view(-1, size, size),
-                torch.from_numpy(sums[low:high] @ other.numpy()),
-            )
-            own[low:high] = x = equations.solve(self.ridge)
-            squared += equations.change(x)
+        factors: list[Tensor] = [torch.empty(0)] * len(layout.modes)
+        for node, modes, labels in zip(self.net.nodes, layout.modes, layout.nodes, strict=True):
+            factors[modes[0]] = node.detach().movedim(labels.index(layout.out[modes[0]]), 0)
+        if self._entries is None:
+            self._entries = entries_of(self.observed, biases=False)
+        (n,) = layout.modes[k]
+        doubles = [factor.double() for factor in factors]
+        squared = self._entries.energy(n, doubles)
+        for made in self._entries.equations(n, doubles):
+            x = made.solve(torch.full((doubles[n].shape[1],), self.ridge, dtype=torch.float64))
+            factors[n][made.low : made.high] = x
+            squared += made.change(x)
         return max(squared, 0.0)
-
-    @cached_property
-    def _counts(self) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-        """Return how often every entry of the matrix is observed: with the rows of factor 0, and of factor 1."""
-        return self._tables(self.observed.counts().numpy())
-
-    @property
-    def _sums_by_factor(self) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-        """Return the sum of the values observed of every entry: with the rows of factor 0, and of factor 1."""
-        if self._sums is None:
-            self._sums = self._tables((self.observed.counts() * self.observed.values).numpy())
-        return self._sums
-
-    def _tables(self, weights: np.ndarray) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-        """Return weights of the observations, added up by entry, as a sparse matrix and its transpose."""
-        i, j = self.observed.indices.numpy().T
-        table = sp.csr_matrix((weights, (i, j)), shape=self.observed.shape)
-        return table, table.T.tocsr()
 
     def _solve_node(self, k: int) -> float:
         """Return the sum of squared residuals after solving for a node of any network."""
@@ -235,35 +207,6 @@ def _sort(observed: Observed, modes: Sequence[int]) -> Order:
         positions = torch.arange(len(observed), device=observed.values.device)
         ends = torch.tensor([len(observed)], device=observed.values.device)
     return Order(positions, torch.cat([ends.new_zeros(1), ends]).cpu())
-
-
-def _is_matrix_product(net: TensorNetwork) -> bool:
-    """Return whether the network is a product of two matrices."""
-    layout = net.layout
-    return len(net.nodes) == 2 and layout.modes == ((0,), (1,)) and [len(x) for x in layout.nodes] == [2, 2]
-
-
-def ridge_solve(
-    gram: Float[Tensor, "*batch size size"], moment: Float[Tensor, "*batch size"], ridge: float
-) -> Float[Tensor, "*batch size"]:
-    """Solve (gram + ridge I) x = moment for a batch of systems.
-
-    A multiple of the identity, 1e-10 times the mean diagonal of the system's own Gram matrix, is added, so that a
-    singular system has a solution whatever the units of other systems are. Where the moment is zero, x is zero.
-
-    Args:
-        gram: positive semidefinite matrices, of shape (*batch, size, size).
-        moment: right-hand sides, of shape (*batch, size).
-        ridge: number, at least 0, that is added to the diagonals.
-
-    Returns:
-        The solutions x, of shape (*batch, size).
-    """
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    scale = diagonal.mean(dim=-1)[..., None, None]
-    lift = ridge + JITTER * scale.where(scale > 0, 1.0)
-    lifted = gram + lift * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve(lifted, moment.unsqueeze(-1)).squeeze(-1)
 
 
 def _blocks(starts: Tensor, size: int) -> Iterator[tuple[int, int]]:

@@ -162,14 +162,16 @@ class Components:
         size, device = net.layout.sizes[bond], train.values.device
         gram = torch.zeros(size, size, dtype=torch.float64, device=device)
         moment = torch.zeros(size, dtype=torch.float64, device=device)
-        for indices, values in zip(train.indices.split(CHUNK), train.values.split(CHUNK), strict=True):
+        parts = (part.split(CHUNK) for part in (train.indices, train.values, train.counts()))
+        for indices, values, weights in zip(*parts, strict=True):
             entries = component_entries(net, bond, indices)
-            gram += entries.T @ entries
-            moment += entries.T @ values
+            weighted = entries.T * weights
+            gram += weighted @ entries
+            moment += weighted @ values
         mean = gram.diagonal().mean()
         lift = LIFT * mean if mean > 0 else 1.0  # components of zero, as of tensors with many modes and few entries
         gram += lift * torch.eye(size, dtype=torch.float64, device=device)
-        return cls(gram, moment, float(train.values.square().sum()))
+        return cls(gram, moment, train.mean_square() * train.count)
 
     def keep(self, kept: Sequence[int]) -> "Components":
         """Return the normal equations for the weights of some of the components; the others have weight zero.

@@ -225,7 +225,7 @@ def _sample(attempt: Attempt, settings: Settings, ways: Sequence[MakeFeatures | 
         net,
         biases.modes if math.isfinite(biases.damping) else None,
         biases.mean,
-        (residual(made, data.held_out) if attempt.is_better else data.residual(data.held_out)).values.cpu(),
+        (residual(made, data.held_out) if attempt.is_better else data.residual(data.held_out)).to("cpu"),
         attempt.alone / data.scale,
     )
     return sample(
@@ -244,6 +244,6 @@ def _is_better(made: Fit, data: Data) -> bool:
 
     The mean improvement of the squared error must exceed `DOUBTS` times its standard error.
     """
-    alone = data.held_out.minus(made.biases.at(data.held_out.indices))
-    gains = alone.values.square() - residual(made, data.held_out).values.square()
-    return float(gains.mean()) > DOUBTS * float(gains.std(correction=0)) / math.sqrt(len(gains))
+    alone = data.held_out.minus(made.biases.at(data.held_out.indices)).values.square()
+    gains = replace(data.held_out, values=alone - residual(made, data.held_out).values.square())
+    return gains.exceeds_zero(DOUBTS)

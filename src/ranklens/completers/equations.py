@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ranklens.completers.observed import Observed
@@ -14,6 +16,9 @@ from ranklens.completers.pattern import stable_order
 
 # Numbers in tables of features, and in normal equations, that are held at a time: 32 MiB in float64.
 BLOCK = 2**22
+# Ridge that is always added, in units of the mean diagonal of the Gram matrix. A row with fewer observations than
+# unknowns then has one small solution instead of infinitely many.
+JITTER = 1e-10
 
 
 @dataclass(frozen=True)
@@ -39,16 +44,26 @@ class Equations:
         """Return the row after the last."""
         return self.low + len(self.moment)
 
+    def solve(self, penalty: Float[Tensor, " K"]) -> Float[Tensor, "rows K"]:
+        """Return the rows that minimize their sums of squared residuals plus a weighted sum of their squares.
+
+        Args:
+            penalty: weights of the K squares.
+        """
+        size = self.moment.shape[1]
+        return ridge_solve(
+            self.gram[:, symmetric(size)].unflatten(1, (size, size)) + torch.diag(penalty), self.moment, 0.0
+        )
+
     def change(self, rows: Float[Tensor, "rows K"]) -> float:
         """Return by how much the sum of squared residuals is larger with these rows than with rows of zero.
 
         Args:
             rows: factors and biases.
         """
-        i, j = torch.tril_indices(rows.shape[1], rows.shape[1])
-        twice = torch.where(i == j, 1.0, 2.0).to(rows.dtype)
-        quadratic = (self.gram * rows[:, i] * rows[:, j]) @ twice
-        return float(quadratic.sum() - 2 * (rows * self.moment).sum())
+        size = rows.shape[1]
+        gram = self.gram[:, symmetric(size)].unflatten(1, (size, size))
+        return float(((gram @ rows[:, :, None])[:, :, 0] * rows).sum() - 2 * (rows * self.moment).sum())
 
 
 class MatrixEntries:
@@ -109,6 +124,45 @@ class MatrixEntries:
             yield Equations(low, found[:, :squares], moment)
 
 
+@dataclass(frozen=True)
+class _Block:
+    """The entries of consecutive rows of one mode, sorted by row.
+
+    Attributes:
+        low: the first row.
+        high: the row after the last.
+        others: for every other mode the indices of the entries.
+        values: the values of the entries.
+        weights: the weights of the entries, or None if all are 1.
+        filled: rows that have entries, counted from `low`.
+        begins: where the entries of each of these rows begin.
+    """
+
+    low: int
+    high: int
+    others: dict[int, NDArray[np.int64]]
+    values: NDArray[np.float64]
+    weights: NDArray[np.float64] | None
+    filled: NDArray[np.int64]
+    begins: NDArray[np.int64]
+
+    def targets(self, factors: Sequence[Tensor], *, biases: bool) -> NDArray[np.float64]:
+        """Return the values less the biases of the other modes."""
+        if not biases:
+            return self.values
+        return self.values - sum(factors[m].numpy()[:, -1].take(own) for m, own in self.others.items())
+
+    def features(self, factors: Sequence[Tensor], *, biases: bool) -> NDArray[np.float64]:
+        """Return the products of the other modes' factors, of shape (K, entries), with ones in place of biases."""
+        made = None
+        for m, own in self.others.items():
+            picked = np.ascontiguousarray(factors[m].numpy().T).take(own, axis=1)
+            made = picked if made is None else np.multiply(made, picked, out=made)
+        if biases:
+            made[-1] = 1.0
+        return made
+
+
 class TensorEntries:
     """Observed entries of a tensor of any order. Their normal equations are sums over the entries of every row.
 
@@ -119,14 +173,15 @@ class TensorEntries:
 
     def __init__(self, observed: Observed, *, biases: bool) -> None:
         self.biases, self._shape = biases, observed.shape
-        indices, self._values = observed.indices.cpu(), observed.values.cpu()
-        self._weights = observed.counts().cpu()
-        self._indices = indices.T.contiguous()
-        self._orders = [stable_order(own, d) for own, d in zip(self._indices, self._shape, strict=True)]
+        indices, self._values = observed.indices.cpu(), observed.values.cpu().numpy()
+        self._weights = None if observed.weights is None else observed.weights.cpu().numpy()
+        self._indices = indices.T.contiguous().numpy()
+        self._orders = [stable_order(own, d).numpy() for own, d in zip(indices.T, self._shape, strict=True)]
         self._starts = [
-            np.concatenate([[0], torch.bincount(own, minlength=d).cumsum(0).numpy()])
+            np.concatenate([[0], np.bincount(own, minlength=d).cumsum()])
             for own, d in zip(self._indices, self._shape, strict=True)
         ]
+        self._sorted: dict[int, _Block] = {}  # blocks that hold a whole mode, which are made once
 
     def energy(self, n: int, factors: Sequence[Float[Tensor, "_ K"]]) -> float:
         """Return the sum of the squared targets of mode n: of the residuals with rows of zero in mode n.
@@ -135,7 +190,11 @@ class TensorEntries:
             n: the mode.
             factors: the rows of all modes.
         """
-        return float(self._weights @ self._targets(n, factors, slice(None)).square())
+        targets = self._values
+        if self.biases:
+            others = [m for m in range(len(factors)) if m != n]
+            targets = targets - sum(factors[m].numpy()[:, -1].take(self._indices[m]) for m in others)
+        return float(targets @ (targets if self._weights is None else self._weights * targets))
 
     def equations(self, n: int, factors: Sequence[Float[Tensor, "_ K"]]) -> Iterator[Equations]:
         """Compute the normal equations of the rows of mode n, with the factors of all other modes fixed.
@@ -153,35 +212,48 @@ class TensorEntries:
         while low < len(starts) - 1:
             high = int(np.searchsorted(starts, starts[low] + most, side="right")) - 1
             high = min(max(high, low + 1), low + most, len(starts) - 1)
-            yield self._block(n, factors, low, high)
+            block = self._block(n, low, high)
+            yield _equations(
+                block.features(factors, biases=self.biases), block.targets(factors, biases=self.biases), block
+            )
             low = high
 
-    def _block(self, n: int, factors: Sequence[Tensor], low: int, high: int) -> Equations:
-        """Return the normal equations of the rows from `low` to before `high`."""
+    def _block(self, n: int, low: int, high: int) -> _Block:
+        """Return the entries of the rows from `low` to before `high` of mode n."""
+        if (low, high) == (0, self._shape[n]) and n in self._sorted:
+            return self._sorted[n]
         starts = self._starts[n][low : high + 1]
         entries = self._orders[n][starts[0] : starts[-1]]
-        features = torch.ones(len(entries), factors[n].shape[1], dtype=torch.float64)
-        for m, factor in enumerate(factors):
-            if m != n:
-                features *= (_with_ones(factor) if self.biases else factor)[self._indices[m, entries]]
-        targets = self._targets(n, factors, entries)
-        table = torch.cat([_outer(features), features * targets[:, None]], dim=1).numpy()
-        columns = np.arange(len(entries))
-        by_row = sp.csr_matrix(
-            (self._weights[entries].numpy(), columns, starts - starts[0]), shape=(high - low, len(entries))
-        )
-        found = torch.from_numpy(by_row @ table)
-        size = features.shape[1]
-        return Equations(low, found[:, :-size], found[:, -size:])
+        others = {m: self._indices[m].take(entries) for m in range(len(self._shape)) if m != n}
+        weights = None if self._weights is None else self._weights.take(entries)
+        filled = np.flatnonzero(np.diff(starts))
+        block = _Block(low, high, others, self._values.take(entries), weights, filled, starts[filled] - starts[0])
+        if (low, high) == (0, self._shape[n]):
+            self._sorted[n] = block
+        return block
 
-    def _targets(self, n: int, factors: Sequence[Tensor], entries: Tensor | slice) -> Tensor:
-        """Return the values of some entries less the biases of all modes but n."""
-        targets = self._values[entries].clone()
-        if self.biases:
-            for m, factor in enumerate(factors):
-                if m != n:
-                    targets -= factor[self._indices[m, entries], -1]
-        return targets
+
+def _equations(features: NDArray[np.float64], targets: NDArray[np.float64], block: _Block) -> Equations:
+    """Return the normal equations of a block of rows.
+
+    Args:
+        features: (K, entries) features.
+        targets: (entries,) targets.
+        block: the rows and their entries.
+    """
+    size, entries = features.shape
+    weighted = features if block.weights is None else features * block.weights
+    table = np.empty((size * (size + 3) // 2, entries))
+    end = 0
+    for k in range(size):
+        begin, end = end, end + k + 1
+        np.multiply(weighted[k], features[: k + 1], out=table[begin:end])
+    np.multiply(weighted, targets, out=table[end:])
+    found = np.zeros((len(table), block.high - block.low))
+    if entries:
+        found[:, block.filled] = np.add.reduceat(table, block.begins, axis=1)
+    made = torch.from_numpy(found)
+    return Equations(block.low, made[:end].T, made[end:].T)
 
 
 def _with_ones(factor: Tensor) -> Tensor:
@@ -195,3 +267,52 @@ def _outer(features: Tensor) -> Tensor:
     """Return the lower triangles of the outer products of rows with themselves."""
     parts = [features[:, k : k + 1] * features[:, : k + 1] for k in range(features.shape[1])]
     return torch.cat(parts, dim=1)
+
+
+def entries_of(observed: Observed, *, biases: bool) -> MatrixEntries | TensorEntries:
+    """Return observed entries in the form that their order prescribes.
+
+    Args:
+        observed: the entries.
+        biases: whether the last column of every factor is a bias.
+    """
+    return (MatrixEntries if len(observed.shape) == 2 else TensorEntries)(observed, biases=biases)
+
+
+@lru_cache
+def symmetric(size: int) -> Int64[Tensor, " squared"]:
+    """Return for every entry of a symmetric matrix its place in the lower triangle, row after row.
+
+    Args:
+        size: number K of rows.
+
+    >>> symmetric(2).tolist()  # the entry (0, 1) is the entry (1, 0)
+    [0, 1, 1, 2]
+    """
+    i, j = torch.tril_indices(size, size)
+    places = torch.empty(size, size, dtype=torch.int64)
+    places[i, j] = places[j, i] = torch.arange(len(i))
+    return places.ravel()
+
+
+def ridge_solve(
+    gram: Float[Tensor, "*batch size size"], moment: Float[Tensor, "*batch size"], ridge: float
+) -> Float[Tensor, "*batch size"]:
+    """Solve (gram + ridge I) x = moment for a batch of systems.
+
+    A multiple of the identity, 1e-10 times the mean diagonal of the system's own Gram matrix, is added, so that a
+    singular system has a solution whatever the units of other systems are. Where the moment is zero, x is zero.
+
+    Args:
+        gram: positive semidefinite matrices, of shape (*batch, size, size).
+        moment: right-hand sides, of shape (*batch, size).
+        ridge: number, at least 0, that is added to the diagonals.
+
+    Returns:
+        The solutions x, of shape (*batch, size).
+    """
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    scale = diagonal.mean(dim=-1)[..., None, None]
+    lift = ridge + JITTER * scale.where(scale > 0, 1.0)
+    lifted = gram + lift * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(lifted, moment.unsqueeze(-1)).squeeze(-1)

@@ -10,8 +10,8 @@ from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ranklens.completers.alternating import ridge_solve
 from ranklens.completers.entries import CHUNK
+from ranklens.completers.equations import entries_of
 from ranklens.completers.observed import Observed
 from ranklens.completers.posterior import Posterior
 
@@ -108,23 +108,16 @@ class FittedMatrix:
 
     def _regressed(self, observed: Observed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return left factors and biases of rows, by a ridge regression per row with everything else held fixed."""
+        rank, rows, biased = self.right.shape[1], observed.shape[0], math.isfinite(self.damping)
+        penalty = torch.full((rank + int(biased),), self.ridge, dtype=torch.float64)
         right = torch.from_numpy(self.right)
-        rank, rows, biased = right.shape[1], observed.shape[0], math.isfinite(self.damping)
-        size = rank + int(biased)
-        if size == 0:
-            return np.zeros((rows, 0)), np.zeros(rows)
-        penalty = torch.full((size,), self.ridge, dtype=torch.float64)
         if biased:
-            right = torch.cat([right, torch.ones(len(right), 1, dtype=torch.float64)], dim=1)
+            right = torch.cat([right, torch.zeros(len(right), 1, dtype=torch.float64)], dim=1)
             penalty[-1] = self.damping
-        fixed = self.mean + torch.from_numpy(self.column_biases)
-        gram = torch.diag(penalty).expand(rows, size, size).clone()
-        moment = torch.zeros(rows, size, dtype=torch.float64)
-        step = max(16 * CHUNK // (size * size), 1)
-        for indices, values in zip(observed.indices.cpu().split(step), observed.values.cpu().split(step), strict=True):
-            i, j = indices.T
-            features = right[j]
-            gram.index_add_(0, i, features[:, :, None] * features[:, None, :])
-            moment.index_add_(0, i, features * (values - fixed[j])[:, None])
-        solved = ridge_solve(gram, moment, 0.0).numpy()
-        return solved[:, :rank], solved[:, rank] if biased else np.zeros(rows)
+        solved = torch.zeros(rows, len(penalty), dtype=torch.float64)
+        if len(penalty):
+            observed = observed.to("cpu")
+            less = observed.minus(self.mean + torch.from_numpy(self.column_biases)[observed.indices[:, 1]])
+            for made in entries_of(less, biases=biased).equations(0, [solved, right]):
+                solved[made.low : made.high] = made.solve(penalty)
+        return solved[:, :rank].numpy(), solved[:, rank].numpy() if biased else np.zeros(rows)

@@ -1,14 +1,16 @@
 """Gibbs sampling of the factors of a matrix or of a CP tensor: draws from their posterior, given observed entries."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ranklens.completers.equations import Equations, MatrixEntries, TensorEntries
+from ranklens.completers.equations import Equations, MatrixEntries, TensorEntries, entries_of, symmetric
 from ranklens.completers.observed import Observed
 from ranklens.completers.side import Features
 from ranklens.seeds import stream
@@ -20,6 +22,9 @@ PRIOR_ROWS = 2.0
 PRIOR_SIZE = 1e-3
 # Degrees of freedom of the prior of the noise precision, in observations.
 PRIOR_NOISE = 1.0
+# Number of rows from which on their Cholesky factorizations are made together (measured).
+MANY = 300
+Matrix: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -111,8 +116,7 @@ class GibbsSampler:
             features: for every mode the groups of features of its rows; None for no features. Their coefficients begin
                 at zero.
         """
-        made = MatrixEntries if len(observed.shape) == 2 else TensorEntries
-        self._entries: MatrixEntries | TensorEntries = made(observed, biases=self.biases)
+        self._entries: MatrixEntries | TensorEntries = entries_of(observed, biases=self.biases)
         self._count = float(observed.counts().sum())
         self._squared: float | None = None  # sum of squared residuals after the last sweep
         self.features = [()] * len(self.rows) if features is None else [tuple(groups) for groups in features]
@@ -137,7 +141,7 @@ class GibbsSampler:
     def _draw_rows(self, n: int) -> None:
         """Draw the rows of a mode, given everything else; of the first mode, keep the sum of squared residuals too."""
         rows, prior = self.rows[n], self.priors[n]
-        means = prior.mean + self._linear(n)
+        means = prior.mean.expand_as(rows) + self._linear(n)
         squared = self._entries.energy(n, self.rows) if n == 0 else 0.0
         for made in self._entries.equations(n, self.rows):
             some = slice(made.low, made.high)
@@ -149,12 +153,10 @@ class GibbsSampler:
                 squared += made.change(drawn)
         self._squared = max(squared, 0.0)
 
-    def _linear(self, n: int) -> Tensor:
+    def _linear(self, n: int) -> Tensor | float:
         """Return the part of the prior means of a mode's rows that is linear in their features."""
-        total = torch.zeros_like(self.rows[n])
-        for group, coefficients in zip(self.features[n], self.priors[n].coefficients, strict=True):
-            total += group.Q @ (group.s[:, None] * coefficients)
-        return total
+        groups = zip(self.features[n], self.priors[n].coefficients, strict=True)
+        return sum(group.Q @ (group.s[:, None] * coefficients) for group, coefficients in groups)
 
     def _draw_prior(self, n: int) -> Prior:
         """Draw the coefficients of a mode's features, their weights, and the mean and precision of its rows."""
@@ -163,7 +165,7 @@ class GibbsSampler:
         left = self.rows[n] - self._linear(n)  # of the prior mean, only what the features do not explain is drawn
         coefficients, weights = [], []
         variance = (PRIOR_SIZE * self._noise) ** (2 / len(self.rows))  # of a factor's rows
-        freedom, scatter = size + rows, rows * variance * torch.eye(size, dtype=torch.float64)
+        freedom, scatter = size + rows, rows * variance * np.eye(size)
         for group, old, weight in zip(self.features[n], before.coefficients, before.weights, strict=True):
             left += group.Q @ (group.s[:, None] * old)
             made = self._draw_coefficients(group, left - before.mean, before.precision, weight)
@@ -171,55 +173,44 @@ class GibbsSampler:
             energy = float(((made @ before.precision) * made).sum())
             weights.append(2 * self._gamma((made.numel() + 1) / 2) / (energy + 1.0))
             coefficients.append(made)
-            scatter += weights[-1] * made.T @ made
+            scatter += weights[-1] * (made.T @ made).numpy()
             freedom += len(made)
-        average = left.mean(dim=0)
-        scatter += (left - average).T @ (left - average)
-        scatter += PRIOR_ROWS * rows / (PRIOR_ROWS + rows) * torch.outer(average, average)
+        average = left.numpy().mean(axis=0)
+        centred = left.numpy() - average
+        scatter += centred.T @ centred + PRIOR_ROWS * rows / (PRIOR_ROWS + rows) * np.outer(average, average)
         precision = self._wishart(scatter, freedom)
-        mean = rows / (PRIOR_ROWS + rows) * average
-        mean += self._gaussian(precision * (PRIOR_ROWS + rows), 1)[0]
-        return Prior(mean, precision, tuple(coefficients), tuple(weights))
+        mean = rows / (PRIOR_ROWS + rows) * average + self._gaussian(precision * (PRIOR_ROWS + rows), 1)[0]
+        return Prior(torch.from_numpy(mean), torch.from_numpy(precision), tuple(coefficients), tuple(weights))
 
     def _draw_coefficients(self, group: Features, left: Tensor, precision: Tensor, weight: float) -> Tensor:
         """Draw the coefficients of features, given what they are to explain of the rows."""
         curvature = (group.s**2 + weight)[:, None]
         mean = group.s[:, None] * (group.Q.T @ left) / curvature
-        return mean + self._gaussian(precision, len(group.s)) / curvature.sqrt()
+        return mean + torch.from_numpy(self._gaussian(precision.numpy(), len(group.s))) / curvature.sqrt()
 
     def _normal(self, *shape: int) -> Tensor:
         """Return standard normal numbers."""
         return torch.randn(*shape, generator=self._generator, dtype=torch.float64)
 
-    def _gaussian(self, precision: Float[Tensor, "K K"], count: int) -> Float[Tensor, "count K"]:
-        """Return Gaussian vectors of mean zero and a given precision."""
-        root = torch.linalg.cholesky(precision)
-        return torch.linalg.solve_triangular(root.T, self._normal(len(precision), count), upper=True).T
+    def _gaussian(self, precision: Matrix, count: int) -> Matrix:
+        """Return Gaussian vectors of mean zero and a given precision, as the rows of a matrix."""
+        return np.linalg.solve(np.linalg.cholesky(precision).T, self._normal(len(precision), count).numpy()).T
 
-    def _wishart(self, scatter: Float[Tensor, "K K"], freedom: int) -> Float[Tensor, "K K"]:
+    def _wishart(self, scatter: Matrix, freedom: int) -> Matrix:
         """Return a draw of the Wishart distribution whose scale is the inverse of a scatter matrix (Bartlett)."""
-        A = self._normal(*scatter.shape).tril(-1)
-        for k in range(len(scatter)):
-            A[k, k] = math.sqrt(2 * self._gamma((freedom - k) / 2))
-        half = torch.linalg.solve_triangular(torch.linalg.cholesky(scatter).T, A, upper=True)
+        size = len(scatter)
+        A = np.tril(self._normal(size, size).numpy(), -1)
+        np.fill_diagonal(A, np.sqrt(2 * self._gammas((freedom - np.arange(size)) / 2)))
+        half = np.linalg.solve(np.linalg.cholesky(scatter).T, A)
         return half @ half.T
 
     def _gamma(self, shape: float) -> float:
-        """Return a draw of the Gamma distribution of scale 1, by rejection (Marsaglia and Tsang, 2000).
+        """Return a draw of the Gamma distribution of scale 1."""
+        return float(self._gammas(np.array([shape]))[0])
 
-        Args:
-            shape: the shape, at least 1/2.
-        """
-        if shape < 1:
-            uniform = float(torch.rand((), generator=self._generator, dtype=torch.float64))
-            return self._gamma(shape + 1) * uniform ** (1 / shape)
-        d = shape - 1 / 3
-        while True:
-            x = float(self._normal(1))
-            v = (1 + x / math.sqrt(9 * d)) ** 3
-            uniform = 1 - float(torch.rand((), generator=self._generator, dtype=torch.float64))
-            if v > 0 and math.log(uniform) < x * x / 2 + d * (1 - v + math.log(v)):
-                return d * v
+    def _gammas(self, shapes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return a draw of the Gamma distribution of scale 1 for every shape."""
+        return torch._standard_gamma(torch.from_numpy(shapes), generator=self._generator).numpy()
 
 
 @torch.no_grad()
@@ -232,8 +223,8 @@ def draw_rows(
 ) -> tuple[Float[Tensor, "rows K"], Float[Tensor, "rows K"]]:
     """Return a draw of rows from their posterior, and its mean.
 
-    The Cholesky factorizations of all rows are made together, an entry of all factors at a time: for thousands of small
-    matrices this is several times faster than one call of LAPACK for each.
+    For many rows their Cholesky factorizations are made together, an entry of all factors at a time: for thousands of
+    small matrices this takes a third of the time of one call of LAPACK for each.
 
     Args:
         made: the normal equations of the rows.
@@ -247,10 +238,28 @@ def draw_rows(
     """
     rows, size = made.moment.shape
     i, j = torch.tril_indices(size, size)
+    lower = noise_precision * made.gram + precision[i, j]
+    y = noise_precision * made.moment + means @ precision
+    return _by_rows(lower, y, noise) if rows < MANY else _by_entries(lower, y, noise)
+
+
+def _by_rows(lower: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return draws and means, by one call of LAPACK per row."""
+    size = y.shape[1]
+    L = torch.linalg.cholesky(lower[:, symmetric(size)].unflatten(1, (size, size)))
+    half = torch.linalg.solve_triangular(L, y[:, :, None], upper=False)
+    both = torch.linalg.solve_triangular(L.mT, torch.cat([half + noise[:, :, None], half], dim=2), upper=True)
+    return both[:, :, 0], both[:, :, 1]
+
+
+def _by_entries(lower: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return draws and means, by Cholesky factorizations of all rows together, one entry of all factors at a time."""
+    rows, size = y.shape
+    i, j = torch.tril_indices(size, size)
     # Of every row, the lower triangle and then its factor. The upper triangles are not used.
     P = torch.zeros(size, size, rows, dtype=torch.float64)
-    P[i, j] = noise_precision * made.gram.T + precision[i, j][:, None]
-    y = (noise_precision * made.moment + means @ precision).T.contiguous()
+    P[i, j] = lower.T
+    y = y.T.contiguous()
     for k in range(size):
         P[k, k].sqrt_()
         column = P[k + 1 :, k]

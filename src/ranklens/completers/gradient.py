@@ -10,6 +10,7 @@ from ranklens.completers.observed import Observed
 from ranklens.completers.pattern import Pattern
 from ranklens.dynamics.gradient import LossGradient
 from ranklens.problems.completion import Completion
+from ranklens.problems.losses import Loss
 from ranklens.tensors import contract
 from ranklens.tensors.init import is_chain
 from ranklens.tensors.network import TensorNetwork
@@ -37,12 +38,64 @@ def squared_error(net: TensorNetwork, observed: Observed) -> Gradient:
 
     Args:
         net: the network, none of whose nodes is frozen. The parameters are read at every call.
-        observed: the entries to fit.
+        observed: the entries to fit. With weights, the mean is weighted.
     """
     if is_chain(net) and net.shape[0] * net.shape[1] > PER_ENTRY * len(observed):
         return SparseGradient(net, observed)
-    values = observed.values.to(net.dtype)
-    return LossGradient(net, Completion(observed.indices, values, observed.shape, duplicates="keep"))
+    if observed.weights is not None:
+        return WeightedGradient(net, observed)
+    return LossGradient(net, _task(observed, net.dtype, "mse"))
+
+
+def _task(observed: Observed, dtype: torch.dtype, loss: str | Loss) -> Completion:
+    """Return the problem of fitting observed entries."""
+    values = observed.values.to(dtype)
+    return Completion(observed.indices, values, observed.shape, loss=loss, duplicates="keep")
+
+
+class WeightedGradient:
+    """The weighted mean of the squared errors of a network at observed entries, and its gradient.
+
+    A mini-batch is planned anew at every call, because every batch has weights of its own. The mean of a mini-batch is
+    over its observations, and weights are in units of their mean over all observations.
+
+    Args:
+        net: the network.
+        observed: the entries to fit, with weights.
+
+    >>> import torch, ranklens as rl
+    >>> net, places = rl.deep_matrix((3, 4), depth=3, std=0.5), torch.tensor([[0, 1], [2, 2]])
+    >>> entries = Observed(places, torch.ones(2).double(), (3, 4), torch.tensor([2.0, 1.0]).double())
+    >>> repeated = entries.weighted(None).take(torch.tensor([0, 0, 1]))  # a weight of 2 is two observations
+    >>> bool(torch.isclose(WeightedGradient(net, entries)(), LossGradient(net, _task(repeated, net.dtype, "mse"))()))
+    True
+    """
+
+    def __init__(self, net: TensorNetwork, observed: Observed) -> None:
+        self.net = net
+        self.observed = observed.weighted(observed.counts() * (len(observed) / observed.count))
+        self._whole = LossGradient(net, self._problem(self.observed))
+        self.parts = self._whole.parts
+
+    def __call__(self, rows: Tensor | None = None) -> Tensor:
+        """Return the weighted mean squared error, a scalar without a graph, and write its gradient to `parts`.
+
+        Args:
+            rows: positions of the observations of a mini-batch; None takes all.
+        """
+        if rows is None:
+            return self._whole()
+        return LossGradient(self.net, self._problem(self.observed.take(rows)), self.parts)()
+
+    def _problem(self, observed: Observed) -> Completion:
+        """Return the problem of fitting observed entries, each squared error multiplied by its weight."""
+        weights = observed.counts().to(self.net.dtype)
+        loss = Loss(
+            "weighted squared error",
+            lambda prediction, value: weights * (prediction - value).square(),
+            derivative=lambda prediction, value: 2 * weights * (prediction - value),
+        )
+        return _task(observed, self.net.dtype, loss)
 
 
 class SparseGradient:
@@ -69,6 +122,9 @@ class SparseGradient:
 
     def __init__(self, net: TensorNetwork, observed: Observed) -> None:
         self.net, self.indices, self.values = net, observed.indices, observed.values.to(net.dtype)
+        self.weights: Tensor | None = None  # in units of their mean
+        if observed.weights is not None:
+            self.weights = (observed.weights * (len(observed) / observed.count)).to(net.dtype)
         self.parts = [torch.empty_like(stack.detach()) for stack in net.stacks]
         self._whole: Pattern | None = None
 
@@ -84,8 +140,9 @@ class SparseGradient:
         products = _products(nodes[:-1])
         right = nodes[-1].T.contiguous()
         errors = pattern.entries(products[-1], right) - values
-        loss = torch.dot(errors, errors) / len(errors)
-        by_product, by_last = pattern.products(errors * (2 / len(errors)), products[-1], right)
+        weighted = errors if self.weights is None else errors * (self.weights if rows is None else self.weights[rows])
+        loss = torch.dot(weighted, errors) / len(errors)
+        by_product, by_last = pattern.products(weighted * (2 / len(errors)), products[-1], right)
         places[-1].copy_(by_last.T)
         for k in range(len(products) - 1, 0, -1):
             torch.mm(products[k - 1].T, by_product, out=places[k])

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from ranklens.completers.alternating import ridge_solve
 from ranklens.completers.biases import Biases
-from ranklens.completers.equations import Equations, MatrixEntries, TensorEntries
+from ranklens.completers.equations import entries_of
 from ranklens.completers.factors import factors_of, set_factors_
 from ranklens.completers.observed import Observed
 from ranklens.tensors.network import TensorNetwork
@@ -42,7 +40,7 @@ def fit_jointly_(
         torch.cat([factor, bias[:, None]], dim=1) for factor, bias in zip(factors_of(net), biases.modes, strict=True)
     ]
     less = observed.minus(torch.full_like(observed.values, biases.mean))
-    entries = MatrixEntries(less, biases=True) if len(rows) == 2 else TensorEntries(less, biases=True)
+    entries = entries_of(less, biases=True)
     count = float(observed.counts().sum())
     penalty = torch.full((rows[0].shape[1],), ridge, dtype=torch.float64)
     before = _squared(observed, net, biases)
@@ -52,7 +50,7 @@ def fit_jointly_(
         for n in range(len(rows)):
             squared = entries.energy(n, rows)
             for made in list(entries.equations(n, rows)):
-                rows[n][made.low : made.high] = found = solve(made, penalty)
+                rows[n][made.low : made.high] = found = made.solve(penalty)
                 squared += made.change(found)
         after = max(squared, 0.0) / count
         if after >= before * (1 - converged):
@@ -60,21 +58,6 @@ def fit_jointly_(
         before = after
     set_factors_(net, [mode[:, :-1] for mode in rows])
     return replace(biases, modes=tuple(mode[:, -1].clone() for mode in rows))
-
-
-def solve(made: Equations, penalty: Float[Tensor, " K"]) -> Float[Tensor, "rows K"]:
-    """Return the rows that minimize their sums of squared residuals plus a weighted sum of their squares.
-
-    Args:
-        made: the normal equations.
-        penalty: weights of the K squares.
-    """
-    size = made.moment.shape[1]
-    i, j = torch.tril_indices(size, size)
-    gram = torch.zeros(len(made.moment), size, size, dtype=torch.float64)
-    gram[:, i, j] = made.gram
-    gram[:, j, i] = made.gram
-    return ridge_solve(gram + torch.diag(penalty), made.moment, 0.0)
 
 
 def _squared(observed: Observed, net: TensorNetwork, biases: Biases) -> float:

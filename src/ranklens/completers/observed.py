@@ -1,5 +1,6 @@
 """The observed entries of a matrix or tensor: one row of indices and one value per observation."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,11 +40,11 @@ class Observed:
         weights = None if self.weights is None else self.weights[rows]
         return Observed(self.indices[rows], self.values[rows], self.shape, weights)
 
-    def weighted(self, weights: Float[Tensor, " m"]) -> "Observed":
+    def weighted(self, weights: Float[Tensor, " m"] | None) -> "Observed":
         """Return the observations with weights.
 
         Args:
-            weights: one number per observation, at least 0.
+            weights: one number per observation, at least 0; None for weight 1.
         """
         return replace(self, weights=weights)
 
@@ -68,11 +69,30 @@ class Observed:
         weights = None if self.weights is None else self.weights.to(device)
         return replace(self, indices=self.indices.to(device), values=self.values.to(device), weights=weights)
 
+    @property
+    def count(self) -> float:
+        """Return the sum of the weights: the number of observations, if all have weight 1."""
+        return float(len(self)) if self.weights is None else float(self.weights.sum())
+
+    def mean(self) -> float:
+        """Return the weighted mean of the observed values; NaN without observations."""
+        return float((self.values if self.weights is None else self.weights * self.values).sum()) / (
+            self.count or math.nan
+        )
+
     def mean_square(self) -> float:
         """Return the weighted mean of the squares of the m observed values; NaN without observations."""
-        if self.weights is None:
-            return float(self.values.square().mean())
-        return float((self.weights * self.values.square()).sum() / self.weights.sum())
+        return replace(self, values=self.values.square()).mean()
+
+    def exceeds_zero(self, doubts: float) -> bool:
+        """Return whether the mean of the observed values exceeds zero by more than a number of its standard errors.
+
+        Args:
+            doubts: the number of standard errors.
+        """
+        mean = self.mean()
+        spread = math.sqrt(self.minus(torch.full_like(self.values, mean)).mean_square())
+        return mean > doubts * spread / math.sqrt(self.count)
 
     def split(self, fraction: float, seed: int) -> tuple["Observed", "Observed"]:
         """Split the observations at random into a training set and a held-out set.

@@ -214,7 +214,7 @@ def tolerated(held_out: Observed) -> float:
 
     The ratio is 1 + `SIMPLER` / sqrt(m) for m held-out entries.
     """
-    return 1 + SIMPLER / math.sqrt(len(held_out))
+    return 1 + SIMPLER / math.sqrt(held_out.count)
 
 
 def noise_level(train: Observed, sigma: float, nodes: int) -> float:
@@ -226,11 +226,11 @@ def noise_level(train: Observed, sigma: float, nodes: int) -> float:
     pull of a ridge on a component of size s is proportional to s^(2/M), which rescales the level.
 
     Args:
-        train: the entries to fit; only their number and the shape are used.
+        train: the entries to fit; only the sum of their weights and the shape are used.
         sigma: standard deviation of the noise.
         nodes: M, the number of nodes of the network; 2 for a product of two matrices.
     """
-    level = sigma * sum(math.sqrt(len(train) / d) for d in train.shape)
+    level = sigma * sum(math.sqrt(train.count / d) for d in train.shape)
     return level * math.prod(train.shape) ** (0.5 - 1 / nodes)
 
 

@@ -137,8 +137,7 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
             X: (m, N) labels of any hashable kind, as a frame or an array with one column per mode. A combination of
                 labels may occur more than once.
             y: (m,) values.
-            sample_weight: (m,) weights: a row of weight 2 counts as two rows. Rows of weight 0 are left out. The
-                descent, which only finds how many components there are, counts every row once.
+            sample_weight: (m,) weights: a row of weight 2 counts as two rows. Rows of weight 0 are left out.
 
         Returns:
             The regressor.

@@ -59,20 +59,20 @@ class Begin:
         net: the network of the training set, or None if biases alone are as good.
         biases: one vector per mode; None for a model without biases.
         mean: the mean, zero without biases.
-        residuals: what the completion leaves of the held-out entries.
+        residuals: the held-out entries less what the completion predicts.
         alone: held-out root mean square error of the biases alone.
     """
 
     net: TensorNetwork | None
     biases: tuple[Tensor, ...] | None
     mean: float
-    residuals: Float[Tensor, " m"]
+    residuals: Observed
     alone: float
 
     @property
     def error(self) -> float:
         """Return the held-out root mean square error of the completion."""
-        return float(self.residuals.square().mean().sqrt())
+        return math.sqrt(self.residuals.mean_square())
 
     @property
     def is_clear(self) -> bool:
@@ -154,8 +154,8 @@ def sample(
         for more in ((0, 1) if begin.is_clear else (0,))
     ]
     trial = min(trials, key=lambda trial: trial.error * (1 + WORTH * trial.more))
-    worse = trial.residuals.square() - begin.residuals.square()
-    if not float(worse.mean()) <= DOUBTS * float(worse.std(correction=0)) / math.sqrt(len(worse)):
+    worse = replace(held_out, values=trial.residuals.values.square() - begin.residuals.values.square())
+    if worse.exceeds_zero(DOUBTS) or math.isnan(trial.error):
         return Sampled(None, trial.error)
     make_features, sampler = ways[trial.way], trial.sampler
     sampler.replace_entries(
@@ -172,14 +172,14 @@ class Trial:
 
     Attributes:
         sampler: the sampler, after the draws.
-        residuals: what the posterior means leave of the held-out entries.
+        residuals: the held-out entries less the posterior means.
         deviations: standard deviations of the held-out entries.
         way: position of the function that made the features.
         more: number of components beyond those of the fitted network, for data with little noise.
     """
 
     sampler: GibbsSampler
-    residuals: Float[Tensor, " m"]
+    residuals: Observed
     deviations: Float[Tensor, " m"]
     way: int
     more: int
@@ -187,7 +187,7 @@ class Trial:
     @property
     def error(self) -> float:
         """Return the held-out root mean square error."""
-        return float(self.residuals.square().mean().sqrt())
+        return math.sqrt(self.residuals.mean_square())
 
 
 def _try(
@@ -211,19 +211,20 @@ def _try(
     )
     times = CLEAR_TIMES if begin.is_clear else 1
     found = draw(sampler, skip=times * TRIED_SKIP, draws=times * TRIED_DRAWS, mean=begin.mean)
-    residuals = held_out.minus(found.at(held_out.indices)).values
+    residuals = held_out.minus(found.at(held_out.indices))
     return Trial(sampler, residuals, found.deviation(held_out.indices), way, more)
 
 
-def covered(residuals: Float[Tensor, " m"], deviations: Float[Tensor, " m"]) -> dict[float, float]:
+def covered(residuals: Observed, deviations: Float[Tensor, " m"]) -> dict[float, float]:
     """Return which share of residuals lies in the central intervals of Gaussian distributions: {nominal: found}.
 
     Args:
-        residuals: the residuals.
-        deviations: their standard deviations.
+        residuals: observed entries less what was predicted.
+        deviations: the standard deviations of the residuals.
     """
-    sizes = (residuals / deviations).abs()
-    return {share: float((sizes < NormalDist().inv_cdf((1 + share) / 2)).double().mean()) for share in SHARES}
+    sizes = (residuals.values / deviations).abs()
+    bounds = {share: NormalDist().inv_cdf((1 + share) / 2) for share in SHARES}
+    return {share: replace(residuals, values=(sizes < bound).double()).mean() for share, bound in bounds.items()}
 
 
 def initial_rows(begin: Begin, shape: Sequence[int], seed: int, *, more: int = 0) -> list[Float[Tensor, "_ K"]]:

@@ -90,7 +90,7 @@ def leading(
     """Return the leading singular values and vectors of the matrix of observed values, with 0 elsewhere.
 
     Args:
-        observed: entries of a matrix; repeated ones are added up.
+        observed: entries of a matrix; repeated ones are added up, and values are multiplied by their weights.
         width: number of singular values, at most.
         seed: seed of the power method, which is used for matrices of more than 2^20 entries.
 
@@ -100,7 +100,8 @@ def leading(
     """
     rows, columns = observed.shape
     i, j = observed.indices.cpu().numpy().T
-    matrix = sp.csr_matrix((observed.values.cpu().numpy(), (i, j)), shape=(rows, columns))
+    values = (observed.counts() * observed.values).cpu().numpy()
+    matrix = sp.csr_matrix((values, (i, j)), shape=(rows, columns))
     if rows * columns <= DENSE:
         U, s, Vh = torch.linalg.svd(torch.from_numpy(matrix.toarray()), full_matrices=False)
         return U[:, :width], s[:width], Vh[:width].T

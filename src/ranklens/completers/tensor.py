@@ -301,7 +301,7 @@ def leaning_(net: TensorNetwork, observed: Observed) -> TensorNetwork:
     Returns:
         The network.
     """
-    mean = float(observed.values.mean())
+    mean = observed.mean()
     if abs(mean) > CENTRED * math.sqrt(observed.mean_square()):
         for k, node in enumerate(net.nodes):
             node.add_(node.std() if node.numel() > 1 else 0.0)
