@@ -248,3 +248,42 @@ def test_a_tracked_view_of_the_state_is_kept_as_it_was(kind):
         recorder.add(step, 1.0, state)
         state += 1.0
     assert recorder.finish({}, {}).itself.values.tolist() == [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]
+
+
+def test_a_record_with_fewer_rows_is_resumed_from_the_time_of_its_state(tolerance):
+    def go(until, **options):
+        net, task = rl.deep_matrix((2, 2), depth=2, std=0.1), rl.Completion.counterexample()
+        return rl.gradient_flow(net, task, until_time=until, **options)
+
+    run, whole = go(5.0), go(9.0)
+    every_third = run.isel(time=slice(None, None, 3))
+    early = run.sel(time=slice(0.0, 2.0))
+    assert float(early.time[-1]) < 2.0
+    for thinned in (every_third, early):
+        rest = go(9.0, resume=thinned)
+        assert {5.0, *thinned.time.values} <= set(rest.time.values)
+        assert (np.diff(rest.time) > 0).all()
+        assert float(rest.loss[-1]) == pytest.approx(float(whole.loss[-1]), rel=tolerance["flow"])
+
+
+def test_a_record_whose_state_has_no_place_is_not_resumed():
+    net, task = rl.deep_matrix((2, 2), depth=2, std=0.1), rl.Completion.counterexample()
+    run = rl.gradient_flow(net, task, until_time=5.0)
+    stripped = run.copy()
+    stripped["state"] = ("state_0", run.state.values)
+    with pytest.raises(ValueError, match="does not say which time its state belongs to"):
+        rl.gradient_flow(net, task, until_time=9.0, resume=stripped)
+    for edited in (run.isel(time=slice(None, None, -1)), run.assign_coords(time=run.time.values * 2)):
+        with pytest.raises(ValueError, match="not in order, or after time 5"):
+            rl.gradient_flow(net, task, until_time=9.0, resume=edited)
+
+
+def test_a_descent_is_resumed_from_the_step_of_its_state():
+    def go(steps, **options):
+        net, task = rl.deep_matrix((2, 2), depth=2, std=0.1), rl.Completion.counterexample()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        return rl.gradient_descent(net, task, optimizer, steps=steps, every=10, until_loss=0.0, **options)
+
+    rest = go(60, resume=go(35).isel(step=slice(0, 2)))
+    assert rest.step.values.tolist() == [0, 10, 40, 50, 60]
+    assert rest.loss.values[2:].tolist() == go(60).loss.values[4:].tolist()

@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ranklens.dynamics.checkpoint import UNFINISHED, Checkpoint
 from ranklens.dynamics.ensemble import descend_together
 from ranklens.dynamics.gradient import LossGradient
 from ranklens.dynamics.record import (
@@ -127,32 +128,44 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
         raise TypeError("task is a list; one network has one problem, and rl.stack makes networks that have several")
     check_problem(task)
     _check(net, optimizer, steps, every, batch_size)
-    recorder, before, started = Recorder("step", track, resume), Cost.of(resume), clock.perf_counter()
-    first = 0 if resume is None else int(resume.step[-1])
+    checkpoint, started = Checkpoint(net, resume), clock.perf_counter()
+    if checkpoint.finished is not None:
+        _restore(net, optimizer, checkpoint.finished)
+        return checkpoint.finished
+    resume = checkpoint.resume
+    recorder, before = Recorder("step", track, resume), Cost.of(resume)
+    first = int(recorder.start)
     if resume is not None:
         if steps < first:
             raise ValueError(f"steps is {steps}, and the record has {first} already; steps count from the first")
         _restore(net, optimizer, resume)
     batches = None if batch_size is None else _batches(_batched(task), batch_size, seed, first)
     descent = _Descent(net, task, optimizer, recorder, first, steps, every, small)
+
+    def record(stopped: str, message: str = "") -> xr.Dataset:
+        outcome = Outcome(stopped, message, _cost(before, first, descent.kept.step, started))
+        attrs = run_attributes(
+            outcome,
+            task,
+            network=repr(net),
+            solver=f"{type(optimizer).__name__} {_numbers(optimizer)}",
+            until_loss=small,
+            early=is_early(stopped, goal),
+            batch_size=0 if batch_size is None else batch_size,
+            seed=seed,
+        )
+        optimizer_state = {} if stopped in ("nan", "interrupted") else _optimizer_state(optimizer)
+        return recorder.result(outcome, {"state": _flat(net), **optimizer_state}, attrs, descent.kept.step)
+
     with threads(contract.work(net.layout)), reporter(progress) as report:
-        stopped, message = descent.go(batches, report)
-    last = descent.kept
-    evaluations = before.evaluations + last.step - first
-    outcome = Outcome(stopped, message, Cost(evaluations, last.step, before.seconds + clock.perf_counter() - started))
-    warn_if_early(outcome, last.loss, goal)
-    attrs = run_attributes(
-        outcome,
-        task,
-        network=repr(net),
-        solver=f"{type(optimizer).__name__} {_numbers(optimizer)}",
-        until_loss=small,
-        early=is_early(stopped, goal),
-        batch_size=0 if batch_size is None else batch_size,
-        seed=seed,
-    )
-    optimizer_state = {} if stopped in ("nan", "interrupted") else _optimizer_state(optimizer)
-    return recorder.result(outcome, {"state": _flat(net), **optimizer_state}, attrs)
+        stopped, message = descent.go(batches, checkpoint.watch(report, lambda: record(UNFINISHED)))
+    warn_if_early(Outcome(stopped, message, Cost()), descent.kept.loss, goal)
+    return checkpoint.end(record(stopped, message))
+
+
+def _cost(before: Cost, first: int, step: int, started: float) -> Cost:
+    """Return the work up to a step of a descent that started at step `first`, with that of those it resumed."""
+    return Cost(before.evaluations + step - first, step, before.seconds + clock.perf_counter() - started)
 
 
 @dataclass(frozen=True)

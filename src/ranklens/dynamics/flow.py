@@ -12,8 +12,9 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ranklens.dynamics.checkpoint import UNFINISHED, Checkpoint
 from ranklens.dynamics.gradient import LossGradient
-from ranklens.dynamics.record import Cost, Outcome, Recorder, Track, is_early, run_attributes, warn_if_early
+from ranklens.dynamics.record import Attributes, Cost, Outcome, Recorder, Track, is_early, run_attributes, warn_if_early
 from ranklens.dynamics.solver import KRYLOV, SOLVER, Floats, Run, default_errors, flow_bounds, local_error
 from ranklens.problems.problem import Problem, check_smooth
 from ranklens.progress import Report, reporter
@@ -65,7 +66,8 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
             times a tenth of the root mean square of all parameters, if that is more), which resolves small starts.
         track: {name: function of the network that returns a number, tensor or array, always of one shape}; it is
             evaluated under no_grad at every recorded time.
-        resume: the record of an earlier flow of this network: go on from its last state, and return both as one.
+        resume: the record of an earlier flow of this network: go on from its last state, and return both as one. The
+            record says which time its state belongs to, also after rows were left out of it.
         progress: True for a status line on the terminal; or a function that is called with that line; None for none.
 
     Returns:
@@ -100,28 +102,48 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
     """
     _check_network(net)
     check_smooth(task)
+    checkpoint = Checkpoint(net, resume)
+    if checkpoint.finished is not None:
+        with _flattened(net) as flat:
+            _restore(flat, checkpoint.finished)
+        return checkpoint.finished
+    resume = checkpoint.resume
     recorder = Recorder("time", track, resume)
-    start = 0.0 if resume is None else float(resume.time[-1])
-    bounds = flow_bounds(until_loss, until_time, until_evaluations, times, rtol, atol, start)
+    bounds = flow_bounds(until_loss, until_time, until_evaluations, times, rtol, atol, recorder.start)
     before, started = Cost.of(resume), clock.perf_counter()
     with _flattened(net) as flat, threads(contract.work(net.layout)), reporter(progress) as report:
         if resume is not None:
             _restore(flat, resume)
         field = _Field(net, task, flat, before.evaluations, shared=flat.device.type == "cpu")
         errors = _absolute_errors(flat, rtol, atol, resume)
-        run = Run(field, recorder, local_error(rtol), errors, start)
-        run.go(bounds, report)
+        run = Run(field, recorder, local_error(rtol), errors, recorder.start)
+
+        def record(stopped: str, message: str = "") -> xr.Dataset:
+            outcome = Outcome(stopped, message, _cost(before, field, run, started))
+            attrs = _attributes(outcome, net, task, until_loss, rtol)
+            return recorder.result(outcome, {"state": run.point.state, "atol": errors}, attrs, run.point.time)
+
+        # A row of a checkpoint's own time, between the recorded `times`, would not be in an uninterrupted record.
+        begins = resume is None or resume.attrs["stopped"] != UNFINISHED or recorder.start in resume.time
+        run.go(bounds, checkpoint.watch(report, lambda: record(UNFINISHED)), begins)
         field.subject  # noqa: B018  (leaves the network at the last state)
-        state = {"state": field.array.copy(), "atol": errors}
-    seconds = before.seconds + clock.perf_counter() - started
-    outcome = Outcome(run.stopped, run.message, Cost(field.evaluations, before.steps + run.steps, seconds))
-    warn_if_early(outcome, run.point.loss, until_loss)
+    warn_if_early(Outcome(run.stopped, run.message, Cost()), run.point.loss, until_loss)
     if resume is None and run.stopped == "loss" and not run.steps and until_loss > 0:
         warnings.warn(
             f"{run.message}, so nothing was trained; pass an until_loss below {run.point.loss:.3g}",
             stacklevel=AT_CALLER,
         )
-    attrs = run_attributes(
+    return checkpoint.end(record(run.stopped, run.message))
+
+
+def _cost(before: Cost, field: "_Field", run: Run[TensorNetwork], started: float) -> Cost:
+    """Return the work of a run so far, with that of the runs that it resumed."""
+    return Cost(field.evaluations, before.steps + run.steps, before.seconds + clock.perf_counter() - started)
+
+
+def _attributes(outcome: Outcome, net: TensorNetwork, task: Problem, until_loss: float, rtol: float) -> Attributes:
+    """Return the attributes of a flow's record."""
+    return run_attributes(
         outcome,
         task,
         network=repr(net),
@@ -130,7 +152,6 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
         early=is_early(outcome.stopped, until_loss),
         rtol=rtol,
     )
-    return recorder.result(outcome, state, attrs)
 
 
 class _Field:

@@ -196,6 +196,9 @@ class Recorder(Generic[Subject]):
             or a matrix, in its present state; the variable of that name gets the dimensions (axis, name_0, name_1,
             ...), one per dimension of the function's value.
         before: the record that is resumed, whose rows come first; None for a new run.
+
+    Attributes:
+        start: the time or step at which the run starts: 0, or that of the state of `before`.
     """
 
     def __init__(
@@ -213,6 +216,7 @@ class Recorder(Generic[Subject]):
             missing = [name for name in (axis, "loss", "state", *self.track) if name not in before.variables]
             if missing:
                 raise ValueError(f"the record to resume from has no {missing[0]!r}; track the same names as before")
+        self.start = 0.0 if before is None else place_of_state(before, axis)
 
     def __len__(self) -> int:
         """Return the number of rows recorded by this run, without those of the resumed record."""
@@ -243,18 +247,21 @@ class Recorder(Generic[Subject]):
         for name, value in values.items():
             self.tracked[name].append(value)
 
-    def result(self, outcome: Outcome, state: Mapping[str, ArrayLike], attrs: Attributes) -> xr.Dataset:
+    def result(
+        self, outcome: Outcome, state: Mapping[str, ArrayLike], attrs: Attributes, at: float | None = None
+    ) -> xr.Dataset:
         """Return the record of the run, made by `finish`, or raise an exception with it if the run was interrupted.
 
         Args:
             outcome: how the run ended.
             state: {name: values at the end of the run}.
             attrs: attributes of the record.
+            at: the time or step of the state, which a run that resumes the record starts from; None if none can.
 
         Raises:
             Interrupted: if `outcome.stopped` is "interrupted"; the exception carries the record.
         """
-        record = self.finish(state, attrs)
+        record = self.finish(state, attrs, at)
         if outcome.stopped == "interrupted":
             raise Interrupted(record)
         return record
@@ -266,7 +273,9 @@ class Recorder(Generic[Subject]):
         for values in self.tracked.values():
             values.pop()
 
-    def finish(self, state: Mapping[str, ArrayLike], attrs: Mapping[str, str | float | int]) -> xr.Dataset:
+    def finish(
+        self, state: Mapping[str, ArrayLike], attrs: Mapping[str, str | float | int], at: float | None = None
+    ) -> xr.Dataset:
         """Return the record: all rows, the final state as further variables, and the attributes.
 
         Rows of the resumed record come first. Axis k of a variable of the final state is the dimension "{name}_{k}".
@@ -274,11 +283,15 @@ class Recorder(Generic[Subject]):
         Args:
             state: {name: values at the end of the run}.
             attrs: attributes of the record; the versions of the software are added to them.
+            at: the time or step of the state, which becomes an attribute of the variable "state"; None if no run can
+                resume the record.
         """
         record = self._rows()
         for name, value in state.items():
             values = np.asarray(value)
             record[name] = ((*[f"{name}_{k}" for k in range(values.ndim)],), values)
+        if at is not None:
+            record["state"].attrs[self.axis] = at
         record.attrs = {**attrs, "versions": versions()}
         return record
 
@@ -295,9 +308,37 @@ class Recorder(Generic[Subject]):
         rows = xr.Dataset(variables, coords={self.axis: np.asarray(self.at)})
         if self.before is None:
             return rows
-        # The last row of the resumed record is left out. This run has recorded that state again, or, in a descent
+        # The row of the state that was resumed is left out. This run has recorded that state again, or, in a descent
         # that ended between two multiples of `every`, an uninterrupted run would not have recorded it.
-        return xr.concat([self.before[names].isel({self.axis: slice(None, -1)}), rows], self.axis)
+        earlier = self.before[self.axis].values < self.start
+        return xr.concat([self.before[names].isel({self.axis: earlier}), rows], self.axis)
+
+
+def place_of_state(record: xr.Dataset, axis: str) -> float:
+    """Return the time or step of a record's state, at which a run that resumes the record starts.
+
+    Rows may have been left out of the record since it was made; its state is still that of the end of its run.
+
+    Args:
+        record: the record of a flow or a descent.
+        axis: name of its coordinate, "time" or "step".
+
+    Raises:
+        ValueError: if the record does not say it, or has later rows, or rows that are not in order.
+    """
+    at, rows = record["state"].attrs.get(axis), record[axis].values
+    if at is None:
+        raise ValueError(
+            f"the record to resume from does not say which {axis} its state belongs to: an earlier version wrote "
+            f"it, or its attributes were lost; if its last row is the end of its run, set "
+            f'record["state"].attrs["{axis}"] = float(record.{axis}[-1])'
+        )
+    if not (np.diff(rows) > 0).all() or (rows > at).any():
+        raise ValueError(
+            f"the record to resume from has rows that are not in order, or after {axis} {at:g}, which its state "
+            f"belongs to; resume a record as it was returned, or with rows left out"
+        )
+    return float(at)
 
 
 def versions() -> str:
