@@ -33,6 +33,7 @@ LONG_FILES = {
     "studies/laws/optimizers.py": "one study: settings, run, claims and figure read each other's variables",
     "studies/laws/when_the_law_fails.py": "one study: settings, run, claims and figure read each other's variables",
     "studies/layers/countering_locality.py": "one study, with a figure of six panels",
+    "studies/matrices/norms_to_infinity.py": "one study, with the published numbers that it is compared with",
     "studies/matrices/nuclear_norm.py": "one study: settings, run, claims and figure read each other's variables",
     "studies/matrices/perturbed_norms.py": "one study: settings, run, claims and figure read each other's variables",
     "tensors/contract.py": "a plan and its execution walk the same tree, and would each repeat the other's cases",

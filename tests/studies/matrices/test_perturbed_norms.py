@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import ranklens as rl
 from ranklens.studies.kit import starts
@@ -82,3 +83,21 @@ def test_the_wrong_branch_never_fits():
     assert float(run.matrix[0, 0]) < -100
     assert (run.loss.values > 0.1**2 / 2).all()
     assert (run.sign.values == 1).all()
+
+
+def test_published_cases_have_both_signs_of_the_determinant_and_the_published_values():
+    settings = perturbed_norms.Settings()
+    cases = [case for case, _ in perturbed_norms._published(settings)]
+    down = [case for case in cases if case["group"] == "published"]
+    assert [case["eps"] for case in down] == [0.5, 0.1, 0.05, 0.01, 0.0]
+    assert {case["start_sign"] for case in down} == {-1}
+    up = [case for case in cases if case["group"] == "published, det > 0"]
+    assert [(case["eps"], case["start_sign"]) for case in up] == [(0.1, 1), (0.0, 1)] * 2
+
+
+def test_the_upper_bound_is_that_of_a_positive_determinant(tolerance):
+    """At loss e^2 / 2 with e = 0.1 and eps = 0.2 the bound is 2.1 * 0.6 / 0.1 = 12.6; at e > eps there is none."""
+    run = xr.Dataset({"loss": ("row", [1.0, 0.005]), "hole": ("row", [-99.0, -6.3])}, coords={"eps": 0.2})
+    assert perturbed_norms._over_upper_bound(run) == pytest.approx(0.5, rel=tolerance["rounding"])
+    assert np.isnan(perturbed_norms._over_upper_bound(run.assign(loss=("row", [np.nan, 0.005]))))
+    assert np.isnan(perturbed_norms._over_upper_bound(run.isel(row=slice(1))))

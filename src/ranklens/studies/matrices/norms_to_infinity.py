@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ranklens import drawing, problems, theory
 from ranklens.dynamics import flow
-from ranklens.studies.kit import records, reduce, starts
+from ranklens.studies.kit import records, reduce, sources, starts
 from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import measures
 
@@ -22,14 +22,18 @@ EXPLANATION = (
     "Three entries of a 2 x 2 matrix are observed, and every matrix that fits them has determinant -w12 w21 = -1; "
     "gradient flow of a deep factorization cannot change the sign of its determinant, so from a positive one it can "
     "fit only by sending the unobserved entry w11, and with it every norm and quasi-norm, to infinity. Meanwhile the "
-    "effective rank falls to its infimum 1, and the distance to the matrices of rank one falls to 0."
+    "effective rank falls to its infimum 1, and the distance to the matrices of rank one falls to 0. If the factors "
+    "are drawn independently, they are not balanced, the determinant can change its sign, and |w11| stops: early at "
+    "depth 2, late or not at all at greater depths."
 )
 SOURCE = "Razin and Cohen (NeurIPS 2020), Theorem 1 and figure 1, with sharper bounds and the exact growth"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Balanced deep factorizations of 2 x 2 matrices, whose initial product is Gaussian with a positive determinant.
+    """Deep factorizations of 2 x 2 matrices whose initial product has a positive determinant, balanced or not.
+
+    The product of the balanced factors is Gaussian; the factors that are not balanced are Gaussian themselves.
 
     At depth 2 the smaller singular value falls like exp(-w11^2 / 2) and soon is smaller than any numerical error. From
     then on rounding decides the sign of the determinant, so the flow of depth 2 is computed more exactly and ends
@@ -37,16 +41,19 @@ class Settings:
 
     Attributes:
         depths: numbers of factors.
-        std: standard deviation of the entries of the initial product.
-        until_loss: training loss at which the flows of depth 3 and more end.
-        until_loss_depth_2: training loss at which the flow of depth 2 ends.
+        std: standard deviation of the entries of the initial product of balanced factors.
+        unbalanced_std: standard deviation of the entries of the initial product of independent factors, for every
+            depth in `depths`.
+        until_loss: training loss at which the flows of depth 3 and more, and all flows of independent factors, end.
+        until_loss_depth_2: training loss at which the flow of depth 2 from balanced factors ends.
         rtol_depth_2: relative tolerance of the solver at depth 2.
         rtol: relative tolerance of the solver at depth 3 and more.
-        seeds: seeds of the initial product; one run per depth and seed.
+        seeds: seeds of the initial factors; one run per depth, seed and kind of initial factors.
     """
 
     depths: tuple[int, ...] = (2, 3, 4)
     std: float = 1e-3
+    unbalanced_std: tuple[float, ...] = (1e-5, 1e-5, 1e-3)
     until_loss: float = 1e-4
     until_loss_depth_2: float = 2e-2
     rtol_depth_2: float = 1e-10
@@ -56,10 +63,16 @@ class Settings:
 
 PRESETS = {
     "laptop": Settings(),
-    "paper": Settings(std=1e-6),
-    "tiny": Settings(depths=(3,), seeds=(0,)),
+    "paper": Settings(std=1e-6, unbalanced_std=(1e-6, 1e-6, 1e-4)),
+    "tiny": Settings(depths=(3,), unbalanced_std=(1e-5,), seeds=(0,)),
 }
 MINUTES = {"laptop": 0.2, "paper": 0.2, "tiny": 0.05}
+# Kinds of initial factors.
+STARTS = ("balanced", "unbalanced")
+# |w11| at loss 1e-4 that is read from figure 1 of Razin and Cohen (NeurIPS 2020), by depth and standard deviation of
+# the initial product, for factors that are not balanced. Balanced factors end at 7.0 and 7.2 at depth 2, where float32
+# loses the sign of the determinant, and at about 70 at depths 3 and 4.
+PUBLISHED = {(2, 1e-5): 0.7, (2, 1e-6): 1.2, (3, 1e-5): 43.0, (3, 1e-6): 70.0, (4, 1e-3): 58.0, (4, 1e-4): 70.0}
 # Exponents p of the Schatten norms and quasi-norms in the figure, with their names.
 NORMS = {0.25: "p = 1/4", 0.5: "p = 1/2", 1.0: "nuclear", 2.0: "Frobenius", math.inf: "spectral"}
 # Least nuclear norm of a fitting matrix: that of the fitting matrix with w11 = 0.
@@ -71,24 +84,35 @@ LATE = 1e-2
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Return |w11|, singular values, effective rank and sign of the determinant along a flow per depth and seed."""
-    parts = []
-    for depth in settings.depths:
-        runs = [_one(settings, depth, seed) for seed in settings.seeds]
-        parts.append(records.gather(runs, settings.seeds))
-    attrs = parts[0].attrs
-    record = xr.concat(parts, dim="depth", join="outer").assign_coords(depth=list(settings.depths))
-    record.attrs = attrs
+    """Return |w11|, singular values, effective rank and sign of the determinant along all flows.
+
+    There is one flow per kind of initial factors, depth and seed.
+    """
+    kinds = []
+    for start in STARTS:
+        parts = [
+            records.gather([_one(settings, depth, seed, start) for seed in settings.seeds], settings.seeds)
+            for depth in settings.depths
+        ]
+        kinds.append(xr.concat(parts, dim="depth", join="outer"))
+    record = xr.concat(kinds, dim="start", join="outer")
+    record = record.assign_coords(start=list(STARTS), depth=list(settings.depths))
+    record.attrs = parts[0].attrs
     return record
 
 
-def _one(settings: Settings, depth: int, seed: int) -> xr.Dataset:
-    """Return the record of the flow of one depth and seed."""
+def _one(settings: Settings, depth: int, seed: int, start: str) -> xr.Dataset:
+    """Return the record of the flow of one kind of initial factors, depth and seed."""
+    exact = depth == 2 and start == "balanced"
+    if start == "balanced":
+        net = starts.positive_determinant(depth, settings.std, seed)
+    else:
+        net = starts.independent(depth, settings.unbalanced_std[settings.depths.index(depth)], seed)
     return flow.gradient_flow(
-        starts.positive_determinant(depth, settings.std, seed),
+        net,
         problems.Completion.counterexample(),
-        until_loss=settings.until_loss_depth_2 if depth == 2 else settings.until_loss,
-        rtol=settings.rtol_depth_2 if depth == 2 else settings.rtol,
+        until_loss=settings.until_loss_depth_2 if exact else settings.until_loss,
+        rtol=settings.rtol_depth_2 if exact else settings.rtol,
         track={
             "hole": lambda net: net.tensor()[0, 0].abs(),
             "singular": lambda net: measures.singular_values(net.tensor()),
@@ -100,9 +124,10 @@ def _one(settings: Settings, depth: int, seed: int) -> xr.Dataset:
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """Return the claims: the proved bounds at every recorded time, and the growth that follows from them."""
+    """Return the claims: the proved bounds, the growth that follows from them, and factors that are not balanced."""
     runs = _runs(record)
-    return [*_bounds(runs), *_growths([(depth, r) for depth, r in runs if depth > 2], record)]
+    growths = _growths([(depth, r) for depth, r in runs if depth > 2], record)
+    return [*_bounds(runs), *growths, *_unbalanced(_runs(record, "unbalanced"))]
 
 
 def _bounds(runs: list[tuple[int, xr.Dataset]]) -> list[Claim]:
@@ -114,6 +139,7 @@ def _bounds(runs: list[tuple[int, xr.Dataset]]) -> list[Claim]:
             f"The determinant of the 2 x 2 end matrix stays positive: its sign, least {everywhere}",
             reduce.least([reduce.least(r.sign) for _, r in runs]),
             at_least=1,
+            source=sources.NORMS,
         ),
         theorem(
             "The 2 x 2 end matrix, whose observed values are w12 = w21 = 1 and w22 = 0, has an unobserved entry "
@@ -121,6 +147,7 @@ def _bounds(runs: list[tuple[int, xr.Dataset]]) -> list[Claim]:
             f"divided by this bound, least {everywhere}",
             reduce.least([reduce.least(r.hole.values / b.w11.clamp_min(TINY).numpy()) for r, b in proved]),
             at_least=1.0,
+            source=sources.NORMS,
         ),
         theorem(
             "Every Schatten norm or quasi-norm, p from 1/4 to infinity, of the 2 x 2 end matrix is at least (1 - "
@@ -130,6 +157,7 @@ def _bounds(runs: list[tuple[int, xr.Dataset]]) -> list[Claim]:
                 [reduce.least(schatten(r, p) / b.w11.clamp_min(TINY).numpy()) for r, b in proved for p in NORMS]
             ),
             at_least=1.0,
+            source=sources.NORMS,
         ),
         theorem(
             "The smaller singular value sigma_2 of the 2 x 2 end matrix, which is its Frobenius distance to the "
@@ -137,6 +165,7 @@ def _bounds(runs: list[tuple[int, xr.Dataset]]) -> list[Claim]:
             f"by this bound, largest {everywhere}",
             reduce.largest([reduce.largest(r.singular.values[:, 1] / b.sigma2.numpy()) for r, b in proved]),
             at_most=1.0,
+            source=sources.NORMS,
         ),
         theorem(
             "The effective rank of the 2 x 2 end matrix is at most exp of the entropy of (p, 1 - p), where p = e^2 / "
@@ -144,6 +173,7 @@ def _bounds(runs: list[tuple[int, xr.Dataset]]) -> list[Claim]:
             f"this bound, largest {everywhere}",
             reduce.largest([reduce.largest(r.effective_rank.values / b.effective_rank.numpy()) for r, b in proved]),
             at_most=1.0,
+            source=sources.NORMS,
         ),
     ]
 
@@ -168,6 +198,7 @@ def _growths(deep: list[tuple[int, xr.Dataset]], record: xr.Dataset) -> list[Cla
             f"entry and loss the training loss: 2 loss w11^2 at the end, farthest from 1 of {runs}",
             reduce.farthest([float(2 * r.loss[-1] * r.hole[-1] ** 2) for _, r in deep], 1),
             within=(0.99, 1.01),
+            source=sources.OWN_DERIVATION,
         ),
         finding(
             "Depth L of 3 and more: |w11|^(2 + 2/L), where w11 is the unobserved entry of the 2 x 2 end matrix, "
@@ -175,6 +206,7 @@ def _growths(deep: list[tuple[int, xr.Dataset]], record: xr.Dataset) -> list[Cla
             f"the end, divided by 2 L + 2, farthest from 1 of {runs}",
             reduce.farthest([_growth(depth, r) for depth, r in deep], 1),
             within=(0.98, 1.02),
+            source=sources.OWN_DERIVATION,
         ),
         finding(
             "Depth 3 and more: the nuclear norm of the end matrix is far from the least: its value at the end, where "
@@ -182,8 +214,52 @@ def _growths(deep: list[tuple[int, xr.Dataset]], record: xr.Dataset) -> list[Cla
             f"matrices, least of {runs}. The bound is 99% of 1 / sqrt(2 loss), divided by {LEAST_NUCLEAR:g}",
             reduce.least([float(r.singular[-1].sum(skipna=False)) / LEAST_NUCLEAR for _, r in deep]),
             at_least=0.99 / (2 * until) ** 0.5 / LEAST_NUCLEAR,
+            source=sources.NORMS,
         ),
     ]
+
+
+def _unbalanced(runs: list[tuple[int, xr.Dataset]]) -> list[Claim]:
+    """Return the claims on independent initial factors: the bound while the sign lasts, and where |w11| stops."""
+    ends = {deep: [float(r.hole[-1]) for depth, r in runs if (depth > 2) == deep] for deep in (False, True)}
+    start = (
+        "from independent Gaussian factors, which are not balanced: |w11| at the end, where the training loss is 1e-4"
+    )
+    bound = theorem(
+        "The 2 x 2 end matrix of independent Gaussian factors, which are not balanced, has an unobserved entry |w11| "
+        "of at least (1 - e)^2 / e, where e = sqrt(2 loss) < 1, as long as its determinant is positive: |w11| divided "
+        f"by this bound, least at all times with a positive determinant of {reduce.count(runs, 'run')}",
+        reduce.least([_over_bound(r) for _, r in runs]),
+        at_least=1.0,
+        source=sources.OWN_DERIVATION,
+    )
+    small = finding(
+        f"Depth 2 {start}, largest of {reduce.count(ends[False])}. The determinant changes its sign, and |w11| stops "
+        f"at a small value (published: {PUBLISHED[2, 1e-5]} and {PUBLISHED[2, 1e-6]}). The bound is twice the largest "
+        "of 12 other seeds",
+        reduce.largest(ends[False]),
+        at_most=3.2,
+        source=sources.NORMS,
+    )
+    large = finding(
+        f"Depth 3 and more {start}, least of {reduce.count(ends[True], 'run')}. |w11| is far larger than at depth 2 "
+        f"(published: {PUBLISHED[3, 1e-5]:g} to 70). The bound is half of the least of 24 runs with other seeds",
+        reduce.least(ends[True]),
+        at_least=5.75,
+        source=sources.NORMS,
+    )
+    return [bound, *([small] if ends[False] else []), *([large] if ends[True] else [])]
+
+
+def _over_bound(run: xr.Dataset) -> float:
+    """Return the least of |w11| over its lower bound, at the times when the determinant is positive.
+
+    NaN if there is no such time, or if a loss or a determinant is NaN.
+    """
+    if np.isnan(run.loss.values).any() or np.isnan(run.sign.values).any():
+        return math.nan
+    inside = run.sign.values > 0
+    return reduce.least(run.hole.values[inside] / _proved(run).w11.clamp_min(TINY).numpy()[inside])
 
 
 def schatten(run: xr.Dataset, p: float) -> NDArray[np.float64]:
@@ -196,10 +272,10 @@ def schatten(run: xr.Dataset, p: float) -> NDArray[np.float64]:
     return measures.schatten_norm(torch.diag_embed(torch.from_numpy(run.singular.values)), p).numpy()
 
 
-def _runs(record: xr.Dataset) -> list[tuple[int, xr.Dataset]]:
-    """Return depth and run for every depth and seed."""
+def _runs(record: xr.Dataset, start: str = "balanced") -> list[tuple[int, xr.Dataset]]:
+    """Return depth and run for every depth and seed, from one kind of initial factors."""
     return [
-        (int(depth), records.rows(record.sel(depth=depth), int(seed)))
+        (int(depth), records.rows(record.sel(start=start, depth=depth), int(seed)))
         for depth in record.depth.values
         for seed in record.seed.values
     ]
@@ -218,36 +294,58 @@ def _growth(depth: int, run: xr.Dataset) -> float:
 
 
 def draw(record: xr.Dataset) -> Figure:
-    """Return the figure: |w11|, norms and ranks against the falling loss, and |w11| against time."""
-    made, (hole, norms, rank, law) = drawing.figure(2, 2)
+    """Return the figure: |w11| from both kinds of factors, norms and ranks against the loss, and |w11| in time."""
+    settings = records.settings_of(record, Settings)
+    made, (hole, stopped, norms, rank, distance, law) = drawing.figure(2, 3)
     seed = int(record.seed.values[0])
-    runs = [(int(depth), records.rows(record.sel(depth=depth), seed)) for depth in record.depth.values]
+    runs = [(depth, r) for depth, r in _runs(record) if int(r.seed) == seed]
     depth, deepest = runs[-1]
     loss = np.geomspace(0.45, min(float(r.loss.min()) for _, r in runs), 200)
     proved = theory.bounds_2x2(torch.from_numpy(loss))
-    for k, (each, r) in enumerate(runs):
-        hole.loglog(r.loss, r.hole, label=f"depth {each}", **drawing.style(k))
-    hole.loglog(loss, proved.w11, **drawing.THEORY, label="proved: at least")
+    for axes, each in ((hole, runs), (stopped, _runs(record, "unbalanced"))):
+        _draw_hole(axes, each)
+    for axes in (hole, stopped, norms):
+        axes.loglog(
+            loss, proved.w11, **drawing.THEORY, label="proved: at least" if axes is not stopped else "proved if det > 0"
+        )
     for k, (p, name) in enumerate(NORMS.items()):
         norms.loglog(deepest.loss, schatten(deepest, p), label=name, **drawing.style(k))
-    norms.loglog(loss, proved.w11, **drawing.THEORY, label="proved: at least")
-    rank.loglog(deepest.loss, deepest.effective_rank - 1, color=drawing.COLOURS[0], label="effective rank - 1")
+    rank.loglog(deepest.loss, deepest.effective_rank - 1, color=drawing.COLOURS[0], label="measured")
     rank.loglog(loss, proved.effective_rank - 1, **drawing.THEORY, label="proved: at most")
-    distance = deepest.singular.values[:, 1]
-    rank.loglog(deepest.loss, distance, color=drawing.COLOURS[1], linestyle="-.", label="distance to rank one")
-    rank.loglog(loss, proved.sigma2, color="#000000", linestyle=":", linewidth=1.3, label="proved: at most")
+    distance.loglog(deepest.loss, deepest.singular.values[:, 1], color=drawing.COLOURS[0], label="measured")
+    distance.loglog(loss, proved.sigma2, **drawing.THEORY, label="proved: at most")
     _draw_law(law, runs)
-    drawing.label(hole, f"The unobserved entry (seed {seed})", "loss, falling to the right", "|w11|")
-    drawing.label(norms, f"Every norm grows (depth {depth})", "loss, falling to the right", "norm")
-    drawing.label(rank, f"The rank is minimized (depth {depth})", "loss, falling to the right", "above the infimum")
-    drawing.label(law, "Growth in time, and its law", "time of the gradient flow", "|w11|")
-    for axes in (hole, norms, rank):
+    for k, each in enumerate(settings.depths):
+        published = PUBLISHED.get((each, settings.unbalanced_std[k]))
+        if published:
+            stopped.plot(settings.until_loss, published, "*", color=drawing.COLOURS[k], markersize=9, clip_on=False)
+    stopped.plot([], [], "*", color="#000000", label="published end")
+    falls = "training loss: each tick is 10 times less"
+    drawing.label(hole, "Balanced: |w11| grows without end", falls, "|w11|: each tick is 10 times more")
+    drawing.label(stopped, "Not balanced: depth 2 stops early", falls, "|w11|: each tick is 10 times more")
+    drawing.label(norms, f"Every norm grows (depth {depth})", falls, "norm: each tick is 10 times more")
+    drawing.label(rank, f"The effective rank falls to 1 (depth {depth})", falls, "effective rank - 1")
+    drawing.label(distance, f"Distance to rank one (depth {depth})", falls, "smaller singular value")
+    drawing.label(
+        law, "Growth in time, and its law", "time: each tick is 10 times more", "|w11|: each tick is 10 times more"
+    )
+    for axes in (hole, stopped, norms, rank, distance):
         axes.set_xlim(1.0, float(loss.min()))
-    for axes in (hole, norms, law):
-        axes.set_ylim(bottom=0.05)
-    for axes in (hole, norms, rank, law):
+    for axes in (hole, stopped, norms, law):
+        axes.set_ylim(0.05, 2e3)
+    for axes in made.axes:
         axes.legend(fontsize=7)
     return made
+
+
+def _draw_hole(axes: Axes, runs: list[tuple[int, xr.Dataset]]) -> None:
+    """Draw |w11| against the loss, with one colour per depth; later seeds are thin lines."""
+    depths = sorted({depth for depth, _ in runs})
+    first = int(runs[0][1].seed)
+    for depth, r in runs:
+        one = int(r.seed) == first
+        label = f"depth {depth}" if one else None
+        axes.loglog(r.loss, r.hole, label=label, linewidth=2.0 if one else 0.6, **drawing.style(depths.index(depth)))
 
 
 def _draw_law(axes: Axes, runs: list[tuple[int, xr.Dataset]]) -> None:
@@ -266,10 +364,17 @@ def alt(record: xr.Dataset) -> str:
     """Return a description of the figure in words."""
     runs = [(depth, r) for depth, r in _runs(record) if int(r.seed) == int(record.seed.values[0])]
     _, last = runs[-1]
+    free = _runs(record, "unbalanced")
+    stops = "; ".join(
+        f"depth {d}: {min(found):.2g} to {max(found):.2g}"
+        for d in record.depth.values
+        for found in [[float(r.hole[-1]) for depth, r in free if depth == d]]
+    )
     ends = "; ".join(f"depth {d}: {float(r.hole[-1]):.1f} at loss {float(r.loss[-1]):.0e}" for d, r in runs)
     return (
         f"As the loss falls, the unobserved entry w11 grows along its proved lower bound, which has no limit ({ends}); "
         f"all Schatten norms and quasi-norms grow with it. The effective rank falls to "
         f"{float(last.effective_rank[-1]):.4f} and the distance to rank one to {float(last.singular[-1, 1]):.1e}, both "
-        f"below their proved upper bounds. In time w11 follows its power law."
+        f"below their proved upper bounds. In time w11 follows its power law. From independent factors, which are not "
+        f"balanced, |w11| stops ({stops})."
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ranklens import drawing, problems, seeds, theory
 from ranklens.dynamics import end_matrix
-from ranklens.studies.kit import records, reduce, starts
+from ranklens.studies.kit import records, reduce, sources, starts
 from ranklens.studies.kit.claim import Claim, finding, theorem
 from ranklens.tensors import measures
 
@@ -36,8 +36,10 @@ class Settings:
         depths: depths of the flows with perturbed observations.
         eps: values of the perturbed observation, for initial matrices `scale` * I.
         branch_eps: value of the perturbed observation for the Gaussian initial matrices.
+        published_eps: values of the observation w22 in the published experiment, where w12 = -2 and w21 = 1/2.
         sizes: numbers of rows and columns of the larger matrices.
         scale: initial singular values with perturbed observations.
+        wrong_scale: larger initial singular values, from which a determinant of the other sign is compared.
         std: standard deviation of the Gaussian initial entries, and initial singular values of the other flows.
         until_loss: training loss at which flows with perturbed observations end.
         until_loss_hole: training loss at which flows of the example, of any size, end.
@@ -50,8 +52,10 @@ class Settings:
     depths: tuple[int, ...] = (3, 4)
     eps: tuple[float, ...] = (0.5, 0.1, 0.05, 0.01)
     branch_eps: float = 0.1
+    published_eps: tuple[float, ...] = (0.5, 0.1, 0.05, 0.01, 0.0)
     sizes: tuple[int, ...] = (3, 4)
     scale: float = 1e-6
+    wrong_scale: float = 1e-4
     std: float = 1e-3
     until_loss: float = 1e-11
     until_loss_hole: float = 1e-4
@@ -67,6 +71,7 @@ PRESETS = {
     "tiny": Settings(
         depths=(3,),
         eps=(0.5,),
+        published_eps=(0.5, 0.0),
         sizes=(3,),
         seeds=(0,),
         until_loss=1e-6,
@@ -76,9 +81,12 @@ PRESETS = {
         rtol=1e-7,
     ),
 }
-MINUTES = {"laptop": 0.5, "paper": 1.0, "tiny": 0.05}
+MINUTES = {"laptop": 0.65, "paper": 1.2, "tiny": 0.05}
 # Number of rows and of columns of the random matrices with a zero cofactor.
 RECIPE = 3
+# Observed values w12 and w21 of the published experiment on perturbations. Their product is negative, so that an
+# initial matrix with a negative determinant drives |w11| away.
+Z, Z2 = -2.0, 0.5
 
 
 def run(settings: Settings) -> xr.Dataset:
@@ -108,7 +116,7 @@ class _Flow(TypedDict, total=False):
 
 def _cases(settings: Settings) -> Cases:
     """Return the description of every case, and a function without arguments that makes its run."""
-    return [*_perturbed(settings), *_larger(settings), *_depth_two(settings)]
+    return [*_perturbed(settings), *_published(settings), *_larger(settings), *_depth_two(settings)]
 
 
 def _case(
@@ -140,6 +148,19 @@ def _perturbed(settings: Settings) -> Cases:
     for seed in settings.seeds:
         start = starts.positive_determinant(3, settings.std, seed).tensor().detach()
         found.append(_case(settings, "random start", task, start, depth=3, eps=eps, how=how))
+    return found
+
+
+def _published(settings: Settings) -> Cases:
+    """Return the cases with the published observations: from a negative determinant, and from a positive one."""
+    plan = [("published", eps, settings.scale, -1) for eps in settings.published_eps]
+    for scale in (settings.wrong_scale, settings.scale):
+        plan += [("published, det > 0", eps, scale, 1) for eps in (settings.branch_eps, 0.0)]
+    found = []
+    for group, eps, scale, sign in plan:
+        task = problems.Completion.counterexample(z=Z, z2=Z2, eps=eps)
+        how: _Flow = {"until_loss": settings.until_loss if eps else settings.until_loss_hole}
+        found.append(_case(settings, group, task, _start(2, scale, sign), depth=settings.depths[0], eps=eps, how=how))
     return found
 
 
@@ -221,7 +242,9 @@ def claims(record: xr.Dataset) -> list[Claim]:
             f"farthest from 1 of {reduce.count(_runs(record, 'perturbed'), 'run')}",
             reduce.farthest([abs(float(r.hole[-1])) * float(r.eps) for r in _runs(record, "perturbed")], 1),
             within=(0.998, 1.002),
+            source=sources.NORMS_PERTURBED,
         ),
+        *_published_claims(record, settings),
         *_growths([*(r for r in larger if int(r.start_sign) > 0), *recipes], larger, settings),
         *_depth_two_claims(record, settings),
     ]
@@ -239,12 +262,14 @@ def _invariants(record: xr.Dataset, settings: Settings) -> list[Claim]:
             f"{reduce.count([*perturbed, *logs], 'run')}",
             reduce.least([_over_bound(r) for r in [*perturbed, *logs]]),
             at_least=1 - settings.rtol,
+            source=sources.NORMS_PERTURBED,
         ),
         theorem(
             "The determinant of the end matrix keeps its initial sign, in the runs where float64 can resolve it: "
             f"product of the initial and the present sign, least at all times of {reduce.count(signed, 'run')}",
             reduce.least([reduce.least(r.sign * r.start_sign) for r in signed]),
             at_least=1,
+            source=sources.NORMS,
         ),
     ]
 
@@ -256,19 +281,88 @@ def _branch(record: xr.Dataset, settings: Settings) -> list[Claim]:
     if not wrong:
         return []
     of = f"{len(wrong)} of {len(random)} random initial matrices"
+    over = np.array([float(r.loss[-1]) for r in wrong]) / (settings.branch_eps**2 / 2)
     return [
         theorem(
             "2 x 2 matrix with the observed values w12 = w21 = 1 and w22 = eps: in flows in which the unobserved "
             "entry w11 becomes negative, the positive determinant keeps w22 negative, so that the training loss "
             f"stays above eps^2 / 2: final loss divided by eps^2 / 2, least of {of}",
-            reduce.least([float(r.loss[-1]) for r in wrong]) / (settings.branch_eps**2 / 2),
-            within=(1.0, 1.5),
+            reduce.least(over),
+            at_least=1.0,
+            source=sources.OWN_DERIVATION,
+        ),
+        finding(
+            "2 x 2 matrix with the observed values w12 = w21 = 1 and w22 = eps: in flows in which the unobserved "
+            "entry w11 becomes negative, the training loss comes near eps^2 / 2, the least value that it can have "
+            f"there: final loss divided by eps^2 / 2, largest of {of}",
+            reduce.largest(over),
+            at_most=1.5,
+            source=sources.OWN_EXPERIMENT,
         ),
         finding(
             "2 x 2 matrix with the observed values w12 = w21 = 1 and w22 = eps: where the unobserved entry w11 "
             f"becomes negative, |w11| grows although w22 is not fitted: |w11| at the end, least of {of}",
             reduce.least([-float(r.hole[-1]) for r in wrong]),
             at_least=1000.0,
+            source=sources.OWN_EXPERIMENT,
+        ),
+    ]
+
+
+def _published_claims(record: xr.Dataset, settings: Settings) -> list[Claim]:
+    """Return the claims on the published observations w12 = -2, w21 = 1/2 and w22 = eps."""
+    runs, opposite = _runs(record, "published"), _runs(record, "published, det > 0")
+    data = f"2 x 2 matrix with the published observations w12 = {Z:g}, w21 = {Z2:g} and w22 = eps"
+    [zero] = [r for r in runs if not float(r.eps)]
+    coarse, fine = (abs(float(r.hole[-1])) for r in opposite if not float(r.eps))
+    limited = [r for r in runs if float(r.eps)]
+    above = [_over_upper_bound(r) for r in opposite if float(r.eps)]
+    return [
+        theorem(
+            f"{data}, from a negative determinant: the unobserved entry has |w11| at least (2 - e) (1/2 - e) / (|eps| "
+            "+ e), where e = sqrt(2 loss) < 1/2 and loss is the training loss: |w11| divided by this bound, least at "
+            f"all times with e < 1/2 of {reduce.count(runs, 'run')}",
+            reduce.least([_over_bound(r, Z, Z2) for r in runs]),
+            at_least=1 - settings.rtol,
+            source=sources.NORMS_PERTURBED,
+        ),
+        theorem(
+            f"{data} > 0, from a positive determinant: |w11| stays below (2 + e) (1/2 + e) / (eps - e) while e = "
+            "sqrt(2 loss) < eps: |w11| divided by this bound, largest at all such times of "
+            f"{reduce.count(above, 'run')}",
+            reduce.largest(above),
+            at_most=1 + settings.rtol,
+            source=sources.OWN_DERIVATION,
+        ),
+        finding(
+            f"{data}, from a negative determinant: |w11| ends at 1 / eps, its value in the fitting matrix of rank one "
+            f"({', '.join(f'{abs(float(r.hole[-1])):.4g}' for r in limited)}): |w11| eps at the end, farthest from 1 "
+            f"of {reduce.count(limited, 'run')}",
+            reduce.farthest([abs(float(r.hole[-1])) * float(r.eps) for r in limited], 1),
+            within=(0.998, 1.002),
+            source=sources.NORMS_PERTURBED,
+        ),
+        finding(
+            f"{data} = 0: from a negative determinant |w11| grows like 1 / sqrt(2 loss): 2 loss w11^2 at the end, "
+            f"where the training loss is {settings.until_loss_hole:g}, one run",
+            2 * float(zero.loss[-1]) * float(zero.hole[-1]) ** 2,
+            within=(0.99, 1.01),
+            source=sources.NORMS_PERTURBED,
+        ),
+        finding(
+            f"{data} = 0: from a positive determinant with singular values of {settings.wrong_scale:g}, |w11| stops "
+            "early: |w11| at the end divided by |w11| at the end from a negative determinant, one run each",
+            coarse / abs(float(zero.hole[-1])),
+            at_most=0.1,
+            source=sources.OWN_EXPERIMENT,
+        ),
+        finding(
+            f"{data} = 0: from a positive determinant, |w11| stops the later the smaller the initial matrix is, "
+            f"although no theorem says so: |w11| at the end from singular values of {settings.scale:g} divided by "
+            f"|w11| at the end from {settings.wrong_scale:g}, one run each",
+            fine / coarse,
+            at_least=3.0,
+            source=sources.OWN_EXPERIMENT,
         ),
     ]
 
@@ -285,6 +379,7 @@ def _growths(diverging: list[xr.Dataset], larger: list[xr.Dataset], settings: Se
             f"{reduce.count(diverging, 'run')}",
             reduce.farthest([_growth(r) for r in diverging], 10),
             within=(9.0, 12.0),
+            source=sources.NORMS_LARGER,
         ),
         finding(
             "Matrices of 3 rows and more, all entries observed but w11, whose cofactor in the observed entries is "
@@ -293,6 +388,7 @@ def _growths(diverging: list[xr.Dataset], larger: list[xr.Dataset], settings: Se
             f"of {sizes}",
             reduce.largest([float(r.effective_rank[-1]) for r in positive]),
             at_most=1.3,
+            source=sources.NORMS_LARGER,
         ),
         finding(
             "Matrices of 3 rows and more, all entries observed but w11, whose cofactor in the observed entries is "
@@ -300,6 +396,7 @@ def _growths(diverging: list[xr.Dataset], larger: list[xr.Dataset], settings: Se
             f"the end from a positive initial determinant, largest of {sizes}",
             reduce.largest([_ratio(larger, size) for size in settings.sizes]),
             at_most=0.5,
+            source=sources.NORMS_LARGER,
         ),
     ]
 
@@ -314,12 +411,14 @@ def _depth_two_claims(record: xr.Dataset, settings: Settings) -> list[Claim]:
             "sigma_2 divided by the value of this law, one run",
             float(logs.smallest[-1]) / (math.log(settings.std) - float(logs.hole[-1]) ** 2 / 2),
             within=(0.97, 1.03),
+            source=sources.OWN_DERIVATION,
         ),
         finding(
             "2 x 2 example at depth 2 from a negative determinant: the unobserved entry w11 ends near 0, where every "
             "norm of fitting matrices is least: |w11| at the end, one run",
             abs(float(negative.hole[-1])),
             at_most=0.25,
+            source=sources.NORMS,
         ),
         finding(
             "2 x 2 example at depth 2: a float64 flow of the entries of the end matrix loses the sign of its "
@@ -327,6 +426,7 @@ def _depth_two_claims(record: xr.Dataset, settings: Settings) -> list[Claim]:
             "by |w11| at the end of a flow of the logarithms of the singular values, one run each",
             abs(float(entries.hole[-1]) / float(logs.hole[-1])),
             at_most=0.5,
+            source=sources.OWN_EXPERIMENT,
         ),
     ]
 
@@ -337,16 +437,33 @@ def _runs(record: xr.Dataset, group: str) -> list[xr.Dataset]:
     return [records.unpadded(case) for case in cases]
 
 
-def _over_bound(run: xr.Dataset) -> float:
+def _over_bound(run: xr.Dataset, z: float = 1.0, z2: float = 1.0) -> float:
     """Return the least of |w11| over its lower bound, at the times when the bound is not zero.
 
     NaN if the bound is always zero, or if a loss is NaN.
     """
     if np.isnan(run.loss.values).any():
         return math.nan
-    bound = theory.unobserved_bound(torch.from_numpy(run.loss.values), eps=float(run.eps)).numpy()
+    loss = torch.from_numpy(run.loss.values)
+    bound = theory.unobserved_bound(loss, z=z, z2=z2, eps=float(run.eps)).numpy()
     inside = bound > 0
     return reduce.least(np.abs(run.hole.values[inside]) / bound[inside])
+
+
+def _over_upper_bound(run: xr.Dataset) -> float:
+    """Return the largest of |w11| over its upper bound for the published observations and a positive determinant.
+
+    A positive determinant means w11 w22 > w12 w21. If w11 is negative, then |w11| w22 < |w12 w21|, where |w12| <= 2 +
+    e, |w21| <= 1/2 + e and w22 >= eps - e, with e = sqrt(2 loss). A positive w11 is below every bound.
+
+    NaN if e is never below eps, or if a loss is NaN.
+    """
+    if np.isnan(run.loss.values).any():
+        return math.nan
+    e = np.sqrt(2 * run.loss.values)
+    inside = e < float(run.eps)
+    bound = (abs(Z) + e) * (abs(Z2) + e) / (float(run.eps) - e)
+    return reduce.largest(-run.hole.values[inside] / bound[inside])
 
 
 def _growth(run: xr.Dataset) -> float:
@@ -369,15 +486,19 @@ def _ratio(runs: list[xr.Dataset], size: int) -> float:
 def draw(record: xr.Dataset) -> Figure:
     """Return the figure: |w11| against the loss, which falls from left to right, in one panel per question."""
     settings = records.settings_of(record, Settings)
-    made, panels = drawing.figure(2, 2)
-    limits, branch, larger, two = panels
-    for k, r in enumerate(r for r in _runs(record, "perturbed") if int(r.depth) == settings.depths[0]):
-        limits.loglog(r.loss, abs(r.hole), label=f"eps = {float(r.eps):g}", **drawing.style(k))
-        limits.axhline(1 / float(r.eps), **drawing.THEORY, label="limit 1 / eps" if k == 0 else None)
+    made, panels = drawing.figure(2, 3)
+    limits, branch, published, opposite, larger, two = panels
+    _draw_limits(limits, [r for r in _runs(record, "perturbed") if int(r.depth) == settings.depths[0]])
+    _draw_limits(published, _runs(record, "published"))
     for r in _runs(record, "random start"):
         wrong = float(r.hole[-1]) < 0
         branch.loglog(r.loss, abs(r.hole), **drawing.style(int(wrong)), label="w11 < 0" if wrong else "w11 > 0")
     branch.axvline(settings.branch_eps**2 / 2, **drawing.THEORY, label="loss = eps^2 / 2")
+    for k, scale in enumerate((settings.wrong_scale, settings.scale)):
+        r = [r for r in _runs(record, "published, det > 0") if not float(r.eps)][k]
+        opposite.loglog(r.loss, abs(r.hole), label=f"det > 0, from {scale:g}", **drawing.style(k + 1))
+    [r] = [r for r in _runs(record, "published") if not float(r.eps)]
+    opposite.loglog(r.loss, abs(r.hole), label="det < 0", **drawing.style(0))
     _draw_larger(larger, record, settings)
     _draw_depth_two(two, record)
     loss = np.geomspace(0.4, settings.until_loss_hole, 100)
@@ -385,19 +506,32 @@ def draw(record: xr.Dataset) -> Figure:
     for axes in (larger, two):
         axes.loglog(loss, bound, **drawing.THEORY, label="lower bound, 2 x 2, det > 0")
     titles = (
-        f"Observation eps: |w11| stops at 1 / eps (depth {settings.depths[0]})",
-        f"eps = {settings.branch_eps:g}: some initial matrices never fit",
-        "Larger matrices (depth 3)",
-        "2 x 2 at depth 2",
+        "w22 = eps: |w11| stops at 1 / eps",
+        f"w22 = {settings.branch_eps:g}: some starts never fit",
+        "Published data, det < 0: also 1 / eps",
+        "Published data, eps = 0: both signs",
+        "Larger matrices, depth 3",
+        "2 x 2 matrix, depth 2",
     )
-    for axes, title, bottom in zip(panels, titles, (0.03, 0.03, 1e-3, 1e-3), strict=True):
-        drawing.label(axes, title, "loss, falling to the right", "|w11|")
+    bottoms = (0.03, 0.03, 0.03, 0.03, 1e-3, 1e-3)
+    for axes, title, bottom in zip(panels, titles, bottoms, strict=True):
+        drawing.label(axes, title, "training loss: falls to the right (log scale)", "|w11| (log scale)")
         axes.set_ylim(bottom=bottom)
         axes.invert_xaxis()
         handles, labels = axes.get_legend_handles_labels()
         once = dict(zip(labels, handles, strict=True))
-        axes.legend(once.values(), once.keys(), fontsize=7)
+        axes.legend(once.values(), once.keys(), fontsize=7, loc="upper left" if axes is larger else "best")
+    larger.set_ylim(top=1e6)
     return made
+
+
+def _draw_limits(axes: Axes, runs: list[xr.Dataset]) -> None:
+    """Draw |w11| for every value of the observation eps, and where it must stop."""
+    for k, r in enumerate(runs):
+        eps = float(r.eps)
+        axes.loglog(r.loss, abs(r.hole), label=f"eps = {eps:g}", **drawing.style(k))
+        if eps:
+            axes.axhline(1 / eps, **drawing.THEORY, label="limit 1 / eps")
 
 
 def _draw_larger(axes: Axes, record: xr.Dataset, settings: Settings) -> None:
@@ -433,7 +567,8 @@ def alt(record: xr.Dataset) -> str:
     [logs], [entries] = (_runs(record, f"depth 2, {x}") for x in ("logarithms", "entries"))
     return (
         f"With the observation eps instead of 0, |w11| ends at 1 / eps ({ends}). From {len(wrong)} of {len(random)} "
-        f"random initial matrices w11 becomes negative and grows, while the loss stays above eps^2 / 2. In larger "
+        f"random initial matrices w11 becomes negative and grows, while the loss stays above eps^2 / 2. With the "
+        f"published observations -2, 1/2 and eps, and a negative determinant, |w11| ends at 1 / eps as well. In larger "
         f"matrices |w11| grows from one sign of the determinant and not from the other. At depth 2 it follows its "
         f"lower bound to {float(logs.hole[-1]):.1f}, where ln sigma_2 is {float(logs.smallest[-1]):.0f}; if the "
         f"entries are followed in float64, it stops at {abs(float(entries.hole[-1])):.1f}."
