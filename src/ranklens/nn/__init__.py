@@ -6,6 +6,7 @@ from ranklens.nn.checkpoint import load_weights
 from ranklens.nn.circuits import ArithmeticCircuit, LinearCircuit, circuit, product_pool
 from ranklens.nn.composition import Composition
 from ranklens.nn.compress import compress, pareto
+from ranklens.nn.compressibility import compressibility
 from ranklens.nn.compression import Compression
 from ranklens.nn.factorable import factorable
 from ranklens.nn.kernel_chain import KernelChain
@@ -37,6 +38,7 @@ __all__ = [
     "circuit",
     "collapse",
     "compress",
+    "compressibility",
     "factorable",
     "load_weights",
     "locality_penalty",
