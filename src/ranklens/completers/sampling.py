@@ -37,7 +37,8 @@ SKIP = 15
 COMPONENTS = 8
 # Where the network explains nearly everything, one more component is tried too. It must lower the error by this share.
 WORTH = 0.02
-# There, this many times as many sweeps are made for a trial, because small differences count.
+# There, small differences count. A component more grows for this many times as many sweeps before it is judged, and a
+# posterior is given up only after this many times as many draws.
 CLEAR_TIMES = 3
 # Share of the biases' held-out squared error up to which the size of the fitted network is taken as exact.
 CLEAR = 0.1
@@ -154,8 +155,9 @@ def sample(
         for more in ((0, 1) if begin.is_clear else (0,))
     ]
     trial = min(trials, key=lambda trial: trial.error * (1 + WORTH * trial.more))
-    worse = replace(held_out, values=trial.residuals.values.square() - begin.residuals.values.square())
-    if worse.exceeds_zero(DOUBTS) or math.isnan(trial.error):
+    if trial.is_worse(begin) and begin.is_clear:
+        trial = trial.continued(held_out, begin.mean, CLEAR_TIMES * TRIED_DRAWS)
+    if trial.is_worse(begin):
         return Sampled(None, trial.error)
     make_features, sampler = ways[trial.way], trial.sampler
     sampler.replace_entries(
@@ -189,6 +191,21 @@ class Trial:
         """Return the held-out root mean square error."""
         return math.sqrt(self.residuals.mean_square())
 
+    def is_worse(self, begin: Begin) -> bool:
+        """Return whether the posterior predicts held-out entries clearly worse than the completion it began with."""
+        more = self.residuals.values.square() - begin.residuals.values.square()
+        return math.isnan(self.error) or replace(self.residuals, values=more).exceeds_zero(DOUBTS)
+
+    def continued(self, held_out: Observed, mean: float, draws: int) -> "Trial":
+        """Return a trial with other draws, which follow the present ones.
+
+        Args:
+            held_out: the held-out set.
+            mean: the mean that was subtracted from the entries.
+            draws: number of draws.
+        """
+        return _judged(self.sampler, held_out, mean, skip=0, draws=draws, way=self.way, more=self.more)
+
 
 def _try(
     train: Observed,
@@ -209,8 +226,15 @@ def _try(
         seed=seed,
         features=None if make_features is None else make_features(train),
     )
-    times = CLEAR_TIMES if begin.is_clear else 1
-    found = draw(sampler, skip=times * TRIED_SKIP, draws=times * TRIED_DRAWS, mean=begin.mean)
+    skip = TRIED_SKIP * (CLEAR_TIMES if more else 1)
+    return _judged(sampler, held_out, begin.mean, skip=skip, draws=TRIED_DRAWS, way=way, more=more)
+
+
+def _judged(
+    sampler: GibbsSampler, held_out: Observed, mean: float, *, skip: int, draws: int, way: int, more: int
+) -> Trial:
+    """Return how the next draws of a sampler predict the held-out set."""
+    found = draw(sampler, skip=skip, draws=draws, mean=mean)
     residuals = held_out.minus(found.at(held_out.indices))
     return Trial(sampler, residuals, found.deviation(held_out.indices), way, more)
 
