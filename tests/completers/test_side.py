@@ -1,11 +1,12 @@
 """Features of rows against plain singular value decompositions."""
 
 import numpy as np
+import pytest
 import scipy.sparse as sp
 import torch
 
 from ranklens.completers.observed import Observed
-from ranklens.completers.side import decompose, observed_with
+from ranklens.completers.side import STRENGTHS, decompose, observed_with, strengths
 
 # Features of few rows, decomposed and multiplied again.
 SAME = 1e-10
@@ -40,3 +41,13 @@ def test_which_entries_are_observed():
     half = 1 / np.sqrt(2)
     assert np.allclose(observed_with(observed, 0).toarray(), [[0, half, half, 0], [0, 0, 0, 0], [0, 1, 0, 0]])
     assert observed_with(observed, 1).shape == (4, 3)
+
+
+def test_a_strength_is_given_or_chosen_from_a_grid():
+    assert strengths({}) == [{}]
+    assert strengths({"day": 2}) == [{"day": 2.0}]
+    both = strengths({"day": "auto", 1: "auto", "hour": 0.5})
+    assert both == [{"day": tried, 1: tried, "hour": 0.5} for tried in STRENGTHS]
+    for wrong in (-1.0, 0.0, float("inf"), float("nan"), True, "yes"):
+        with pytest.raises(ValueError, match="strength of mode 'day' in smooth is"):
+            strengths({"day": wrong})

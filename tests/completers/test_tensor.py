@@ -8,6 +8,7 @@ from completion_cases import everything
 
 import ranklens as rl
 from ranklens.completers.observed import Observed
+from ranklens.completers.side import STRENGTHS
 from ranklens.completers.tensor import leaning_
 
 # A completion of data with noise of 1%: relative error over all entries, twice the noise.
@@ -127,11 +128,21 @@ def test_smooth_modes_predict_indices_that_were_never_observed():
     values = whole[there] + 0.3 * made.standard_normal(there.sum())
     holes = np.argwhere(~there)
     errors = {}
-    for smooth in (None, {"day": 1.0}):
-        completer = rl.TensorCompleter(whole.shape, smooth=smooth, biases=False, width=8, max_steps=500)
+    for strength in (None, 1.0, "auto"):
+        smooth = None if strength is None else {"day": strength}
+        completer = rl.TensorCompleter(
+            whole.shape,
+            smooth=smooth,
+            biases=False,
+            width=8,
+            max_steps=500,
+            held_out=lambda at, seed: at[:, 1] % 9 == 4,
+        )
         found = completer.fit(frame, values).predict(holes)
-        errors[smooth is not None] = np.linalg.norm(found - whole[~there]) / np.linalg.norm(whole[~there])
-    assert errors[True] < 0.5 * errors[False]
+        errors[strength] = np.linalg.norm(found - whole[~there]) / np.linalg.norm(whole[~there])
+    assert errors[1.0] < 0.5 * errors[None]
+    assert errors["auto"] < 1.1 * errors[1.0]
+    assert completer.smooth_["day"] in STRENGTHS
     with pytest.raises(ValueError, match=r"smooth has the mode 'week'; the modes are \['sensor', 'day', 'hour'\]"):
         rl.TensorCompleter(whole.shape, smooth={"week": 1.0}).fit(frame, values)
     with pytest.raises(ValueError, match=r"strength of mode 'day' in smooth is -1\.0"):

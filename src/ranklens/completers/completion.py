@@ -103,7 +103,12 @@ class Completion:
 
 
 def complete(
-    observed: Observed, initialize: Initialize, settings: Settings, *, ways: Sequence[MakeFeatures | None] = (None,)
+    observed: Observed,
+    initialize: Initialize,
+    settings: Settings,
+    *,
+    ways: Sequence[MakeFeatures | None] = (None,),
+    clear_ways: int = 1,
 ) -> Completion:
     """Fit a completion to observed entries.
 
@@ -114,6 +119,7 @@ def complete(
         settings: arguments of the completer.
         ways: functions that make features of every mode for the posterior, or None for no features; held-out entries
             choose one.
+        clear_ways: number of ways, the first ones, among which they choose where there is little noise.
 
     Returns:
         The completion, which predicts entries in the units of `observed`.
@@ -121,14 +127,19 @@ def complete(
     with threads(float(len(observed)) * WORK_PER_ENTRY):
         largest = float(observed.values.abs().max())
         if largest == 0 or SMALL < largest < 1 / SMALL:
-            return _complete(observed.to(settings.device), initialize, settings, ways)
-        found = _complete(observed.times(1 / largest).to(settings.device), initialize, settings, ways)
+            return _complete(observed.to(settings.device), initialize, settings, ways, clear_ways)
+        scaled = observed.times(1 / largest).to(settings.device)
+        found = _complete(scaled, initialize, settings, ways, clear_ways)
         rmse = {name: largest * error for name, error in found.rmse.items()}
         return replace(found, scale=largest * found.scale, rmse=rmse, sampled=found.sampled.times(largest))
 
 
 def _complete(
-    observed: Observed, initialize: Initialize, settings: Settings, ways: Sequence[MakeFeatures | None]
+    observed: Observed,
+    initialize: Initialize,
+    settings: Settings,
+    ways: Sequence[MakeFeatures | None],
+    clear_ways: int,
 ) -> Completion:
     """Return the completion of entries whose squares neither underflow nor overflow."""
     prepared = prepare(observed, settings.held_out, settings.biases, settings.seed)
@@ -144,7 +155,7 @@ def _complete(
     attempt = next(attempt for attempt in attempts if attempt.error <= enough)
     data, refined = attempt.data, attempt.refined
     rmse = attempt.rmse()
-    sampled = _sample(attempt, settings, ways).times(data.scale)
+    sampled = _sample(attempt, settings, ways, clear_ways).times(data.scale)
     if sampled.error is not None:
         rmse["posterior"] = sampled.error
     profile, said = attempt.profile(), explain(attempt, attempts, sampled)
@@ -216,7 +227,7 @@ def _refine(descended: Descended, data: Data) -> Refined:
     return min(found, key=lambda refined: refined.error)
 
 
-def _sample(attempt: Attempt, settings: Settings, ways: Sequence[MakeFeatures | None]) -> Sampled:
+def _sample(attempt: Attempt, settings: Settings, ways: Sequence[MakeFeatures | None], clear_ways: int) -> Sampled:
     """Return the posterior around the best fit, or around the biases where no network is better."""
     data, made = attempt.data, attempt.refined.fit
     draws = number_of_draws(settings.posterior, data.whole) if is_factored(made.net) else 0
@@ -236,6 +247,7 @@ def _sample(attempt: Attempt, settings: Settings, ways: Sequence[MakeFeatures | 
         draws=draws,
         seed=settings.seed,
         ways=ways,
+        clear_ways=clear_ways,
     )
 
 

@@ -23,7 +23,16 @@ from ranklens.completers.observed import Observed
 from ranklens.completers.polish import widths
 from ranklens.completers.prepared import HeldOut
 from ranklens.completers.sampling import MakeFeatures
-from ranklens.completers.side import Features, aligned, decompose, encode, observed_with, smooth_features, with_unknown
+from ranklens.completers.side import (
+    Features,
+    aligned,
+    decompose,
+    encode,
+    observed_with,
+    smooth_features,
+    strengths,
+    with_unknown,
+)
 from ranklens.completers.start import aligned_
 from ranklens.completers.tensor import leaning_
 from ranklens.tensors import init
@@ -71,7 +80,8 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
             name, if the table is a frame, or by its position. Labels that only the frame has can be predicted too.
         smooth: {column: strength} of columns with an order, such as time: the factors of neighbouring labels are then
             likely to be alike. The strength is the standard deviation of the smooth part of a factor before the fit, in
-            units of the rest; the data adapt it.
+            units of the rest; the data adapt it. With "auto" for a strength, held-out rows choose it from 0.1 to 10, a
+            common one for all such columns.
         random_state: an integer, the seed of the split, the initialization and the draws; a RandomState or Generator of
             numpy, from which the seed is drawn; or None, for a seed that differs between fits.
 
@@ -83,6 +93,7 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         profile_: the record of the descent, as in `MatrixCompleter` and `TensorCompleter`.
         posterior_: whether the posterior predicts; otherwise least squares do.
         implicit_: whether the posterior takes into account which labels occur together.
+        smooth_: {column: strength} of the smooth columns of the posterior that predicts; empty if it uses none.
         n_features_in_: number of columns.
         feature_names_in_: names of the columns; set only if the table was a frame whose column names are strings.
 
@@ -120,7 +131,7 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         posterior: int | None = None,
         implicit: bool | None = None,
         features: Side | None = None,
-        smooth: Mapping[Hashable, float] | None = None,
+        smooth: Mapping[Hashable, float | str] | None = None,
         random_state: object = 0,
     ) -> None:
         self.depth, self.width, self.biases, self.held_out = depth, width, biases, held_out
@@ -160,12 +171,19 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         self._labels = [Labels.of(table.iloc[:, n], index) for n, index in enumerate(more)]
         self.labels_ = [labels.index for labels in self._labels]
         observed = self._observed(table, values, weights)
-        self._complete(observed, seed, self._ways(table, given))
+        tried = strengths(self.smooth or {})
+        self._complete(observed, seed, self._ways(table, given, tried), tried)
         pairs = observed.indices[:, :2].numpy()
         self._seen = pd.Series(pairs[:, 1]).groupby(pairs[:, 0]).agg(frozenset).to_dict()
         return self
 
-    def _complete(self, observed: Observed, seed: int, ways: list[tuple[MakeFeatures | None, bool]]) -> None:
+    def _complete(
+        self,
+        observed: Observed,
+        seed: int,
+        ways: list[tuple[MakeFeatures | None, bool]],
+        tried: Sequence[dict[Hashable, float]],
+    ) -> None:
         """Set what the completion of the observed entries finds."""
         sizes = sorted(observed.shape)
         width = max(min(sizes[-2], WIDEST), 1) if self.width is None else self.width
@@ -179,10 +197,12 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
             return leaning_(init.scaled_(net, TENSOR_START, seed=seed), residual)
 
         settings = Settings.of(self, seed, widest=width if len(observed.shape) == 2 else 0)
-        found = complete(observed, initialize, settings, ways=[make for make, _ in ways])
+        makers = [make for make, _ in ways]
+        found = complete(observed, initialize, settings, ways=makers, clear_ways=len(tried))
         self.rmse_, self.profile_, self._explanation = dict(found.rmse), found.profile, found.explanation
         self._posterior, self.posterior_ = found.sampled.posterior, found.sampled.posterior is not None
         self.implicit_ = self.posterior_ and ways[found.sampled.way][1]
+        self.smooth_ = tried[found.sampled.way % len(tried)] if self.posterior_ else {}
         self._biases, self._network, self._scale = found.biases, found.net, found.scale
         self.rank_ = 0 if found.net is None else min(widths(found.net).values())
         self._error = found.rmse["biases" if found.net is None else "polish"]
@@ -224,25 +244,35 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
             np.stack([labels.codes(table.iloc[:, n]) for n, labels in enumerate(self._labels)], axis=1)
         )
 
-    def _ways(self, table: pd.DataFrame, given: Mapping[int, pd.DataFrame]) -> list[tuple[MakeFeatures | None, bool]]:
-        """Return functions that make the features of every mode, each with whether it uses implicit feedback."""
-        fixed: list[list[Features]] = [[] for _ in range(max(table.shape[1], 2))]
+    def _ways(
+        self, table: pd.DataFrame, given: Mapping[int, pd.DataFrame], tried: Sequence[Mapping[Hashable, float]]
+    ) -> list[tuple[MakeFeatures | None, bool]]:
+        """Return functions that make the features of every mode, each with whether it uses implicit feedback.
+
+        Those without implicit feedback come first. In either half there is one for every choice of strengths.
+        """
+        known: list[list[Features]] = [[] for _ in range(max(table.shape[1], 2))]
         for n, frame in given.items():
-            fixed[n].append(with_unknown(decompose(encode(frame)[aligned(frame, self.labels_[n], "features")])))
-        for n, strength in by_column(table, self.smooth, "smooth").items():
-            fixed[n].append(with_unknown(smooth_features(len(self.labels_[n]), float(strength))))
+            known[n].append(with_unknown(decompose(encode(frame)[aligned(frame, self.labels_[n], "features")])))
+        fixed = []
+        for smooth in tried:
+            more = by_column(table, smooth, "smooth")
+            curves = {n: with_unknown(smooth_features(len(self.labels_[n]), more[n])) for n in more}
+            fixed.append([[*groups, curves[n]] if n in curves else groups for n, groups in enumerate(known)])
 
-        def make(entries: Observed, implicit: bool) -> Sequence[Sequence[Features]]:
+        def make(entries: Observed, groups: list[list[Features]], implicit: bool) -> Sequence[Sequence[Features]]:
             if not implicit:
-                return fixed
+                return groups
             seen = [decompose(observed_with(entries, n), standardize=False) for n in (0, 1)]
-            return [[*groups, group] for groups, group in zip(fixed, seen, strict=True)]
+            return [[*own, group] for own, group in zip(groups, seen, strict=True)]
 
-        plain = partial(make, implicit=False) if any(fixed) else None
+        plain: list[tuple[MakeFeatures | None, bool]] = [
+            (partial(make, groups=groups, implicit=False) if any(groups) else None, False) for groups in fixed
+        ]
         if self.implicit is False or table.shape[1] != 2:
-            return [(plain, False)]
-        ways: list[tuple[MakeFeatures | None, bool]] = [] if self.implicit else [(plain, False)]
-        return [*ways, (partial(make, implicit=True), True)]
+            return plain
+        with_feedback = [(partial(make, groups=groups, implicit=True), True) for groups in fixed]
+        return with_feedback if self.implicit else [*plain, *with_feedback]
 
     def predict(
         self, X: ArrayLike | pd.DataFrame, return_std: bool = False

@@ -129,6 +129,7 @@ def sample(
     draws: int,
     seed: int,
     ways: Sequence[MakeFeatures | None] = (None,),
+    clear_ways: int = 1,
 ) -> Sampled:
     """Draw a posterior, and keep it unless it predicts held-out entries worse than least squares.
 
@@ -142,7 +143,8 @@ def sample(
         draws: number of draws to keep.
         seed: seed of the draws.
         ways: functions that make the features of every mode, or None for a model without features. The one of least
-            held-out error is taken. For data with little noise, only the first is tried.
+            held-out error is taken.
+        clear_ways: for data with little noise, only so many of the ways are tried: the first ones.
 
     Returns:
         The posterior, if it was kept, and its held-out error.
@@ -151,7 +153,7 @@ def sample(
         return Sampled(None, None)
     trials = [
         _try(train, held_out, begin, ways[way], way=way, more=more, seed=seed)
-        for way in range(1 if begin.is_clear else len(ways))
+        for way in range(clear_ways if begin.is_clear else len(ways))
         for more in ((0, 1) if begin.is_clear else (0,))
     ]
     trial = min(trials, key=lambda trial: trial.error * (1 + WORTH * trial.more))

@@ -1,7 +1,10 @@
 """Known features of rows or columns, which say something about their factors before any entry is observed."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +23,11 @@ from ranklens.seeds import derive
 DIRECTIONS = 100
 # Singular values below this share of the largest are rounding errors.
 ROUNDING = 1e-8
+# Strengths that are tried if held-out entries are to choose one. The data adapt every strength too, so few suffice.
+STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
+# Says that held-out entries choose a strength.
+AUTO = "auto"
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,31 @@ def smooth_features(d: int, strength: float) -> Features:
     s = strength * d**0.5 * frequencies**-2.0
     ones = torch.ones(len(s), dtype=torch.float64)
     return Features(Q, s, torch.eye(len(s), dtype=torch.float64), torch.zeros_like(ones), ones)
+
+
+def strengths(smooth: Mapping[Key, float | str]) -> list[dict[Key, float]]:
+    """Return the strengths of smooth modes that are to be tried: those given, or one mapping per strength of the grid.
+
+    Modes whose strength is "auto" have a common one in every mapping. This keeps the number of trials small, and the
+    data adapt the strength of every mode by itself.
+
+    Args:
+        smooth: {mode: strength, or "auto"}.
+
+    Raises:
+        ValueError: for a strength that is neither positive and finite nor "auto".
+
+    >>> strengths({"day": "auto", "hour": 2.0})[:2]
+    [{'day': 0.1, 'hour': 2.0}, {'day': 0.3, 'hour': 2.0}]
+    """
+    for mode, strength in smooth.items():
+        number = isinstance(strength, Real) and not isinstance(strength, bool)
+        if not (strength == AUTO if isinstance(strength, str) else number and 0 < float(strength) < math.inf):
+            raise ValueError(
+                f"the strength of mode {mode!r} in smooth is {strength!r}; it must be positive and finite, or 'auto'"
+            )
+    grid = STRENGTHS if AUTO in smooth.values() else (math.nan,)  # a grid of one, whose value is not used
+    return [{mode: tried if given == AUTO else float(given) for mode, given in smooth.items()} for tried in grid]
 
 
 def with_unknown(features: Features) -> Features:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -24,7 +25,7 @@ from ranklens.completers.observed import Observed
 from ranklens.completers.polish import widths
 from ranklens.completers.prepared import HeldOut
 from ranklens.completers.sampling import MakeFeatures
-from ranklens.completers.side import Features, smooth_features
+from ranklens.completers.side import Features, smooth_features, strengths
 from ranklens.tensors import families, init
 from ranklens.tensors.network import TensorNetwork
 
@@ -77,7 +78,8 @@ class TensorCompleter(Explained, BaseEstimator):  # type: ignore[misc]
         smooth: {mode: strength} of modes with an order, such as time: the factors of neighbouring indices are then
             likely to be alike. A mode is given by its position, or by its name if the indices are a frame. The strength
             is the standard deviation of the smooth part of a factor before the fit, in units of the rest; the data
-            adapt it, and held-out entries decide whether it is used. Only for posteriors.
+            adapt it, and held-out entries decide whether it is used. With "auto" for a strength, held-out entries
+            choose it from 0.1 to 10, a common one for all such modes. Only for posteriors.
         random_state: an integer, the seed of the split, of the initialization, of mini-batches and of draws; a
             RandomState or Generator of numpy, from which the seed is drawn; or None, for a seed that differs between
             fits.
@@ -91,6 +93,7 @@ class TensorCompleter(Explained, BaseEstimator):  # type: ignore[misc]
             was drawn. Without biases, "biases" is the error of predicting zero. If this prediction fits the training
             entries exactly, or only one entry is observed, rmse_ is {"biases": 0.0}.
         posterior_: whether the mean of the posterior predicts; otherwise the network and its biases do.
+        smooth_: {mode: strength} of the smooth modes of the posterior that predicts; empty if it uses none.
         profile_: a Dataset over `step` of the training. With one bond it has `standing` over (step, standing_rank), the
             component norms in descending order, and `effective_rank`. With several it has `standing_0`, `standing_1`
             and so on, and `effective_rank_0` and so on, in the order of the network's `bonds`. `train_loss` and
@@ -127,7 +130,7 @@ class TensorCompleter(Explained, BaseEstimator):  # type: ignore[misc]
         batch_size: int | None = None,
         device: torch.device | str | None = None,
         posterior: int | None = None,
-        smooth: Mapping[Hashable, float] | None = None,
+        smooth: Mapping[Hashable, float | str] | None = None,
         random_state: object = 0,
     ) -> None:
         self.shape, self.family = shape, family
@@ -162,7 +165,11 @@ class TensorCompleter(Explained, BaseEstimator):  # type: ignore[misc]
                 f"posterior is {self.posterior}, but no posterior of a network of the family {self.family!r} can be "
                 f"sampled; pass posterior=0, or family='cp'"
             )
-        found = complete(observed, initialize, Settings.of(self, seed), ways=self._ways(indices, shape))
+        tried = strengths(self.smooth or {})
+        ways = self._ways(indices, shape, tried)
+        found = complete(observed, initialize, Settings.of(self, seed), ways=ways, clear_ways=len(tried))
+        used = found.sampled.posterior is not None and found.sampled.way < len(tried)
+        self.smooth_ = tried[found.sampled.way] if used else {}
         self.rmse_, self.profile_, self._explanation = dict(found.rmse), found.profile, found.explanation
         self._posterior, self.posterior_ = found.sampled.posterior, found.sampled.posterior is not None
         biases = found.biases.times(found.scale)
@@ -174,24 +181,28 @@ class TensorCompleter(Explained, BaseEstimator):  # type: ignore[misc]
         self.widths_ = {} if self.network_ is None else widths(self.network_)
         return self
 
-    def _ways(self, indices: ArrayLike | pd.DataFrame, shape: tuple[int, ...]) -> list[MakeFeatures | None]:
-        """Return functions that make features of the modes: none, and smooth ones where they are wanted.
+    def _ways(
+        self, indices: ArrayLike | pd.DataFrame, shape: tuple[int, ...], tried: Sequence[Mapping[Hashable, float]]
+    ) -> list[MakeFeatures | None]:
+        """Return functions that make features of the modes: smooth ones, of every strength, where wanted; and none.
 
         Raises:
-            ValueError: for a mode that the tensor does not have, or a strength that is not positive.
+            ValueError: for a mode that the tensor does not have.
         """
-        groups: list[list[Features]] = [[] for _ in shape]
         names = list(indices.columns) if isinstance(indices, pd.DataFrame) else []
-        for mode, strength in (self.smooth or {}).items():
-            place = names.index(mode) if mode in names else mode
-            if not isinstance(place, int) or not 0 <= place < len(shape):
-                raise ValueError(f"smooth has the mode {mode!r}; the modes are {names or list(range(len(shape)))}")
-            if not (math.isfinite(strength) and strength > 0):
-                raise ValueError(
-                    f"the strength of mode {mode!r} in smooth is {strength}; it must be positive and finite"
-                )
-            groups[place].append(smooth_features(shape[place], float(strength)))
-        return [lambda entries: groups, None] if any(groups) else [None]
+
+        def groups_of(smooth: Mapping[Hashable, float]) -> list[list[Features]]:
+            groups: list[list[Features]] = [[] for _ in shape]
+            for mode, strength in smooth.items():
+                place = names.index(mode) if mode in names else mode
+                if not isinstance(place, int) or not 0 <= place < len(shape):
+                    raise ValueError(f"smooth has the mode {mode!r}; the modes are {names or list(range(len(shape)))}")
+                groups[place].append(smooth_features(shape[place], strength))
+            return groups
+
+        if not self.smooth:
+            return [None]
+        return [*(partial(_same, groups_of(smooth)) for smooth in tried), None]
 
     def _shape(self) -> tuple[int, ...]:
         """Return the sizes of the modes as integers."""
@@ -261,6 +272,11 @@ class TensorCompleter(Explained, BaseEstimator):  # type: ignore[misc]
             1 minus the sum of squared errors divided by the sum of squared deviations of the values from their mean.
         """
         return float(r2_score(np.asarray(values, dtype=np.float64), np.asarray(self.predict(indices))))
+
+
+def _same(groups: list[list[Features]], entries: Observed) -> list[list[Features]]:
+    """Return groups of features that do not depend on which entries may be used."""
+    return groups
 
 
 def _check_observations(indices: ArrayLike | pd.DataFrame, values: ArrayLike, shape: tuple[int, ...]) -> Observed:
