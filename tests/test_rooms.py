@@ -23,12 +23,13 @@ ORDER = [
     {"data", "nn", "completers"},
     {"training"},
     {"studies"},
+    {"sweeps"},
     {"report"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 MOST_PARTS, MOST_ARROWS = 19, 60
-STUDIES_MAY_BE_IMPORTED_BY = {"report", "cli", "studies"}
+STUDIES_MAY_BE_IMPORTED_BY = {"sweeps", "report", "cli", "studies"}
 # Chapters of studies, and within each folder the files that nothing in the folder may import.
 LEAVES = re.compile(r"ranklens\.studies\.(laws|matrices|cp|hierarchies|layers)\.")
 

@@ -37,6 +37,9 @@ _HOMES = {
     # files and pictures
     "files": ["save", "load"],
     "drawing.records": ["plot"],
+    # many runs
+    "sweeps.sweep": ["sweep"],
+    "sweeps.opened": ["open_store"],
 }
 # modules that are spoken of whole: rl.init.normal_, rl.nn.compress
 _ROOMS = {

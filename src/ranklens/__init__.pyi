@@ -17,6 +17,8 @@ from ranklens.problems import DenseSensing as DenseSensing
 from ranklens.problems import Sensing as Sensing
 from ranklens.problems import losses as losses
 from ranklens.problems import targets as targets
+from ranklens.sweeps.opened import open_store as open_store
+from ranklens.sweeps.sweep import sweep as sweep
 from ranklens.tensors import init as init
 from ranklens.tensors import measures as measures
 from ranklens.tensors.ensemble import stack as stack

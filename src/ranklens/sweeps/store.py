@@ -1,0 +1,227 @@
+"""The store of runs: a folder with an entry, a record and networks per run, named by what was run and how.
+
+Every file is written beside its name and renamed, and the entry is written last, so a run is in the store as a whole
+or not at all. Names of files contain a digest of their content, so writers of one run do not spoil each other's files.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import xarray as xr
+
+from ranklens import files
+from ranklens.sweeps.entry import DONE, Entry, File
+from ranklens.tensors.network import TensorNetwork
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where two sweeps of one store may both run what neither has finished
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = "ranklens store 1"
+MARK = "store.json"
+
+
+class Store:
+    """A folder of runs.
+
+    Args:
+        path: the folder, which is made if it does not exist.
+        create: whether to make it.
+
+    Raises:
+        FileNotFoundError: without `create`, if there is no store at `path`.
+        ValueError: if `path` is a file, or a folder with other things in it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
+        self.path = Path(path).absolute()
+        self._claims: dict[str, int] = {}
+        mark = self.path / MARK
+        if not mark.exists():
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                kind = "folder with other things in it" if self.path.is_dir() else "file"
+                raise ValueError(f"store {os.fspath(path)} is a {kind}; give a new folder, or one that a sweep made")
+            if not create:
+                raise FileNotFoundError(f"there is no store {os.fspath(path)}; a sweep with store= makes one")
+            with files.atomic(mark) as name:
+                name.write_text(json.dumps({"format": FORMAT, "id": secrets.token_hex(8)}), encoding="utf-8")
+        try:
+            told = json.loads(mark.read_text(encoding="utf-8"))["format"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(f"{mark} is damaged, so this is no store: {type(error).__name__}: {error}") from error
+        if told != FORMAT:
+            raise ValueError(f"{mark} says {told!r}; this version of ranklens reads {FORMAT!r}")
+
+    def folder(self, key: str) -> Path:
+        """Return the folder of the files of a run, which it shares with other runs."""
+        return self.path / "runs" / key[:2]
+
+    def write(self, key: str, name: str, content: bytes) -> None:
+        """Write a file of a run, whole or not at all.
+
+        Raises:
+            FileNotFoundError: if the store was removed meanwhile.
+        """
+        if not (self.path / MARK).exists():
+            raise FileNotFoundError(f"the store {self.path} has been removed")
+        with files.atomic(self.folder(key) / name) as temporary:
+            temporary.write_bytes(content)
+
+    def read(self, key: str, name: str) -> bytes | None:
+        """Return the content of a file of a run, or None if there is no such file."""
+        try:
+            return (self.folder(key) / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def remove(self, key: str, *, beside: tuple[str, ...] = ()) -> None:
+        """Remove all files of a run: its entry first, so that no reader finds half of it.
+
+        Args:
+            key: the run.
+            beside: names of files that stay.
+        """
+        found = list(self.folder(key).glob(f"*{key}.*"))
+        for path in sorted(found, key=lambda path: path.name != f"{key}.json"):
+            if path.name not in beside and path.name != f"{key}.lock":
+                path.unlink(missing_ok=True)
+
+    def claim(self, key: str) -> bool:
+        """Return whether this process may run something now: nobody else does, and nobody else will until `release`.
+
+        A claim ends with the process that has it, however that ends.
+        """
+        if key in self._claims or fcntl is None:
+            return True
+        path = self.folder(key) / f"{key}.lock"
+        while True:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                return False
+            with suppress(FileNotFoundError):
+                if os.stat(path).st_ino == os.fstat(handle).st_ino:
+                    self._claims[key] = handle
+                    return True
+            os.close(handle)  # whoever had the claim has removed the file since it was opened
+
+    def release(self, key: str) -> None:
+        """End a claim."""
+        handle = self._claims.pop(key, None)
+        if handle is not None:
+            (self.folder(key) / f"{key}.lock").unlink(missing_ok=True)
+            os.close(handle)
+
+    def tidy(self, key: str) -> None:
+        """Remove half-written files of a run, which a killed process has left; only for whoever has claimed it."""
+        for path in self.folder(key).glob(f".{key}.*"):
+            path.unlink(missing_ok=True)
+
+    def entry(self, key: str) -> Entry | None:
+        """Return the entry of a run, or None if there is none or it is damaged."""
+        content = self.read(key, f"{key}.json")
+        with suppress(ValueError):
+            return None if content is None else Entry.from_json(content)
+        return None
+
+    def is_whole(self, entry: Entry) -> bool:
+        """Return whether a run has ended without an error, and its files are as they were written."""
+        return entry.state == DONE and all(self._is_intact(entry.key, each) for each in entry.files())
+
+    def _is_intact(self, key: str, file: File) -> bool:
+        content = self.read(key, file.name)
+        return content is not None and hashlib.sha256(content).hexdigest() == file.sha256
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the entries of all runs that can be read, in the order of their keys."""
+        for path in self._entry_files():
+            with suppress(ValueError, FileNotFoundError):
+                yield Entry.from_json(path.read_bytes())
+
+    def damaged(self) -> Mapping[Path, str]:
+        """Return the entries that cannot be read, each with the reason."""
+        found = {}
+        for path in self._entry_files():
+            try:
+                Entry.from_json(path.read_bytes())
+            except (ValueError, OSError) as error:
+                found[path] = str(error)
+        return found
+
+    def _entry_files(self) -> Iterator[Path]:
+        folder = self.path / "runs"
+        for place in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if place.is_dir():
+                yield from sorted(path for path in place.glob("*.json") if not path.name.startswith("."))
+
+    def network(self, entry: Entry, name: str) -> TensorNetwork:
+        """Return a network of a run.
+
+        Raises:
+            ValueError: if the run has no network of that name, or the file is damaged.
+        """
+        if name not in entry.networks:
+            raise ValueError(f"run {entry.key[:8]} has the networks {sorted(entry.networks)}, not {name!r}")
+        found = files.load(self.checked(entry.key, entry.networks[name]))
+        assert isinstance(found, TensorNetwork)
+        return found
+
+    def record(self, entry: Entry) -> xr.Dataset:
+        """Return the record of a run whose record is a file of its own, as `rl.load` returns it.
+
+        Raises:
+            ValueError: if the file is damaged or missing, or the run has none.
+        """
+        if entry.record is None:
+            raise ValueError(f"run {entry.key[:8]} has no file of its record; its values are in its entry")
+        found = files.load(self.checked(entry.key, entry.record))
+        assert isinstance(found, xr.Dataset)
+        return found
+
+    def checked(self, key: str, file: File) -> Path:
+        """Return the path of a file whose content is what was written.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        path = self.folder(key) / file.name
+        if not self._is_intact(key, file):
+            raise ValueError(
+                f"{path} is damaged or missing; run the sweep again, or remove the run by "
+                f"`ranklens runs --store {self.path} --key {key[:8]} --delete`"
+            )
+        return path
+
+
+def content_of(thing: xr.Dataset | TensorNetwork) -> bytes:
+    """Return a record as NetCDF, or a network as safetensors, as the bytes of a file."""
+    folder = Path(tempfile.mkdtemp(prefix="ranklens-"))
+    try:
+        return files.save(thing, folder / "content").read_bytes()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def thing_of(content: bytes) -> xr.Dataset | TensorNetwork:
+    """Return the record or network that `content_of` wrote.
+
+    Raises:
+        ValueError: if the content is damaged.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ranklens-"))
+    try:
+        (folder / "content").write_bytes(content)
+        return files.load(folder / "content")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
