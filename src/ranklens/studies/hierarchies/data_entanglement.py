@@ -28,6 +28,14 @@ SOURCE = "Alexander, De La Vega, Razin, Cohen (NeurIPS 2023): data entanglement,
 
 # Orders of the pixels: as in the images, permuted at random, and permuted pixels rearranged by their correlations.
 ORDERS = ("natural", "permuted", "rearranged")
+# Ratios of entropies with their bounds, and why. Without training, seeds 100 to 109 of the preset `laptop` have the
+# ratios 0.887 to 0.916, 0.803 to 0.881 and 0.905 to 0.974.
+HALF = "The bound is half the mean gain in seeds 100 to 109"
+ENTROPIES = (
+    ("natural", "permuted", 0.95, HALF),
+    ("rearranged", "permuted", 0.92, HALF),
+    ("rearranged", "natural", 1.0, "The bound is natural order itself"),
+)
 # Number of pixels of the small data tensor that is formed explicitly: 2^8 entries.
 ORACLE = 8
 
@@ -248,25 +256,21 @@ def claims(record: xr.Dataset) -> list[Claim]:
         ),
         *(
             finding(
-                f"{entropy}, with the pixels in {over} order divided by {under} order (largest of {many})",
+                f"{entropy}, with the pixels in {over} order divided by {under} order (largest of {many}). {why}",
                 reduce.largest(_ratio(record.entropy.isel(patch=-1), over, under)),
                 at_most=most,
                 source=sources.ENTANGLEMENT,
             )
-            for over, under, most in (
-                ("natural", "permuted", 0.97),
-                ("rearranged", "permuted", 0.97),
-                ("rearranged", "natural", 1.05),
-            )
+            for over, under, most, why in ENTROPIES
         ),
-        *(
-            finding(
-                f"{bound}, with the pixels in {order} order divided by permuted order (largest of {many})",
-                reduce.largest(_ratio(beyond, order, "permuted")),
-                at_most=0.9,
-                source=sources.ENTANGLEMENT,
-            )
-            for order in ("natural", "rearranged")
+        finding(
+            f"{bound}, with the pixels in natural order divided by permuted order (largest of {many}). The bound is "
+            "half the mean gain in seeds 100 to 109. Rearranging does not lower this number: rearranged divided by "
+            f"permuted order gives {reduce.largest(_ratio(beyond, 'rearranged', 'permuted')):.2f}, and 0.92 to 1.26 in "
+            "those seeds",
+            reduce.largest(_ratio(beyond, "natural", "permuted")),
+            at_most=0.84,
+            source=sources.OWN_EXPERIMENT,
         ),
         *(
             finding(

@@ -64,7 +64,7 @@ class Settings:
     psd_rank: int = 2
     operators: int = 4
     psd_depths: tuple[int, ...] = (2, 3)
-    alphas: tuple[float, ...] = (1e-1, 1e-2, 1e-3)
+    alphas: tuple[float, ...] = (1e-1, 1e-2, 1e-4)
     parts_size: int = 8
     scales: tuple[float, ...] = (1e-2, 1e-4, 1e-6)
     tight_loss: float = 1e-10
@@ -310,7 +310,8 @@ def _positive_claims(record: xr.Dataset) -> list[Claim]:
         finding(
             "Sensing a positive semidefinite matrix with commuting operators: the flow from alpha I at the smallest "
             "alpha ends near the least trace of all positive semidefinite matrices that fit: trace of the final end "
-            f"matrix divided by the least trace, minus 1, largest of {of}, one for each depth and seed",
+            f"matrix divided by the least trace, minus 1, largest of {of}, one for each depth and seed. The bound is "
+            "more than twice the largest excess of seeds 100, 101, 106, 107 at alpha = 1e-4, which is 0.022",
             reduce.largest(excess.isel(alpha=-1)),
             at_most=0.05,
             source=sources.CONJECTURE,
