@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 import matplotlib
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -51,6 +52,12 @@ STYLE: Any = {
     "lines.linewidth": 1.8,
     "svg.fonttype": "none",
     "svg.hashsalt": "ranklens",
+}
+# Coordinates that a record can be drawn along, and the axis label of each.
+AXIS_NAMES = {
+    "time": "time of the gradient flow",
+    "step": "steps of the optimizer",
+    "distance": "distance between the patches, in pixels",
 }
 # Number of lines in a panel that get a colour and a name each. Further lines are grey and share one name.
 FEW = 7
@@ -106,6 +113,23 @@ def label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
+
+
+def scale(axes: Axes, name: str, times: Sequence[ArrayLike], values: Sequence[ArrayLike]) -> None:
+    """Choose the scales of a panel: logarithmic for a positive loss, and for times that span many decades."""
+    if name == "loss" and all((np.asarray(heights) > 0).all() for heights in values):
+        axes.set_yscale("log")
+    at = np.concatenate([np.asarray(each) for each in times])
+    positive = np.sort(at[at > 0])
+    if len(positive) > 2 and positive[-1] > 1e4 * np.median(positive):
+        axes.set_xscale("symlog", linthresh=max(float(np.median(positive)), 1e-300))
+
+
+def axis_name(axis: str, run: xr.Dataset) -> str:
+    """Return the label of the horizontal axis."""
+    if axis == "step" and "solver" in run.attrs:
+        return f"steps of {str(run.attrs['solver']).split(' ', maxsplit=1)[0]}"
+    return AXIS_NAMES[axis]
 
 
 def svg(made: Figure) -> str:

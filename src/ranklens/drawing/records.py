@@ -5,18 +5,12 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from ranklens.drawing.panels import FEW, figure, label, lines, style
+from ranklens.drawing.panels import AXIS_NAMES, FEW, axis_name, figure, label, lines, scale, style
+from ranklens.drawing.sweeps import draw_sweep
 
-# Coordinates that a record can be drawn along, and the axis label of each.
-AXIS_NAMES = {
-    "time": "time of the gradient flow",
-    "step": "steps of the optimizer",
-    "distance": "distance between the patches, in pixels",
-}
 # Attributes that say how a run went. They differ between any two runs, so they do not name a run.
 OUTCOMES = ("stopped", "message", "early", "evaluations", "steps", "seconds", "versions")
 # Characters of a record's name in a legend, at most; longer ones would cover the lines.
@@ -31,8 +25,8 @@ class Drawable(Protocol):
         """Return the figure."""
 
 
-def plot(run: xr.Dataset | Sequence[xr.Dataset] | Drawable) -> Figure:
-    """Draw a record, or compare several records of runs, or draw what a fitted completer explains.
+def plot(run: xr.Dataset | Sequence[xr.Dataset] | Drawable, *, ends: bool = False) -> Figure:
+    """Draw a record, a sweep, or a comparison of several records, or what a fitted completer explains.
 
     One record gets a panel for the loss and one for every tracked quantity: a line for a number, several lines for a
     vector, and a line for the norm of anything larger. Several records get a panel for every quantity that all of them
@@ -40,19 +34,27 @@ def plot(run: xr.Dataset | Sequence[xr.Dataset] | Drawable) -> Figure:
     scalar coordinates in which the records differ. A run that stopped before its goal, as its attribute `early` says,
     is marked: in the title of the figure, or in the legend of a comparison.
 
+    A sweep gets a row of panels for every quantity. Lines are medians over the seeds, with bands from the 10% to the
+    90% quantile. There is a line for every value of the first setting that was swept beside the seed, and a panel for
+    every value of the second. After its end, a run counts with its last value. End values, and numbers that have no time
+    or step, are drawn against one setting, or as a heat map over two.
+
     Time is drawn on a logarithmic scale where it spans many decades, as the times of a stiff flow do.
 
     Args:
         run: what `gradient_flow`, `gradient_descent` or `rl.nn.locality_profile` returned, or a list of such records;
-            or a fitted completer, or another object with a method `draw`.
+            or what `rl.sweep` or `rl.open_store` returned, or a selection of it; or a fitted completer, or another
+            object with a method `draw`.
+        ends: draw only the last values of the runs of a sweep.
 
     Returns:
         A matplotlib Figure. Notebooks display it; `.savefig(path)` writes it.
 
     Raises:
         TypeError: for anything but a Dataset or a sequence of Datasets.
-        ValueError: for a Dataset without a coordinate `time`, `step` or `distance`, for no records, or for records
-            along different coordinates.
+        ValueError: for a Dataset without a coordinate `time`, `step` or `distance`, for no records, for records along
+            different coordinates, for a sweep over more than two settings beside the seed, or for `ends` without a
+            sweep.
 
     >>> import ranklens as rl
     >>> task = rl.Completion.counterexample()
@@ -64,6 +66,10 @@ def plot(run: xr.Dataset | Sequence[xr.Dataset] | Drawable) -> Figure:
     >>> [len(axes.lines) for axes in rl.plot(runs).axes]
     [2, 2]
     """
+    if isinstance(run, xr.Dataset) and "swept" in run.attrs:
+        return draw_sweep(run, ends=ends)
+    if ends:
+        raise ValueError("ends is True, and this is no sweep; leave it out")
     if isinstance(run, xr.Dataset):
         return _plot_one(run)
     if isinstance(run, Drawable):
@@ -92,8 +98,8 @@ def _plot_one(run: xr.Dataset) -> Figure:
         values = run[name].values.astype(float)
         large = values.ndim > 2
         lines(axes, run[axis].values, _norms(values) if large else values, _line_names(run[name]))
-        label(axes, name, _axis_name(axis, run), f"norm of {name}" if large else name)
-        _scale(axes, name, [run[axis].values], [values])
+        label(axes, name, axis_name(axis, run), f"norm of {name}" if large else name)
+        scale(axes, name, [run[axis].values], [values])
     if _is_early(run):
         made.suptitle(f"The run stopped before its goal: {run.attrs['stopped']}")
     return made
@@ -116,8 +122,8 @@ def _plot_several(runs: Sequence[xr.Dataset], axis: str) -> Figure:
         numbers = all(heights.size == len(heights) for heights in values)
         for k, (at, heights) in enumerate(zip(times, values, strict=True)):
             axes.plot(at, heights.reshape(-1) if numbers else _norms(heights), label=titles[k], **style(k))
-        label(axes, name, _axis_name(axis, runs[0]), name if numbers else f"norm of {name}")
-        _scale(axes, name, times, values)
+        label(axes, name, axis_name(axis, runs[0]), name if numbers else f"norm of {name}")
+        scale(axes, name, times, values)
         axes.legend(fontsize=8)
     return made
 
@@ -145,23 +151,6 @@ def _quantities(run: xr.Dataset) -> list[str]:
 def _norms(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the norm of every row of (rows, ...)."""
     return np.linalg.norm(values.reshape(len(values), -1), axis=1)
-
-
-def _scale(axes: Axes, name: str, times: Sequence[ArrayLike], values: Sequence[ArrayLike]) -> None:
-    """Choose the scales of a panel: logarithmic for a positive loss, and for times that span many decades."""
-    if name == "loss" and all((np.asarray(heights) > 0).all() for heights in values):
-        axes.set_yscale("log")
-    at = np.concatenate([np.asarray(each) for each in times])
-    positive = np.sort(at[at > 0])
-    if len(positive) > 2 and positive[-1] > 1e4 * np.median(positive):
-        axes.set_xscale("symlog", linthresh=max(float(np.median(positive)), 1e-300))
-
-
-def _axis_name(axis: str, run: xr.Dataset) -> str:
-    """Return the label of the horizontal axis."""
-    if axis == "step" and "solver" in run.attrs:
-        return f"steps of {str(run.attrs['solver']).split(' ', maxsplit=1)[0]}"
-    return AXIS_NAMES[axis]
 
 
 def _line_names(values: xr.DataArray) -> list[str]:

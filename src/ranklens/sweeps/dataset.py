@@ -158,7 +158,7 @@ def dataset_of(source: Source, labels: Mapping[str, np.ndarray], cells: np.ndarr
     for column in columns:
         lazy = indexing.LazilyIndexedArray(_Padded(source, cells, column, swept))
         name = f"run_{column.name}" if column.name in found.coords or column.name in OUTCOMES else column.name
-        is_coordinate = column.coordinate or column.name in ("time", "step")
+        is_coordinate = column.coordinate or column.name in ("time", "step") or column.name.startswith("run_")
         (coordinates if is_coordinate else variables)[name] = xr.Variable((*dims, *column.dims), lazy)
     found = found.assign(variables).assign_coords(coordinates)
     return found.assign_attrs(swept=list(swept), left_out=left_out, **_attributes(runs))

@@ -66,11 +66,11 @@ def runs_as_dataset(store: Store, entries: Sequence[Entry]) -> xr.Dataset:
     if int(np.prod(shape, dtype=object)) <= SPARSE * len(entries):
         cells = np.full(shape, None, dtype=object)
         for entry in entries:
-            cells[tuple(each.index(entry.settings[name]) for name, each in values.items())] = entry
+            cells[tuple(each.index(_setting(entry, name)) for name, each in values.items())] = entry
         labels = {name: labels_of(each) for name, each in values.items()}
     else:
         cells = np.array([*entries, None], dtype=object)[:-1]  # numpy would look into a lone entry
-        labels = {name: labels_of([entry.settings[name] for entry in entries]) for name in values}
+        labels = {name: labels_of([_setting(entry, name) for entry in entries]) for name in values}
     return dataset_of(StoreSource(store), labels, cells, list(values))
 
 
@@ -83,11 +83,25 @@ def _latest(entries: Sequence[Entry]) -> list[Entry]:
 def _different(entries: Sequence[Entry]) -> Mapping[str, list[Setting]]:
     """Return the values of every setting in which runs differ, sorted where they can be."""
     found = {}
-    for name in dict.fromkeys(name for entry in entries for name in entry.settings):
-        values = list(dict.fromkeys(entry.settings.get(name) for entry in entries))
+    for told in dict.fromkeys(name for entry in entries for name in entry.settings):
+        single = told.endswith("s") and all(_is_single(entry.settings.get(told)) for entry in entries)
+        name = told[:-1] if single else told
+        values = list(dict.fromkeys(_setting(entry, name) for entry in entries))
         if len(values) > 1:
             try:
                 found[name] = sorted(values)  # type: ignore[type-var]
             except TypeError:
                 found[name] = values
     return found
+
+
+def _is_single(value: Setting) -> bool:
+    return isinstance(value, tuple) and len(value) == 1
+
+
+def _setting(entry: Entry, name: str) -> Setting:
+    """Return a setting of a run; of one that holds a single value, its singular is the name of that value."""
+    several = entry.settings.get(f"{name}s")
+    if name not in entry.settings and isinstance(several, tuple) and len(several) == 1:
+        return several[0]
+    return entry.settings.get(name)

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -20,7 +19,7 @@ from ranklens.sweeps.entry import DONE, FAILED, Entry, File, is_small, variables
 from ranklens.sweeps.identity import digest
 from ranklens.sweeps.result import Result, how_it_stopped, result_of
 from ranklens.sweeps.store import content_of, thing_of
-from ranklens.sweeps.work import Setting, Work
+from ranklens.sweeps.work import Setting, Work, own_version
 
 # Seconds from one checkpoint of a long run to the next: what a lost process costs at most, beside its start.
 SECONDS = 30.0
@@ -110,7 +109,7 @@ def _perform(desk: Desk, work: Work, job: Job) -> Report:
         if found is not None and (other := Entry.from_json(found)).state == DONE and _is_whole(desk, other):
             return Report(job.key, DONE)  # another sweep has made it since this one looked
     desk.tidy(job.key)
-    blank = Entry(job.key, work.name, work.code, version("ranklens"), dict(job.settings), FAILED, FAILED, False, 0.0)
+    blank = Entry(job.key, work.name, work.code, own_version(), dict(job.settings), FAILED, FAILED, False, 0.0)
     entry, contents = _attempt(desk, work, job, blank)
     for name, content in contents.items():
         desk.write(job.key, name, content)
@@ -188,7 +187,7 @@ def lost(desk: Desk, work: Work, job: Job, message: str) -> Report:
     Returns:
         The report of the run.
     """
-    blank = Entry(job.key, work.name, work.code, version("ranklens"), dict(job.settings), FAILED, FAILED, False, 0.0)
+    blank = Entry(job.key, work.name, work.code, own_version(), dict(job.settings), FAILED, FAILED, False, 0.0)
     ended = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         desk.write(job.key, f"{job.key}.json", replace(blank, failure=message, ended=ended).to_json().encode())

@@ -91,8 +91,8 @@ def sweep(
         A Dataset with one dimension per swept setting, in their order, before the dimensions of the records. Records of
         unequal length are padded at the end with NaN; `row` counts rows, and the coordinate `time` or `step` holds
         their positions, unless all runs have the positions of the longest. The coordinates "stopped", "early",
-        "seconds", "evaluations", "steps" and "failure" say how each run ended. `attrs["left_out"]` lists the variables of records
-        that are not in the Dataset, with the reason for each. Networks that runs return are in the store only.
+        "seconds", "evaluations", "steps" and "failure" say how each run ended. `attrs["left_out"]` lists the variables
+        of records that are not in the Dataset, with the reason for each. Networks that runs return are in the store.
 
     Raises:
         TypeError: for something that is neither a function nor the name of a study, or values that are no settings.

@@ -130,8 +130,14 @@ def work_of(what: str | Callable[..., object], preset: str) -> Work:
 
 def key_of(work: Work, settings: Mapping[str, Setting]) -> str:
     """Return the key of a run: a digest of the work's name and code, the settings, and the version of ranklens."""
-    told = [KEY_FORMAT, work.name, work.code, settings, version("ranklens")]
+    told = [KEY_FORMAT, work.name, work.code, settings, own_version()]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def own_version() -> str:
+    """Return the version of ranklens."""
+    return version("ranklens")
 
 
 def is_setting(value: object) -> bool:
