@@ -6,23 +6,24 @@ No function of the package changes the state of torch's global generator.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 
 def check_seed(seed: int) -> int:
-    """Return `seed` unchanged, after checking that it is an integer.
+    """Return a seed as an int, after checking that it is an integer.
 
     Args:
-        seed: the seed, an int; a bool is not accepted.
+        seed: the seed, an integer of Python or numpy; a bool is not accepted.
 
     Raises:
         TypeError: if it is anything else, such as None, which would make a run that cannot be repeated.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise TypeError(f"seed is {seed!r}, a {type(seed).__name__}; pass an integer, so that the run can be repeated")
-    return seed
+    return int(seed)
 
 
 def derive(seed: int, name: str) -> int:

@@ -16,7 +16,6 @@ from ranklens.dynamics.record import (
     Outcome,
     Recorder,
     StoppedEarly,
-    check_count,
     ignoring_early_stops,
     is_early,
     numpy,
@@ -176,27 +175,6 @@ def test_a_row_that_fails_is_not_half_recorded():
 def test_half_precision_becomes_single():
     assert numpy(torch.ones(2, dtype=torch.bfloat16)).dtype == np.float32
     assert numpy(torch.ones(2, dtype=torch.float64)).dtype == np.float64
-
-
-@pytest.mark.parametrize("value", [float("nan"), 2.0, "3", True, None])
-def test_counts_are_integers(value):
-    """Called around the type checker of the suite, which would refuse these values first."""
-    with pytest.raises(TypeError, match="; it must be an integer"):
-        _plain(check_count)("n", value)
-
-
-def test_counts_are_large_enough():
-    check_count("n", 1)
-    _plain(check_count)("n", np.int64(1))
-    with pytest.raises(ValueError, match="n is 0; it must be at least 1"):
-        check_count("n", 0)
-
-
-def _plain(function):
-    """Return a function without the wrappers of the type checker."""
-    while hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-    return function
 
 
 def flow(net, task, track):

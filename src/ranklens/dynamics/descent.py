@@ -19,18 +19,18 @@ from ranklens.dynamics.record import (
     Outcome,
     Recorder,
     Track,
-    check_count,
     is_early,
     numpy,
     run_attributes,
     warn_if_early,
 )
+from ranklens.dynamics.resumed import check_resumed
 from ranklens.problems.problem import BatchedProblem, Problem, check_problem
 from ranklens.progress import Report, reporter
 from ranklens.seeds import stream
-from ranklens.tensors import contract
+from ranklens.tensors import arguments, contract
 from ranklens.tensors.ensemble import Ensemble
-from ranklens.tensors.network import TensorNetwork
+from ranklens.tensors.network import TensorNetwork, check_network
 from ranklens.threads import threads
 
 # Loss at which a descent stops by default: the default of `gradient_flow`.
@@ -104,6 +104,7 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
     >>> run.attrs["stopped"], bool(rl.effective_rank(net.tensor().detach()) < 1.01)
     ('loss', True)
     """
+    until_loss = None if until_loss is None else arguments.number("until_loss", until_loss, finite=False)
     small, goal = (SMALL_LOSS, 0.0) if until_loss is None else (until_loss, until_loss)
     if isinstance(net, Ensemble):
         if batch_size is not None or resume is not None:
@@ -111,8 +112,8 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
                 "an ensemble takes all observations in every step, from its start: leave out batch_size "
                 "and resume, or descend its networks one by one"
             )
-        check_count("steps", steps)
-        check_count("every", every)
+        arguments.count("steps", steps)
+        arguments.count("every", every)
         return descend_together(
             net,
             task,
@@ -128,6 +129,8 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
         raise TypeError("task is a list; one network has one problem, and rl.stack makes networks that have several")
     check_problem(task)
     _check(net, optimizer, steps, every, batch_size)
+    if resume is not None:
+        check_resumed(resume, "step", [])
     checkpoint, started = Checkpoint(net, resume), clock.perf_counter()
     if checkpoint.finished is not None:
         _restore(net, optimizer, checkpoint.finished)
@@ -336,8 +339,8 @@ def _check(
     net: TensorNetwork, optimizer: torch.optim.Optimizer, steps: int, every: int, batch_size: int | None
 ) -> None:
     for name, value in {"steps": steps, "every": every, "batch_size": batch_size}.items():
-        if value is not None:
-            check_count(name, value)
+        if value is not None or name != "batch_size":
+            arguments.count(name, value)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
             f"optimizer is {optimizer!r}; pass an optimizer of the network's parameters, such as "
@@ -345,6 +348,6 @@ def _check(
         )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise TypeError("LBFGS needs a closure; take an optimizer whose step evaluates the loss once")
-    own = {id(stack) for stack in net.stacks if stack.requires_grad}
+    own = {id(stack) for stack in check_network("net", net).stacks if stack.requires_grad}
     if not own & {id(p) for group in optimizer.param_groups for p in group["params"]}:
         raise ValueError("the optimizer has none of the network's parameters; make it with net.parameters()")

@@ -26,6 +26,7 @@ from ranklens.dynamics.solver import (
 )
 from ranklens.problems.problem import TensorProblem, check_smooth
 from ranklens.progress import Report, reporter
+from ranklens.tensors import arguments
 from ranklens.tensors.convert import TensorLike, as_floating
 from ranklens.tensors.measures import numerical_rank
 from ranklens.threads import threads
@@ -119,6 +120,7 @@ def end_matrix_flow(  # noqa: PLR0913  (what ends a run, what it records, how ex
     22.3
     """
     check_smooth(task)
+    depth = arguments.number("depth", depth, least=1, finite=False)
     W = _start_matrix(start, depth, logarithmic)
     recorder = Recorder("time", _tracked(track or {}))
     bounds = flow_bounds(until_loss, until_time, until_evaluations, times, rtol, atol)
@@ -360,7 +362,7 @@ def _tracked(track: MatrixTrack) -> Mapping[str, Callable[[_State], Quantity]]:
         "log_sigma": lambda state: state.logs,
         "sign": lambda state: state.sign,
     }
-    for name in track:
+    for name in arguments.mapping("track", track):
         if name in own or name == "matrix":
             raise ValueError(f"track names {name!r}, which every record of an end matrix has; choose another name")
     return own | {name: _of_matrix(function) for name, function in track.items()}
@@ -384,8 +386,6 @@ def _start_matrix(given: TensorLike, depth: float, logarithmic: bool) -> Float[T
         raise TypeError(f"start is {start.dtype}; pass a float64 tensor: convert with .double()")
     if start.ndim != 2 or not start.numel() or not bool(torch.isfinite(start).all()):
         raise ValueError(f"start has shape {tuple(start.shape)}, or entries that are not finite; pass one whole matrix")
-    if not depth >= 1:
-        raise ValueError(f"depth is {depth}; the equation holds for real depths of at least 1, and for math.inf")
     if logarithmic and depth < 2:
         raise ValueError(f"depth is {depth}; below 2 singular values reach zero, so leave out logarithmic=True")
     if logarithmic and int(numerical_rank(start)) < min(start.shape):

@@ -15,6 +15,7 @@ from torch import Tensor
 from ranklens.dynamics.checkpoint import UNFINISHED, Checkpoint
 from ranklens.dynamics.gradient import LossGradient
 from ranklens.dynamics.record import Attributes, Cost, Outcome, Recorder, Track, is_early, run_attributes, warn_if_early
+from ranklens.dynamics.resumed import check_resumed
 from ranklens.dynamics.solver import KRYLOV, SOLVER, Floats, Run, default_errors, flow_bounds, local_error
 from ranklens.problems.problem import Problem, check_smooth
 from ranklens.progress import Report, reporter
@@ -102,6 +103,8 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
     """
     _check_network(net)
     check_smooth(task)
+    if resume is not None:
+        check_resumed(resume, "time", [])
     checkpoint = Checkpoint(net, resume)
     if checkpoint.finished is not None:
         with _flattened(net) as flat:
@@ -247,6 +250,8 @@ def _absolute_errors(flat: Tensor, rtol: float, atol: float | None, record: xr.D
 
 def _restore(flat: Tensor, record: xr.Dataset) -> None:
     state = torch.from_numpy(np.array(record["state"].values, dtype=np.float64))
+    if "atol" not in record.variables or record["atol"].shape != state.shape:
+        raise ValueError("resume has no atol for every parameter; pass the record of a flow as it was returned")
     if state.shape != flat.shape:
         raise ValueError(
             f"the record's state has {len(state)} parameters, this network {len(flat)}; resume with a network of the "

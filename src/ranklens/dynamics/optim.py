@@ -1,12 +1,12 @@
 """GroupRMSprop, whose trajectories are those of gradient flow, and optimizers to compare it with."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ranklens.tensors import arguments
 from ranklens.tensors.measures import rank_cutoff
 
 __all__ = ["GroupRMSprop", "SharedAdam", "SignDescent", "Spectral"]
@@ -57,13 +57,12 @@ class GroupRMSprop(torch.optim.Optimizer):
         members: int | None = None,
     ) -> None:
         _check_lr(lr)
-        if members is not None and members < 1:
-            raise ValueError(f"members is {members}; it is a number of networks, at least 1, or None for no ensemble")
+        if members is not None:
+            members = arguments.count("members", members)
         self.members = members
-        if not 0 <= beta < 1:
+        if arguments.number("beta", beta) < 0 or beta >= 1:
             raise ValueError(f"beta is {beta}; it must be at least 0 and below 1")
-        if not (math.isfinite(eps) and eps >= 0):
-            raise ValueError(f"eps is {eps}; it must be zero or more, and finite")
+        eps = arguments.number("eps", eps, least=0)
         super().__init__(params, {"lr": lr, "beta": beta, "eps": eps})
         for name, value in {"beta": beta, "eps": eps}.items():
             for group in self.param_groups:
@@ -305,5 +304,4 @@ def _orthogonalized(G: Tensor) -> Tensor:
 
 
 def _check_lr(lr: float) -> None:
-    if not (math.isfinite(lr) and lr > 0):
-        raise ValueError(f"lr is {lr}; it must be positive and finite")
+    arguments.number("lr", lr, above=0)

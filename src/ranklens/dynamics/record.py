@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ranklens.dynamics.resumed import check_resumed
 from ranklens.problems.problem import Problem, loss_name
 from ranklens.tensors.network import TensorNetwork
 
@@ -213,9 +214,7 @@ class Recorder(Generic[Subject]):
         self.losses: list[float] = []
         self.tracked: dict[str, list[NDArray[np.generic]]] = {name: [] for name in self.track}
         if before is not None:
-            missing = [name for name in (axis, "loss", "state", *self.track) if name not in before.variables]
-            if missing:
-                raise ValueError(f"the record to resume from has no {missing[0]!r}; track the same names as before")
+            check_resumed(before, axis, [*self.track])
         self.start = 0.0 if before is None else place_of_state(before, axis)
 
     def __len__(self) -> int:
@@ -351,24 +350,6 @@ def numpy(tensor: Tensor) -> NDArray[np.generic]:
     """Return a tensor as an array; bfloat16, which numpy does not have, becomes float32."""
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
-def check_count(name: str, value: int, least: int = 1) -> None:
-    """Refuse an argument that is no integer, or too small.
-
-    Args:
-        name: name of the argument, for the message.
-        value: its value.
-        least: the smallest allowed value.
-
-    Raises:
-        TypeError: if the value is no integer.
-        ValueError: if it is below `least`.
-    """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} is {value!r}; it must be an integer")
-    if value < least:
-        raise ValueError(f"{name} is {value}; it must be at least {least}")
 
 
 def array_of(name: str, value: object) -> NDArray[np.generic]:

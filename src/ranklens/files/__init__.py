@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ranklens.files import hdf5_check
+from ranklens.tensors.arguments import told
 from ranklens.tensors.network import TensorNetwork
 
 # Written into every file of a network, so that `load` recognizes its own files and their version.
@@ -88,12 +89,13 @@ def save(thing: TensorNetwork | xr.Dataset, path: str | os.PathLike[str]) -> Pat
     >>> again.bonds == net.bonds, bool(torch.equal(again.tensor(), net.tensor()))
     (True, True)
     """
+    path = _path(path)
     if isinstance(thing, xr.Dataset):
         # In memory first: where the disk is full, the HDF5 library crashes, and writing bytes raises an OSError.
         content = _with_attributes(thing, _storable).to_netcdf(engine="h5netcdf")
         with atomic(path) as name:
             name.write_bytes(content)
-        _WRITTEN.add(_identity(Path(path)))
+        _WRITTEN.add(_identity(path))
     elif isinstance(thing, TensorNetwork):
         structure = {
             "format": FORMAT,
@@ -105,8 +107,23 @@ def save(thing: TensorNetwork | xr.Dataset, path: str | os.PathLike[str]) -> Pat
         with atomic(path) as name:
             save_file(values, name, metadata={"structure": json.dumps(structure)})
     else:
-        raise TypeError(f"cannot save a {type(thing).__name__}; pass a TensorNetwork or a record (xarray.Dataset)")
-    return Path(path)
+        raise TypeError(f"thing is {told(thing)}; pass a TensorNetwork or a record (xarray.Dataset)")
+    return path
+
+
+def _path(path: object) -> Path:
+    """Return an argument that is the path of a file.
+
+    Raises:
+        TypeError: if it is no path.
+        ValueError: for the empty path, and for a text with a zero character.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path is {told(path)}; it must be a text or a pathlib.Path")
+    found = Path(path)
+    if not found.name or "\0" in str(found):
+        raise ValueError(f"path is {str(path)!r}; give the name of a file")
+    return found
 
 
 def load(path: str | os.PathLike[str]) -> TensorNetwork | xr.Dataset:
@@ -126,7 +143,7 @@ def load(path: str | os.PathLike[str]) -> TensorNetwork | xr.Dataset:
     Raises:
         FileNotFoundError: if there is no such file.
     """
-    path = Path(path)
+    path = _path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     with path.open("rb") as file:

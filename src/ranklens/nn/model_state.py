@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from ranklens.tensors import arguments
+
 # Any function of a batch of inputs. Its output holds one logit or several per sample, as in `nn.logits.logits`.
 Model = Callable[[Tensor], object]
 
@@ -82,6 +84,7 @@ def copied(model: M, instead: Mapping[nn.Module, nn.Module] | None = None) -> M:
     Raises:
         ValueError: if a module holds something that cannot be copied; it names the module and the attribute.
     """
+    arguments.instance("model", model, nn.Module)
     memo: dict[int, object] = {id(old): new for old, new in (instead or {}).items()}
     for module in model.modules():
         for value in vars(module).values():

@@ -9,6 +9,7 @@ from torch import nn
 from ranklens.nn.budget import choices, shared_ranks
 from ranklens.nn.decomposition import CutLayer
 from ranklens.nn.survey import Survey
+from ranklens.tensors import arguments
 
 # Relative squared error by which a rank may miss an energy. It absorbs rounding errors of the sum of squares, so that
 # an energy of 1 does not keep components that are zero up to rounding.
@@ -44,7 +45,7 @@ def criterion(given: Mapping[str, float | None]) -> Criterion:
     Raises:
         ValueError: unless exactly one was given and is in its range.
     """
-    chosen = [Criterion(name, float(value)) for name, value in given.items() if value is not None]
+    chosen = [Criterion(name, arguments.number(name, value)) for name, value in given.items() if value is not None]
     if len(chosen) != 1:
         names = ", ".join(found.name for found in chosen) or "none"
         raise ValueError(f"give exactly one of {', '.join(given)}; given are {names}")

@@ -13,6 +13,7 @@ from ranklens.nn.adapter import stored_scale
 from ranklens.nn.checkpoint import StoredWeights
 from ranklens.nn.rank_rows import ENERGY, ENERGY_SLACK, Rows, least_rank, least_without, singular_values
 from ranklens.nn.weight_matrices import ModuleWeights, Skipped, adapter_scale, matrices
+from ranklens.tensors import arguments
 
 __all__ = ["ENERGY", "ENERGY_SLACK", "least_rank", "least_without", "named_weights", "rank_profile"]
 
@@ -76,7 +77,7 @@ def rank_profile(
     >>> found.skipped
     {'bias': 'has fewer than two axes', 'mask': 'has entries that are not finite'}
     """
-    if not 0 < energy <= 1:
+    if arguments.number("energy", energy) <= 0 or energy > 1:
         raise ValueError(f"energy is {energy}; it is a share of the squared norm, above 0 and at most 1")
     weights, scale = named_weights(model)
     rows = Rows(energy, seed)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ranklens.problems.losses import AnyLoss
 from ranklens.problems.problem import Observations
 from ranklens.seeds import stream
-from ranklens.tensors import contract
+from ranklens.tensors import arguments, contract
 from ranklens.tensors.checks import check_indices
 from ranklens.tensors.convert import TensorLike, as_tensor
 from ranklens.tensors.network import TensorNetwork
@@ -135,12 +135,9 @@ class Completion(Observations):
         6
         """
         target = as_tensor("target", target)
-        if isinstance(observed, bool) or not hasattr(observed, "__index__"):
-            raise TypeError(f"observed is {observed!r}; it must be an integer")
-        if not 1 <= observed <= target.numel():
+        observed, noise = arguments.count("observed", observed), arguments.number("noise", noise, least=0)
+        if observed > target.numel():
             raise ValueError(f"observed is {observed}; the target has {target.numel()} entries, take 1 to that many")
-        if not (math.isfinite(noise) and noise >= 0):
-            raise ValueError(f"noise is {noise}; it is a standard deviation, zero or more")
         flat = torch.randperm(target.numel(), generator=stream(seed, "observed entries"))[:observed].sort().values
         indices = torch.stack(torch.unravel_index(flat, target.shape), dim=1)
         values = target.detach().double().cpu().reshape(-1)[flat]
@@ -176,8 +173,8 @@ class Completion(Observations):
         >>> task.indices.tolist(), task.values.tolist()
         ([[0, 1], [1, 0], [1, 1]], [3.0, 1.0, 0.0])
         """
-        if d < 2:
-            raise ValueError(f"d is {d}; the counterexample needs at least 2 rows")
+        d = arguments.count("d", d, least=2)
+        z, z2, eps = arguments.number("z", z), arguments.number("z2", z2), arguments.number("eps", eps)
         if z * z2 == 0 or not math.isfinite(z * z2 * (1 + eps)):
             raise ValueError(f"z = {z}, z2 = {z2}, eps = {eps}; z and z2 must differ from zero and all be finite")
         target = torch.eye(d, dtype=torch.float64)

@@ -1,12 +1,13 @@
 """Losses of predictions against observed values, each of them one line of data."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from ranklens.tensors import arguments
 
 __all__ = ["Loss", "half_sse", "huber", "l1", "mse"]
 
@@ -126,7 +127,7 @@ def huber(delta: float = 1.0) -> Loss:
     >>> loss(far, torch.zeros(2)).backward(); far.grad.tolist()
     [0.25, 0.25]
     """
-    if not (math.isfinite(delta) and delta > 0):
+    if arguments.number("delta", delta) <= 0:
         raise ValueError(f"delta is {delta}; the threshold of a Huber loss is positive and finite")
     elementwise = _Huber(delta)
     return Loss(f"huber({delta:g})", elementwise, derivative=elementwise.derivative)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ranklens.problems import losses
 from ranklens.problems.losses import AnyLoss, Loss
 from ranklens.seeds import stream
+from ranklens.tensors import arguments
 from ranklens.tensors.convert import TensorLike, as_tensor
 from ranklens.tensors.network import TensorNetwork
 
@@ -122,7 +123,9 @@ class Observations:
 
     def __init__(self, values: TensorLike, shape: Sequence[int], target: TensorLike | None, loss: AnyLoss) -> None:
         self.values = check_values(values)
-        self.shape = tuple(int(size) for size in shape)
+        self.shape = tuple(
+            arguments.count(f"shape[{n}]", size) for n, size in enumerate(arguments.sequence("shape", shape))
+        )
         self.objective = losses.resolve(loss, self.values)
         self.target = None if target is None else check_target(target, self.shape)
         self._moved: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}

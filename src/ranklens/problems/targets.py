@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ranklens.seeds import derive
-from ranklens.tensors import families
+from ranklens.tensors import arguments, families
 from ranklens.tensors.network import TensorNetwork
 from ranklens.tensors.trees import ModeTree
 
@@ -38,7 +38,7 @@ def low_rank_matrix(
     >>> int(rl.numerical_rank(W)), round(float(W.norm()) ** 2)
     (3, 600)
     """
-    net = families.deep_matrix(shape, 2, rank, std=1.0, seed=derive(seed, "low-rank matrix"))
+    net = families.deep_matrix(shape, 2, arguments.count("rank", rank), std=1.0, seed=derive(seed, "low-rank matrix"))
     return _rescaled(net, norm)
 
 
@@ -109,7 +109,5 @@ def _rescaled(net: TensorNetwork, norm: float | None) -> Tensor:
     """
     with torch.no_grad():
         target = net.tensor()
-    norm = math.sqrt(target.numel()) if norm is None else norm
-    if not (math.isfinite(norm) and norm >= 0):
-        raise ValueError(f"norm is {norm}; it must be a finite number, zero or more")
+    norm = math.sqrt(target.numel()) if norm is None else arguments.number("norm", norm, least=0)
     return target * (norm / target.norm())

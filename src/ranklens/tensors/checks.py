@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ranklens.tensors import arguments
 from ranklens.tensors.convert import TensorLike, as_floating, as_tensor
 
 
@@ -21,6 +22,7 @@ def check_nodes(nodes: Sequence[TensorLike]) -> list[Tensor]:
             copies its nodes, so the two copies would be trained apart.
         TypeError: if a node is a tensor of integers or holds booleans, or the nodes differ in dtype or device.
     """
+    nodes = arguments.sequence("nodes", nodes)
     if len(nodes) == 0:
         raise ValueError("nodes is empty; a network needs at least one node")
     first_position: dict[int, int] = {}
@@ -31,7 +33,7 @@ def check_nodes(nodes: Sequence[TensorLike]) -> list[Tensor]:
                 f"and trained apart: tied factors are rl.nn.circuit(net, shared=True), and for equal initial values "
                 f"pass node.detach()"
             )
-    found = [as_floating(f"node {k}", node) for k, node in enumerate(nodes)]
+    found = [as_floating(f"nodes[{k}]", node) for k, node in enumerate(nodes)]
     for k, node in enumerate(found):
         if node.dtype != found[0].dtype or node.device != found[0].device:
             raise TypeError(

@@ -9,6 +9,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from ranklens.seeds import stream
+from ranklens.tensors import arguments
 from ranklens.tensors.checks import check_finite
 from ranklens.tensors.convert import ArrayLike, as_floating
 
@@ -78,11 +79,11 @@ def cp_rank_estimate(
     T = as_floating("T", T)
     if T.ndim < 2:
         raise ValueError(f"the tensor has shape {tuple(T.shape)}; the rank of a tensor needs two or more modes")
-    if not 0 < rtol < 1:
+    if arguments.number("rtol", rtol) <= 0 or rtol >= 1:
         raise ValueError(f"rtol is {rtol}; a relative error lies between 0 and 1")
     for name, value in {"largest": largest, "starts": starts, "sweeps": sweeps}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+        if value is not None or name != "largest":
+            arguments.count(name, value)
     T = check_finite(T).detach().double()
     if not bool(T.any()):
         return CPRankEstimate(0, 0.0, {0: 0.0}, rtol)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ranklens.tensors import contract
+from ranklens.tensors import arguments, contract
+from ranklens.tensors.convert import as_tensor
 from ranklens.tensors.layout import Layout
 from ranklens.tensors.network import TensorNetwork
 
@@ -35,13 +36,14 @@ class Ensemble(nn.Module):
 
     def __init__(self, nets: Sequence[TensorNetwork], step_sizes: Sequence[float] | Tensor | None = None) -> None:
         super().__init__()
+        nets = arguments.sequence("nets", nets)
         _check_alike(nets)
         self.layout: Layout = nets[0].layout
         self._members = [net.with_nodes(net.nodes) for net in nets]
         for k, stack in enumerate(nets[0].stacks):
             values = torch.stack([net.stacks[k].detach() for net in nets])
             self.register_parameter(f"stack_{k}", nn.Parameter(values, requires_grad=stack.requires_grad))
-        factors = torch.ones(len(nets)) if step_sizes is None else torch.as_tensor(step_sizes)
+        factors = torch.ones(len(nets)) if step_sizes is None else as_tensor("step_sizes", step_sizes)
         if factors.shape != (len(nets),) or not bool(torch.isfinite(factors).all()) or bool((factors < 0).any()):
             raise ValueError(f"step_sizes are {step_sizes!r}; give {len(nets)} finite factors, zero or more")
         self.step_sizes: Tensor

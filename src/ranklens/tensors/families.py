@@ -9,6 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 
 from ranklens import seeds
+from ranklens.tensors import arguments
 from ranklens.tensors.network import TensorNetwork
 from ranklens.tensors.trees import ModeTree
 
@@ -53,7 +54,7 @@ def deep_matrix(
     [(3, 3), (3, 3), (3, 4)]
     """
     rows, columns = _sizes(shape, order=2)
-    depth = _positive("depth", depth)
+    depth = arguments.count("depth", depth)
     widths = _per_bond("width", min(rows, columns) if width is None else width, depth - 1)
     bonds = [f"r{k}" for k in range(1, depth)]
     path = [0, *bonds, 1]
@@ -101,7 +102,7 @@ def cp(
     shape = _sizes(shape)
     if len(shape) < 2:
         raise ValueError(f"shape {shape} has a single mode; components join at least two")
-    size = math.prod(shape) // max(shape) if rank is None else _positive("rank", rank)
+    size = math.prod(shape) // max(shape) if rank is None else arguments.count("rank", rank)
     labels = [(n, "r") for n in range(len(shape))]
     shapes = [(d, size) for d in shape]
     return _build(labels, shapes, len(shape), std, seed, dtype, device, default="rank" if rank is None else None)
@@ -154,7 +155,7 @@ def hierarchical(
     shape = _sizes(shape)
     if len(shape) < 2:
         raise ValueError(f"shape {shape} has a single mode; a tree joins at least two")
-    tree = ModeTree.adjacent(len(shape), 2) if tree is None else tree
+    tree = ModeTree.adjacent(len(shape), 2) if tree is None else arguments.instance("tree", tree, ModeTree)
     if tree.order != len(shape):
         raise ValueError(f"the tree has modes 0 to {tree.order - 1}, but shape {shape} has {len(shape)} modes")
     widths = _widths(tree, shape, width)
@@ -301,10 +302,10 @@ def _build(
         default: name of the argument that decided the sizes by its default, if one did.
 
     Raises:
-        ValueError: if `std` is negative or infinite, or a default made too many parameters.
+        ValueError: if a default made too many parameters.
     """
-    if not (math.isfinite(std) and std >= 0):
-        raise ValueError(f"std is {std}; it must be a finite number, zero or more")
+    std, dtype = arguments.number("std", std, least=0), arguments.floating_dtype("dtype", dtype)
+    device = arguments.device("device", device)
     size = sum(math.prod(shape) for shape in shapes)
     if default is not None and size > LARGEST_DEFAULT:
         raise ValueError(
@@ -326,14 +327,14 @@ def _widths(
     if width is None:
         return {node: _spanning(tree, shape, node) for node in tree.interior}
     if not isinstance(width, Mapping):
-        return dict.fromkeys(tree.interior, _positive("width", width))
+        return dict.fromkeys(tree.interior, arguments.count("width", width))
     for node in width:
         if node not in tree.interior:
             raise ValueError(f"width is given for {node}, which is no interior node of the tree: {tree.interior}")
     for node in tree.interior:
         if node not in width:
             raise ValueError(f"width is missing for tree node {node}; give one for each of {tree.interior}")
-    return {node: _positive(f"width of {node}", width[node]) for node in tree.interior}
+    return {node: arguments.count(f"width of {node}", width[node]) for node in tree.interior}
 
 
 def _spanning(tree: ModeTree, shape: Sequence[int], node: tuple[int, ...]) -> int:
@@ -358,24 +359,10 @@ def _sizes(shape: Sequence[int], order: int | None = None) -> tuple[int, ...]:
     Raises:
         ValueError: if there are no modes, or not `order` modes.
     """
-    shape = tuple(int(_positive(f"size of mode {n}", d)) for n, d in enumerate(shape))
+    shape = tuple(arguments.count(f"shape[{n}]", d) for n, d in enumerate(arguments.sequence("shape", shape)))
     if not shape or (order is not None and len(shape) != order):
         raise ValueError(f"shape {shape} has {len(shape)} modes; expected {order or 'at least one'}")
     return shape
-
-
-def _positive(name: str, value: int) -> int:
-    """Return a positive integer.
-
-    Raises:
-        TypeError: if the value is not an integer.
-        ValueError: if the value is below one.
-    """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} is {value!r}; it must be an integer")
-    if value < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1")
-    return int(value)
 
 
 def _per_bond(name: str, value: int | Sequence[int], count: int) -> list[int]:
@@ -385,7 +372,7 @@ def _per_bond(name: str, value: int | Sequence[int], count: int) -> list[int]:
         ValueError: if a list has not one size per bond.
     """
     if not isinstance(value, Sequence):
-        return [_positive(name, value)] * count
+        return [arguments.count(name, value)] * count
     if len(value) != count:
         raise ValueError(f"{name} has {len(value)} sizes for {count} bonds; give one for all, or one each")
-    return [_positive(f"{name}[{k}]", size) for k, size in enumerate(value)]
+    return [arguments.count(f"{name}[{k}]", size) for k, size in enumerate(value)]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ranklens import seeds
-from ranklens.tensors import contract
+from ranklens.tensors import arguments, contract
 from ranklens.tensors.convert import ArrayLike, as_tensor
 from ranklens.tensors.layout import Label
 from ranklens.tensors.measures import rank_cutoff
@@ -51,10 +51,7 @@ def normal_(net: TensorNetwork, std: float = 1e-3, mean: float = 0.0, *, seed: i
     True
     """
     check_network("net", net)
-    if not (math.isfinite(std) and std >= 0):
-        raise ValueError(f"std is {std}; it must be a finite number, zero or more")
-    if not math.isfinite(mean):
-        raise ValueError(f"mean is {mean}; it must be finite")
+    std, mean = arguments.number("std", std, least=0), arguments.number("mean", mean)
     drawn = seeds.normals(net.layout.shapes, seed, "initial values")
     for k, (node, value) in enumerate(zip(net.nodes, drawn, strict=True)):
         if k not in net.layout.frozen:
@@ -89,8 +86,7 @@ def scaled_(net: TensorNetwork, scale: float = 1e-6, *, seed: int = 0) -> Tensor
     True
     """
     check_network("net", net)
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale is {scale}; it must be positive and finite")
+    scale = arguments.number("scale", scale, above=0)
     layout = net.layout
     trained = len(layout.nodes) - len(layout.frozen)
     if trained == 0:
@@ -197,7 +193,7 @@ def balance_(net: TensorNetwork, tolerance: float = 1e-12) -> TensorNetwork:
     (True, True)
     """
     check_network("net", net)
-    tolerance = max(tolerance, SMALLEST_TOLERANCE * torch.finfo(net.dtype).eps)
+    tolerance = max(arguments.number("tolerance", tolerance, least=0), SMALLEST_TOLERANCE * torch.finfo(net.dtype).eps)
     for _ in range(SWEEPS):
         scale = max(float(node.square().sum()) for node in net.nodes)
         if float(net.imbalance()) <= tolerance * scale:

@@ -119,8 +119,8 @@ class Layout:
         Raises:
             ValueError: if the label is no bond.
         """
-        if bond not in self.sizes or bond in self.out:
-            raise ValueError(f"{bond!r} is not a bond of this network; its bonds are {self.bonds}")
+        if not isinstance(bond, Hashable) or bond not in self.sizes or bond in self.out:
+            raise ValueError(f"bond {bond!r} is not a bond of this network; its bonds are {self.bonds}")
         return self.incidence[bond]
 
     @cached_property

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from ranklens.tensors import arguments
 from ranklens.tensors.checks import check_finite
 from ranklens.tensors.convert import ArrayLike, as_floating, as_tensor
 from ranklens.tensors.cp_rank import CPRankEstimate, cp_rank_estimate
@@ -203,8 +204,7 @@ def schatten_norm(W: Matrices, p: float) -> Float[Tensor, "*batch"]:
     >>> [round(float(rl.schatten_norm(W, p)), 6) for p in (1, 2, float("inf"))]
     [7.0, 5.0, 4.0]
     """
-    if not p > 0:
-        raise ValueError(f"p is {p}; a Schatten norm needs p > 0, or infinity")
+    p = arguments.number("p", p, above=0, finite=False)
     s = singular_values(W)
     top = s[..., :1]
     if math.isinf(p):
@@ -250,8 +250,7 @@ def distance_to_rank(W: Matrices, rank: int) -> Float[Tensor, "*batch"]:
     >>> round(float(rl.distance_to_rank(torch.diag(torch.tensor([9.0, 4.0, 3.0])), rank=1)), 5)
     5.0
     """
-    if rank < 0:
-        raise ValueError(f"rank is {rank}; it must be zero or more")
+    rank = arguments.count("rank", rank, least=0)
     s = singular_values(W)
     top = s[..., :1]  # divided out, so that squares neither underflow nor overflow
     return top[..., 0] * (s / top.where(top > 0, 1.0))[..., rank:].norm(dim=-1)
@@ -280,11 +279,12 @@ def matricize(T: Tensors, modes: Sequence[int], order: int | None = None) -> Sha
     torch.Size([10, 21])
     """
     T = as_tensor("T", T)
-    order = T.ndim if order is None else order
-    if not 1 <= order <= T.ndim:
+    order = T.ndim if order is None else arguments.count("order", order)
+    if order > T.ndim:
         raise ValueError(f"order is {order}; the tensor has {T.ndim} dimensions")
+    modes = [arguments.count(f"modes[{k}]", mode, least=0) for k, mode in enumerate(arguments.sequence("modes", modes))]
     for mode in modes:
-        if not 0 <= mode < order:
+        if mode >= order:
             raise ValueError(f"mode {mode} does not exist; a tensor of order {order} has modes 0 to {order - 1}")
     if len(set(modes)) < len(modes):
         raise ValueError(f"modes {tuple(modes)} repeat one; name every mode once")
@@ -319,7 +319,7 @@ def hierarchical_rank(T: Tensors, tree: ModeTree, rtol: float | None = None) -> 
     >>> {node: int(r) for node, r in rl.hierarchical_rank(target, rl.ModeTree.adjacent(4, 2)).items() if len(node) > 1}
     {(0, 1): 2, (2, 3): 2}
     """
-    T = as_floating("T", T)
+    T, tree = as_floating("T", T), arguments.instance("tree", tree, ModeTree)
     if T.ndim < tree.order:
         raise ValueError(f"the tensor has {T.ndim} dimensions, fewer than the tree's {tree.order} modes")
     return {node: numerical_rank(matricize(T, node, tree.order), rtol) for node in tree.nodes if node != tree.root}
@@ -359,7 +359,7 @@ def _check_rtol(rtol: float) -> float:
     Raises:
         ValueError: if the threshold is outside [0, 1).
     """
-    if not 0 <= rtol < 1:
+    if arguments.number("rtol", rtol) < 0 or rtol >= 1:
         raise ValueError(f"rtol is {rtol}; a relative threshold is at least 0 and below 1")
     return rtol
 

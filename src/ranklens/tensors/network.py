@@ -2,14 +2,14 @@
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from ranklens.tensors import contract
+from ranklens.tensors import arguments, contract
 from ranklens.tensors.checks import check_indices, check_nodes, check_vectors
 from ranklens.tensors.convert import ArrayLike, TensorLike, as_tensor
 from ranklens.tensors.equation import parse, write
@@ -74,7 +74,7 @@ class TensorNetwork(nn.Module):
         self, equation: str | tuple[Sequence[Sequence[Label]], Sequence[Label]], nodes: Sequence[TensorLike]
     ) -> None:
         super().__init__()
-        labels, out = parse(equation) if isinstance(equation, str) else equation
+        labels, out = parse(equation) if isinstance(equation, str) else _pair(equation)
         values = check_nodes(nodes)
         shapes = tuple(tuple(node.shape) for node in values)
         self._layout = Layout(tuple(tuple(node) for node in labels), shapes, tuple(out))
@@ -447,6 +447,24 @@ class TensorNetwork(nn.Module):
                 with torch.no_grad():
                     node.copy_(state_dict[key])
         unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in own)
+
+
+def _pair(equation: object) -> tuple[Sequence[Sequence[Label]], Sequence[Label]]:
+    """Return an equation that is a pair of lists, after checking that it is one.
+
+    Raises:
+        TypeError: if it is anything else.
+    """
+    listed = isinstance(equation, tuple | list) and len(equation) == 2 and not isinstance(equation[0], str)
+    if not listed or not isinstance(equation[0], Iterable) or not isinstance(equation[1], Iterable):  # type: ignore[index]
+        raise TypeError(
+            f"equation is {arguments.told(equation)}; give an einsum such as 'ar,br->ab', or a pair (labels of every "
+            f"node, labels of the end tensor)"
+        )
+    nodes, out = equation  # type: ignore[misc]
+    if wrong := [node for node in nodes if isinstance(node, str) or not isinstance(node, Iterable)]:
+        raise TypeError(f"equation has {arguments.told(wrong[0])} for the labels of a node; give a list of labels")
+    return nodes, out
 
 
 def check_network(name: str, value: object) -> TensorNetwork:

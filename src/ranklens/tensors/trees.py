@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from ranklens.tensors import arguments
+
 Node = tuple[int, ...]
 # An int, or a sequence of Nested. The type checker of the tests cannot check a type that contains itself.
 Nested: TypeAlias = int | Sequence[Any]
@@ -228,7 +230,5 @@ def _check(name: str, value: int) -> None:
         TypeError: if the value is not an integer.
         ValueError: if the value is below 2.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} is {value!r}; it must be an integer")
-    if value < 2:
+    if arguments.count(name, value) < 2:
         raise ValueError(f"{name} is {value}; a tree joins at least two modes at a time, so it must be at least 2")

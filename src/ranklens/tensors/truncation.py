@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ranklens.tensors import arguments
 from ranklens.tensors.network import TensorNetwork, check_network
 
 
@@ -44,6 +45,7 @@ def truncate(net: TensorNetwork, widths: Mapping[Hashable, int]) -> TensorNetwor
     (torch.Size([2]), True)
     """
     check_finite(check_network("net", net))
+    widths = arguments.mapping("widths", widths)
     nodes = [node.detach() for node in net.nodes]
     for bond, width in widths.items():
         stay = kept(net, bond, width)
@@ -66,11 +68,10 @@ def kept(net: TensorNetwork, bond: Hashable, width: int) -> Int[Tensor, " width"
         ValueError: if `width` is below one or above the size of the bond.
     """
     norms = log_norms(net, bond)
-    if isinstance(width, bool) or not hasattr(width, "__index__"):
-        raise TypeError(f"the width of bond {bond!r} is {width!r}; it must be an integer")
-    if not 1 <= width <= len(norms):
+    width = arguments.count(f"the width of bond {bond!r}", width)
+    if width > len(norms):
         raise ValueError(f"the width of bond {bond!r} is {width}; keep 1 to {len(norms)} of its components")
-    return norms.sort(descending=True, stable=True).indices[: int(width)].sort().values
+    return norms.sort(descending=True, stable=True).indices[:width].sort().values
 
 
 @torch.no_grad()

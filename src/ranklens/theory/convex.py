@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ranklens.dynamics.record import check_count
 from ranklens.problems import Completion, DenseSensing
+from ranklens.tensors import arguments
 
 # Relaxation factor of the Douglas-Rachford step: it converges for all factors below 2, and faster above 1.
 RELAXATION = 1.8
@@ -133,7 +133,7 @@ def nuclear_norm_psd(task: DenseSensing, *, tolerance: float = 1e-7, steps: int 
     2.0
     """
     if not isinstance(task, DenseSensing):
-        raise TypeError(f"the problem is a {type(task).__name__}; pass a rl.DenseSensing")
+        raise TypeError(f"task is a {type(task).__name__}; pass a rl.DenseSensing")
     if len(task.shape) != 2 or task.shape[0] != task.shape[1]:
         raise ValueError(f"the problem is about tensors of shape {task.shape}; positive matrices are square")
     _check_numbers(tolerance, steps)
@@ -214,7 +214,7 @@ def _check(task: Completion, tolerance: float, steps: int) -> tuple[tuple[Tensor
         ValueError: for a tensor that is no matrix, or an entry that is observed twice.
     """
     if not isinstance(task, Completion):
-        raise TypeError(f"the problem is a {type(task).__name__}; pass a rl.Completion, whose entries are observed")
+        raise TypeError(f"task is a {type(task).__name__}; pass a rl.Completion, whose entries are observed")
     if len(task.shape) != 2:
         raise ValueError(f"the problem is about tensors of shape {task.shape}; the nuclear norm is that of a matrix")
     if len(task.indices.unique(dim=0)) < len(task.indices):
@@ -229,6 +229,6 @@ def _check_numbers(tolerance: float, steps: int) -> None:
     Raises:
         ValueError: for such numbers.
     """
-    if not 0 < tolerance < 1:
+    if arguments.number("tolerance", tolerance) <= 0 or tolerance >= 1:
         raise ValueError(f"tolerance is {tolerance}; a relative gap lies between 0 and 1, such as 1e-7")
-    check_count("steps", steps)
+    arguments.count("steps", steps)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ranklens.problems import Completion
+from ranklens.tensors import arguments
 from ranklens.tensors.convert import TensorLike, as_tensor
 from ranklens.tensors.measures import rank_cutoff
 
@@ -90,6 +91,7 @@ def unobserved_bound(loss: TensorLike, *, z: float = 1.0, z2: float = 1.0, eps: 
     [2.0, 10.0, 20.0]
     """
     positive = _positive(loss)
+    z, z2, eps = arguments.number("z", z), arguments.number("z2", z2), arguments.number("eps", eps)
     if not (math.isfinite(z * z2) and z * z2 != 0 and math.isfinite(eps)):
         raise ValueError(f"z = {z}, z2 = {z2}, eps = {eps}; z and z2 must differ from zero and all be finite")
     e = (2 * positive).sqrt()

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ranklens.tensors import arguments
 from ranklens.tensors.layout import Layout
 from ranklens.tensors.measures import matricize, numerical_rank
-from ranklens.tensors.network import TensorNetwork
+from ranklens.tensors.network import TensorNetwork, check_network
 from ranklens.tensors.truncation import check_finite, kept, log_norms
 
 Vertex = Hashable
@@ -57,7 +58,8 @@ def pruning_bound(net: TensorNetwork, widths: Mapping[Hashable, int]) -> Float[T
     >>> abs(moved / pruning_bound(net, {"r": 2}).item() - 1) < 1e-12  # one component of CP: the bound is attained
     True
     """
-    check_finite(net)
+    check_finite(check_network("net", net))
+    widths = arguments.mapping("widths", widths)
     logs = torch.stack([node.double().norm().log() for node in net.nodes])
     parts = [logs.new_tensor([-math.inf])]
     for bond, width in widths.items():
@@ -158,15 +160,14 @@ def _check_modes(net: TensorNetwork, modes: Sequence[int]) -> set[int]:
         TypeError: if one of them is no integer.
         ValueError: if one of them does not exist or appears twice.
     """
-    order = len(net.shape)
+    order = len(check_network("net", net).shape)
+    modes = [arguments.count(f"modes[{k}]", mode, least=0) for k, mode in enumerate(arguments.sequence("modes", modes))]
     for mode in modes:
-        if isinstance(mode, bool) or not hasattr(mode, "__index__"):
-            raise TypeError(f"mode {mode!r} is no integer; modes are numbered from 0 to {order - 1}")
-        if not 0 <= mode < order:
+        if mode >= order:
             raise ValueError(f"mode {mode} does not exist; a tensor of order {order} has modes 0 to {order - 1}")
     if len(set(modes)) < len(modes):
         raise ValueError(f"modes {tuple(modes)} repeat one; name every mode once")
-    return {int(mode) for mode in modes}
+    return set(modes)
 
 
 def _weights(layout: Layout) -> dict[int, int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ranklens.problems.problem import Problem, TensorProblem, check_problem
 from ranklens.tensors import contract, init, measures
-from ranklens.tensors.network import TensorNetwork, differences, slices
+from ranklens.tensors.network import TensorNetwork, check_network, differences, slices
 
 # Distance of a central difference, relative to the norm of the parameters. Rounding errors (about 1e-16 / 1e-5) and
 # the truncation error (about 1e-5 to the power 4) both stay below 1e-9.
@@ -48,6 +48,7 @@ def component_rate(net: TensorNetwork, task: Problem, bond: Hashable) -> Float[T
     >>> bool(torch.allclose(rl.theory.component_rate(net, task, "r"), 3 * sigma ** (4 / 3) * gamma))
     True
     """
+    check_network("net", net)
     check_problem(task)
     gradients = net.gradients(task.loss(net))
     meets = net.layout.meets(bond)
@@ -119,6 +120,7 @@ def end_gradient(net: TensorNetwork, task: TensorProblem) -> Tensor:
     >>> rl.theory.end_gradient(net, task).tolist()  # prediction minus observation; nothing where nothing is observed
     [[0.0, -1.0], [-1.0, 0.0]]
     """
+    check_network("net", net)
     check_problem(task)
     with torch.no_grad():
         end = net.tensor()
@@ -162,7 +164,7 @@ def singular_value_rate(net: TensorNetwork, task: TensorProblem, *, balanced: bo
     >>> bool(torch.allclose(rl.theory.singular_value_rate(net, task), law, rtol=1e-9))
     True
     """
-    if len(net.shape) != 2:
+    if len(check_network("net", net).shape) != 2:
         raise ValueError(f"the end tensor has {len(net.shape)} modes; singular values are those of a matrix")
     check_problem(task)
     if balanced:
@@ -233,6 +235,7 @@ def measured_rate(net: TensorNetwork, task: Problem, quantity: Callable[[TensorN
     >>> bool(torch.allclose(rate, rl.theory.component_rate(net, task, "r1"), rtol=1e-6))
     True
     """
+    check_network("net", net)
     check_problem(task)
     gradients = net.gradients(task.loss(net))
     with torch.no_grad():
@@ -275,7 +278,7 @@ def conserved(net: TensorNetwork, bond: Hashable) -> Tensor:
     True
     """
     with torch.no_grad():
-        return differences(net, bond)
+        return differences(check_network("net", net), bond)
 
 
 @torch.enable_grad()
@@ -306,6 +309,7 @@ def escape_time(net: TensorNetwork, task: Problem) -> float:
     >>> round(times[1] / times[0])  # a tenth of the initial values takes ten times as long
     10
     """
+    check_network("net", net)
     check_problem(task)
     gradients = net.gradients(task.loss(net))
     trained = [k for k in range(len(net.nodes)) if k not in net.layout.frozen]

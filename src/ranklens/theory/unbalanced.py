@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ranklens.problems.problem import TensorProblem
+from ranklens.tensors import arguments
 from ranklens.tensors.convert import TensorLike, as_floating
 from ranklens.tensors.init import check_chain
-from ranklens.tensors.network import TensorNetwork
+from ranklens.tensors.network import TensorNetwork, check_network
 from ranklens.theory.rates import alignment, component_rate
 
 
@@ -181,18 +182,16 @@ def lambda_balanced_(net: TensorNetwork, W0: TensorLike, imbalance: float) -> Te
     >>> rl.theory.conserved(net, "r1").round(decimals=6).abs().tolist()
     [[0.5, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.5]]
     """
-    check_chain(net)
+    check_chain(check_network("net", net))
+    imbalance = arguments.number("imbalance", imbalance)
     size = net.shape[0]
     if len(net.nodes) != 2 or {n for node in net.nodes for n in node.shape} != {size}:
         raise ValueError(
             f"{net.equation} has shapes {[tuple(x.shape) for x in net.nodes]}; pass a square one of depth 2"
         )
     product = as_floating("W0", W0)
-    if product.shape != net.shape or not bool(torch.isfinite(product).all()) or not math.isfinite(imbalance):
-        raise ValueError(
-            f"W0 has shape {tuple(product.shape)}, or it or lambda = {imbalance} is not finite; pass a finite W0 of "
-            f"shape {net.shape} and a finite lambda"
-        )
+    if product.shape != net.shape or not bool(torch.isfinite(product).all()):
+        raise ValueError(f"W0 has shape {tuple(product.shape)}; pass a finite W0 of shape {net.shape}")
     U, s, Vh = torch.linalg.svd(product.to(net.nodes[0]))
     larger = (abs(imbalance) / 2 + (imbalance**2 / 4 + s.square()).sqrt()).sqrt()
     smaller = s / larger.where(larger > 0, 1.0)
