@@ -28,7 +28,7 @@ MADE_ONCE = {
     "tests/data/test_install.py",
     "tests/studies/hierarchies/test_long_range.py",
     "tests/data/test_pathfinder.py",
-    "tests/test_report.py",
+    "tests/report/test_page.py",
     "tests/studies/laws/test_when_the_law_fails.py",
 }
 

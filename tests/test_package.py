@@ -72,7 +72,12 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     files = {path for path in SOURCE.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert own == {str(path.relative_to(SOURCE.parent)) for path in files}
     assert own | described == set(names)
-    assert {"ranklens/py.typed", "ranklens/__init__.pyi", "ranklens/templates/report.html"} <= own
+    assert {
+        "ranklens/py.typed",
+        "ranklens/__init__.pyi",
+        "ranklens/templates/report.html",
+        "ranklens/templates/chapters.toml",
+    } <= own
 
 
 def test_the_source_distribution_builds_and_tests_itself(built):

@@ -3,19 +3,22 @@
 torch, xarray and matplotlib are imported inside the commands that need them, so that help and lists appear at once.
 """
 
-import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+import webbrowser
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ranklens.sweeps import commands
+
 if TYPE_CHECKING:
     import xarray as xr
 
-    from ranklens.report import Entry
+    from ranklens.report.entries import Entry
     from ranklens.studies import Settings
 
 app = typer.Typer(
@@ -70,27 +73,37 @@ def talk(
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Number of studies to run at a time; by default one per core.")
     ] = None,
+    show_page: Annotated[bool, typer.Option("--open", help="Open the report in the browser at the end.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Print a line per study, for logs, and no live table.")
+    ] = False,
 ) -> None:
     """Run all studies and write their figures, records and a report, index.html; exit code 1 if a theorem failed."""
-    from ranklens import report, studies
+    from ranklens import studies
+    from ranklens.report import chapters, course, entries, page
+    from ranklens.report.terminal import Board, summarize
 
     with _usage():
-        names = [name for name in studies.STUDIES if not only or name in only]
+        names = chapters.in_order(name for name in studies.STUDIES if not only or name in only)
         settings = {name: studies.preset(name, preset) for name in [*names, *(only or [])]}
         _check_folder(out)
-    report.clear(out, names)
+    entries.clear(out, names)
     chosen = {name: settings[name] for name in names}
-    jobs = min(jobs or cores(), len(chosen))
-    entries = []
-    for record in _one_by_one(chosen) if jobs == 1 else _side_by_side(chosen, preset, jobs):
-        made = report.entry(record, preset)
-        report.keep(made, record, out)
-        entries.append(made)
-        _tell(made)
-    entries.sort(key=lambda made: names.index(made.name))
-    page = report.write(entries, out, preset)
-    typer.echo(f"\nreport: {page.resolve()}")
-    _finish(all(made.sound for made in entries))
+    jobs = min(jobs or course.cores(), len(chosen))
+    board, found = Board(names), []
+    with course.following(board, plain=plain) as tell:
+        for record in course.records(chosen, preset, jobs, board):
+            made = entries.entry(record, preset)
+            entries.keep(made, record, out)
+            found.append(made)
+            board.end(made)
+            tell(made.name)
+    written = page.write(found, out, preset)
+    summarize(board, found)
+    typer.echo(f"report: {written.resolve()}")
+    if show_page:
+        webbrowser.open(written.resolve().as_uri())
+    _finish(all(made.sound for made in found))
 
 
 @app.command()
@@ -104,14 +117,15 @@ def run(
     out: Out = Path("report"),
 ) -> None:
     """Run one study and write its figure and its record; exit code 1 if a theorem failed."""
-    from ranklens import report, studies
+    from ranklens import studies
+    from ranklens.report import entries
 
     with _usage():
         settings = studies.override(studies.preset(study, preset), change or [])
         _check_folder(out)
         record = _perform(study, settings, study)
-        made = report.entry(record, preset)
-    report.keep(made, record, out)
+        made = entries.entry(record, preset)
+    entries.keep(made, record, out)
     _tell(made)
     typer.echo(f"\nfigure: {(out / study).resolve()}.png; record: {study}.nc in the same folder")
     _finish(made.sound)
@@ -121,13 +135,16 @@ def run(
 def show() -> None:
     """List the studies: what each shows, how long its presets take on one core, and its settings."""
     from ranklens import studies
+    from ranklens.report import chapters
+    from ranklens.report.terminal import wrap
     from ranklens.studies.outline import outline
 
-    for name in studies.STUDIES:
+    for name in chapters.in_order(studies.STUDIES):
         study = outline(name)
         minutes = ", ".join(f"{preset} {duration:g} min" for preset, duration in study.minutes.items())
         settings = ", ".join(f"{key}={value}" for key, value in study.settings.items())
-        typer.echo(f"{name}\n  {study.title}\n  {study.explanation}\n  presets: {minutes}\n  settings: {settings}\n")
+        parts = [study.title, study.explanation, f"presets: {minutes}", f"settings: {settings}"]
+        typer.echo("\n".join([name, *(wrap(part, indent=2) for part in parts), ""]))
 
 
 @app.command()
@@ -237,54 +254,6 @@ def sets() -> None:
         typer.echo(f"{name}\n  {source.title}\n  {install.state(name)}")
 
 
-def cores() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _one_by_one(settings: "Mapping[str, Settings]") -> "Iterator[xr.Dataset]":
-    """Run studies in the given order and yield their records.
-
-    Args:
-        settings: settings by the name of the study.
-
-    Yields:
-        One record per study.
-    """
-    for k, (name, how) in enumerate(settings.items(), start=1):
-        yield _perform(name, how, f"{k}/{len(settings)} {name}")
-
-
-def _side_by_side(settings: "Mapping[str, Settings]", preset: str, jobs: int) -> "Iterator[xr.Dataset]":
-    """Run several studies at a time, those that take longest first, and yield their records as they finish.
-
-    Args:
-        settings: settings by the name of the study.
-        preset: the preset that the settings come from; its MINUTES say which studies take longest.
-        jobs: number of studies that run at a time.
-
-    Yields:
-        One record per study.
-    """
-    from rich.console import Console
-
-    from ranklens import studies
-
-    console = Console(stderr=True)
-    longest = sorted(settings, key=lambda name: -studies.load(name).MINUTES[preset])
-    waiting = list(longest)
-    title = f"{len(longest)} studies, {jobs} at a time"
-    with console.status(title) if console.is_terminal else nullcontext() as status:
-        for record in studies.perform_all({name: settings[name] for name in longest}, jobs):
-            waiting.remove(record.attrs["study"])
-            line = f"{title}; waiting for {', '.join(waiting) or 'nothing'}"
-            if status is not None:
-                status.update(line)
-            else:
-                typer.echo(f"{line} ...", err=True)
-            yield record
-
-
 def _perform(name: str, settings: "Settings", title: str) -> "xr.Dataset":
     """Return the record of a study; while it runs, a line on the terminal says which study it is and how far it is."""
     from rich.console import Console
@@ -311,15 +280,11 @@ def _check_folder(out: Path) -> None:
 
 def _tell(made: "Entry") -> None:
     """Print the verdicts of a study."""
-    from ranklens import report
+    from ranklens.report.terminal import claim_lines, wrap
 
-    typer.echo(f"\n{made.title} ({made.seconds:.0f} s)")
+    typer.echo(f"\n{wrap(f'{made.title} ({made.seconds:.0f} s)', indent=0)}")
     for claim in made.claims:
-        mark = "holds" if claim.holds else "FAILS" if claim.must_hold else "no"
-        typer.echo(
-            f"  {mark:5} {claim.kind}: {claim.statement}: {report.number(claim.measured)} ({report.bound(claim)}) "
-            f"[{claim.source}]"
-        )
+        typer.echo(claim_lines(claim))
 
 
 def _finish(sound: bool) -> None:
@@ -343,6 +308,21 @@ def _usage() -> Iterator[None]:
     except (ValueError, TypeError, ArithmeticError, LookupError, OSError) as error:
         typer.echo(f"ranklens: {error}", err=True)
         raise typer.Exit(2) from error
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that turns its errors into a message and exit code 2."""
+
+    @wraps(command)
+    def guarded(*arguments: object, **options: object) -> None:
+        with _usage():
+            command(*arguments, **options)
+
+    return guarded
+
+
+app.command()(_guarded(commands.sweep))
+app.command()(_guarded(commands.runs))
 
 
 def main() -> None:

@@ -1,8 +1,6 @@
-"""The report of a run of all studies: one HTML page with a table of verdicts, every figure, and how to repeat it."""
+"""Entries of the report: what each study found, or the error that ended it, and the files that keep it."""
 
 import json
-import os
-import platform
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -10,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import xarray as xr
-from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ranklens import drawing, files, studies
-from ranklens.studies.kit.claim import KINDS, Claim
+from ranklens.report.panels import settle
+from ranklens.studies.kit.claim import Claim
+from ranklens.studies.outline import outline
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,25 @@ class Entry:
         return all(claim.holds for claim in self.claims if claim.must_hold)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A study that has no record, because it raised an error or its process ended.
+
+    Attributes:
+        name: name of the study.
+        title: its main statement.
+        error: the error in one line, such as "ValueError: depth is 0; it must be at least 1".
+        details: the traceback, or "".
+        command: the command that runs the study again.
+    """
+
+    name: str
+    title: str
+    error: str
+    details: str
+    command: str
+
+
 def entry(record: xr.Dataset, preset: str) -> Entry:
     """Return the report's entry of a study: its claims checked on a record, its figure drawn, and its settings.
 
@@ -64,19 +81,33 @@ def entry(record: xr.Dataset, preset: str) -> Entry:
     name = record.attrs["study"]
     study = studies.load(name)
     settings = json.loads(record.attrs["settings"])
+    figure = study.draw(record)
+    settle(figure)
     return Entry(
         name=name,
         title=study.TITLE,
         explanation=study.EXPLANATION,
         source=study.SOURCE,
         claims=tuple(studies.judge(record)),
-        figure=study.draw(record),
+        figure=figure,
         alt=study.alt(record),
         settings=settings,
         seconds=record.attrs["seconds"],
-        command=f"ranklens run {name} --preset {shlex.quote(preset)}",
+        command=_command(name, preset),
         versions=record.attrs["versions"],
     )
+
+
+def failure(name: str, error: str, preset: str, *, details: str = "") -> Failure:
+    """Return the report's entry of a study that has no record.
+
+    Args:
+        name: name of the study.
+        error: the error in one line.
+        preset: the preset that was run; the command that repeats the run names it.
+        details: the traceback, if there is one.
+    """
+    return Failure(name, outline(name).title, error, details, _command(name, preset))
 
 
 def keep(made: Entry, record: xr.Dataset, folder: Path) -> None:
@@ -95,57 +126,6 @@ def keep(made: Entry, record: xr.Dataset, folder: Path) -> None:
         name.write_text(drawing.svg(made.figure), encoding="utf-8")
 
 
-def write(entries: Sequence[Entry], folder: Path, preset: str) -> Path:
-    """Write the page of the report, index.html; every text that is put into it is escaped.
-
-    Args:
-        entries: the studies, in the order of the page. `keep` must have written their files to the folder before.
-        folder: the folder of the report, in which index.html is written or replaced.
-        preset: name of the preset with which the studies were run.
-
-    Returns:
-        The path of the page.
-    """
-    environment = Environment(loader=PackageLoader("ranklens", "templates"), autoescape=True, trim_blocks=True)
-    environment.filters |= {"number": number, "bound": bound, "words": lambda name: name.replace("_", " ")}
-    # Markup marks a text as safe. These are drawings of our own, in which matplotlib has escaped all text.
-    drawings = {
-        made.name: Markup(_accessible((folder / f"{made.name}.svg").read_text(encoding="utf-8"), made))
-        for made in entries
-    }
-    page = environment.get_template("report.html").render(
-        entries=entries,
-        drawings=drawings,
-        preset=preset,
-        machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        kinds={kind: [claim for made in entries for claim in made.claims if claim.kind == kind] for kind in KINDS},
-    )
-    with files.atomic(folder / "index.html") as name:
-        name.write_text(page, encoding="utf-8")
-    return folder / "index.html"
-
-
-def number(value: float) -> str:
-    """Return a number as text, with four significant digits."""
-    return f"{value:.4g}"
-
-
-def bound(claim: Claim) -> str:
-    """Return the bound of a claim as text: "≤ 0.1" or "≥ 0.1" for one number, "0.5 to 2" for an interval."""
-    if isinstance(claim.bound, tuple):
-        return f"{number(claim.bound[0])} to {number(claim.bound[1])}"
-    return f"{'≤' if claim.relation == '<=' else '≥'} {number(claim.bound)}"
-
-
-def _accessible(svg: str, made: Entry) -> str:
-    """Return an SVG that screen readers announce as one image, and whose ids differ from those of other SVGs."""
-    title = Markup.escape(made.alt)
-    head, rest = svg.split(">", maxsplit=1)
-    for mark in ('id="', "url(#", 'href="#'):
-        rest = rest.replace(mark, f"{mark}{made.name}-")
-    return f'{head} role="img" aria-label="{title}"><title>{title}</title>{rest}'
-
-
 def clear(folder: Path, names: Sequence[str]) -> None:
     """Remove the page of an earlier report and its files of the named studies; leave every other file.
 
@@ -157,3 +137,8 @@ def clear(folder: Path, names: Sequence[str]) -> None:
     (folder / "index.html").unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         shutil.rmtree(folder)
+
+
+def _command(name: str, preset: str) -> str:
+    """Return the command that runs a study with a preset."""
+    return f"ranklens run {name} --preset {shlex.quote(preset)}"
