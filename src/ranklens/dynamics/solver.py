@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from sksundae.cvode import CVODE
 
-from ranklens.dynamics.record import Recorder, check_count
+from ranklens.dynamics.record import Recorder
 from ranklens.progress import Report
+from ranklens.tensors import arguments
+from ranklens.tensors.convert import as_tensor
 
 Floats = NDArray[np.float64]
 Subject_co = TypeVar("Subject_co", covariant=True)  # the object that a field moves: a network, or a matrix
@@ -371,19 +374,16 @@ def flow_bounds(
     Raises:
         ValueError: for a bound or a tolerance outside its range.
     """
-    if math.isnan(until_loss):
-        raise ValueError("until_loss is nan; give the loss at which to stop, or 0 for none")
-    if not until_time > 0:
-        raise ValueError(f"until_time is {until_time}; it must be positive")
+    until_loss = arguments.number("until_loss", until_loss, finite=False)
+    until_time = arguments.number("until_time", until_time, above=0, finite=False)
     if until_evaluations is not None:
-        check_count("until_evaluations", until_evaluations)
-    if not 0 < rtol <= 0.1:
-        raise ValueError(f"rtol is {rtol}; it must be above 0 and at most 0.1, such as 1e-6")
-    if atol is not None and not (math.isfinite(atol) and atol > 0):
-        raise ValueError(f"atol is {atol}; it must be positive and finite, or None")
+        until_evaluations = arguments.count("until_evaluations", until_evaluations)
+    arguments.number("rtol", rtol, above=0, most=0.1)
+    if atol is not None:
+        arguments.number("atol", atol, above=0)
     if times is None:
         return Bounds(until_loss, until_time, until_evaluations, None)
-    wanted = np.asarray(times, dtype=np.float64)
+    wanted = as_tensor("times", times, torch.float64).cpu().numpy()  # type: ignore[arg-type]
     if wanted.ndim != 1 or not len(wanted) or not np.isfinite(wanted).all() or (np.diff(wanted) <= 0).any():
         raise ValueError(f"times are {times!r}; give increasing finite numbers")
     if wanted[-1] <= start:
