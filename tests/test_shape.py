@@ -24,6 +24,7 @@ MAY_TAKE_ANYTHING = {
 # Files longer than LONG_FILE lines, each with the reason why it is not divided.
 LONG_FILES = {
     "completers/matrix.py": "one estimator, whose methods are those that scikit-learn prescribes",
+    "completers/regressor.py": "one estimator, whose methods are those that scikit-learn prescribes",
     "data/pathfinder.py": "one image: its strokes share the canvas that they are drawn on",
     "dynamics/end_matrix.py": "one flow in two coordinate systems, which hand over to each other",
     "dynamics/record.py": "the record of a run and how it ended, which every record states",

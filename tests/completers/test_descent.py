@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from completion_cases import everything, observed, planted, relative_error
@@ -74,8 +76,9 @@ def test_a_deep_matrix_is_widened_when_half_of_its_components_have_grown(toleran
 
 
 def test_mini_batches_take_every_entry_once_per_pass():
-    batches = _batches(30, 10, 0, torch.device("cpu"))
-    passes = [torch.cat([next(batches) for _ in range(3)]).tolist() for _ in range(2)]
-    assert sorted(passes[0]) == sorted(passes[1]) == list(range(30))
+    batches = _batches(32, 5, 0)  # seven batches of four or five
+    passes = [[list(range(32))[next(batches)] for _ in range(7)] for _ in range(2)]
+    assert all(sorted(itertools.chain(*batches)) == list(range(32)) for batches in passes)
+    assert {len(batch) for batch in passes[0]} == {4, 5}
     assert passes[0] != passes[1]
-    assert next(_batches(30, 30, 0, torch.device("cpu"))) is None
+    assert next(_batches(30, 30, 0)) is None

@@ -72,14 +72,14 @@ def check_arguments(completer: Completer, *, least_depth: int | None = None) -> 
     Raises:
         ValueError: for a number outside its range.
     """
-    _check_count("max_steps", completer.max_steps, 1)
+    check_count("max_steps", completer.max_steps, 1)
     for name in ("batch_size", "width"):
         if getattr(completer, name) is not None:
-            _check_count(name, getattr(completer, name), 1)
+            check_count(name, getattr(completer, name), 1)
     if completer.posterior is not None:
-        _check_count("posterior", completer.posterior, 0)
+        check_count("posterior", completer.posterior, 0)
     if least_depth is not None:
-        _check_count("depth", getattr(completer, "depth", None), least_depth)
+        check_count("depth", getattr(completer, "depth", None), least_depth)
     for name in ("learning_rate", "patience"):
         _check_positive(name, getattr(completer, name))
     if completer.scale is not None:
@@ -107,8 +107,13 @@ def _check_held_out(held_out: object) -> None:
             )
 
 
-def _check_count(name: str, value: object, least: int) -> None:
+def check_count(name: str, value: object, least: int) -> None:
     """Refuse an argument that is no integer, or below the least allowed.
+
+    Args:
+        name: name of the argument.
+        value: its value.
+        least: the least allowed.
 
     Raises:
         TypeError: if it is no integer.

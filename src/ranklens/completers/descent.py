@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from ranklens.completers.candidates import GROWN
-from ranklens.completers.entries import predict, spectra
+from ranklens.completers.entries import EntriesAt, spectra
 from ranklens.completers.gradient import Gradient, squared_error
 from ranklens.completers.observed import Observed
 from ranklens.completers.start import widened
@@ -28,8 +28,6 @@ from ranklens.threads import threads
 WHOLE = 2**20
 # Entries per step for larger data.
 BATCH = 2**18
-# Runs of neighbouring entries that a mini-batch is made of, about.
-RUNS = 64
 # Steps between two evaluations of the held-out loss.
 EVERY = 25
 # Decay of the optimizer's average of the squared gradient norm. A short memory lets the step size follow the gradient
@@ -180,8 +178,8 @@ def descend(
     if size < len(train):  # neighbours in the memory are then no neighbours in the tensor
         shuffled = torch.randperm(len(train), generator=stream(seed, "order of the entries"))
         train = train.take(shuffled.to(train.values.device))
-    batches = _batches(len(train), size, seed, train.values.device)
-    net = _copy(net)
+    batches = _batches(len(train), size, seed)
+    net, at_held_out = _copy(net), EntriesAt(held_out.indices)
     trained = _Trained(net, squared_error(net, train))
     rule = StoppingRule(patience, OVERFITTED if is_chain(net) else math.inf)
     trace = _Trace(trained.net)
@@ -196,7 +194,8 @@ def descend(
             if not math.isfinite(losses[-1]):
                 stopped = "nan"
             elif step % EVERY == 0 or step == steps:
-                now = Evaluation(step, sum(losses) / len(losses), _loss(trained.net, held_out), spectra(trained.net))
+                error = held_out.minus(at_held_out(trained.net)).mean_square()
+                now = Evaluation(step, sum(losses) / len(losses), error, spectra(trained.net))
                 losses.clear()
                 trace.add(now, trained.net)
                 stopped = rule.reason(now)
@@ -230,32 +229,25 @@ def _copy(net: TensorNetwork) -> TensorNetwork:
     return net.with_nodes([node.detach().clone() for node in net.nodes])
 
 
-def _loss(net: TensorNetwork, observed: Observed) -> float:
-    """Return the mean squared error of a network at observed entries."""
-    return observed.minus(predict(net, observed.indices)).mean_square()
-
-
-def _batches(count: int, size: int, seed: int, device: torch.device) -> Iterator[Tensor | None]:
+def _batches(count: int, size: int, seed: int) -> Iterator[slice | None]:
     """Cut observations into mini-batches without end, in a new random order for every pass over them.
 
-    Runs of neighbours stay together, because reading single numbers at random from a large memory takes longer than
-    computing with them. The observations should therefore be in random order.
+    The mini-batches are the same in every pass, so that what is computed from their positions is computed once: to
+    sort them takes longer than a gradient. The observations should be in random order.
 
     Args:
         count: number of observations.
-        size: observations per batch. If there are no more than that, all make one batch, in their own order.
+        size: observations per batch, at most. If there are no more than that, all make one batch.
         seed: seed of the orders.
-        device: device of the positions.
 
     Yields:
-        The positions of one mini-batch after the other; None for a batch of all observations.
+        The observations of one mini-batch after the other; None for a batch of all observations.
     """
     if size >= count:
         while True:
             yield None
-    generator = stream(seed, "order of mini-batches")
+    generator, number = stream(seed, "order of mini-batches"), math.ceil(count / size)
+    edges = [k * count // number for k in range(number + 1)]
     while True:
-        runs = torch.arange(count).split(max(size // RUNS, 1))
-        order = torch.cat([runs[k] for k in torch.randperm(len(runs), generator=generator).tolist()])
-        for k in range(count // size):
-            yield order[k * size : (k + 1) * size].to(device)
+        for k in torch.randperm(number, generator=generator).tolist():
+            yield slice(edges[k], edges[k + 1])

@@ -30,25 +30,46 @@ def outer_factors(net: TensorNetwork) -> tuple[Float[Tensor, "rows R"], Float[Te
     return first, last
 
 
-@torch.no_grad()
-def predict(net: TensorNetwork, indices: Int[Tensor, "m order"]) -> Float[Tensor, " m"]:
-    """Return entries of a network's end tensor, of shape (m,), in float64, without gradients.
+class EntriesAt:
+    """Entries of networks of one shape at many positions, which are sorted once, for the networks of a training.
 
     They are computed a chunk at a time, to save memory.
+
+    Args:
+        indices: (m, N) positions: column n is the index in mode n. They are not checked.
+    """
+
+    def __init__(self, indices: Int[Tensor, "m order"]) -> None:
+        self._parts = indices.split(CHUNK)
+        self._patterns: list[Pattern] = []  # for deep matrices
+
+    @torch.no_grad()
+    def __call__(self, net: TensorNetwork) -> Float[Tensor, " m"]:
+        """Return entries of a network's end tensor, of shape (m,), in float64, without gradients.
+
+        Args:
+            net: the network. All networks that are deep matrices must have one dtype.
+        """
+        if not len(self._parts[0]):
+            return torch.zeros(0, dtype=torch.float64, device=self._parts[0].device)
+        if not is_chain(net):
+            return torch.cat([contract.entries(net.layout, net.stacks, part).double() for part in self._parts])
+        left, right = outer_factors(net)
+        if not self._patterns:
+            shape = (left.shape[0], right.shape[1])
+            self._patterns = [Pattern(part, shape, net.dtype) for part in self._parts]
+        turned = right.T.contiguous()
+        return torch.cat([pattern.entries(left, turned).double() for pattern in self._patterns])
+
+
+def predict(net: TensorNetwork, indices: Int[Tensor, "m order"]) -> Float[Tensor, " m"]:
+    """Return entries of a network's end tensor, of shape (m,), in float64, without gradients.
 
     Args:
         net: the network.
         indices: (m, N) positions: column n is the index in mode n. They are not checked.
     """
-    if len(indices) == 0:
-        return torch.zeros(0, dtype=torch.float64, device=indices.device)
-    if is_chain(net):
-        left, right = outer_factors(net)
-        shape, turned = (left.shape[0], right.shape[1]), right.T.contiguous()
-        parts = [Pattern(part, shape, net.dtype).entries(left, turned).double() for part in indices.split(CHUNK)]
-    else:
-        parts = [contract.entries(net.layout, net.stacks, part).double() for part in indices.split(CHUNK)]
-    return torch.cat(parts)
+    return EntriesAt(indices)(net)
 
 
 @torch.no_grad()

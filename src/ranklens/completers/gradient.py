@@ -6,6 +6,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ranklens.completers.factor_gradient import FactorGradient
+from ranklens.completers.factors import has_one_node_per_mode
 from ranklens.completers.observed import Observed
 from ranklens.completers.pattern import Pattern
 from ranklens.dynamics.gradient import LossGradient
@@ -25,11 +27,11 @@ class Gradient(Protocol):
 
     parts: list[Tensor]
 
-    def __call__(self, rows: Tensor | None = None, /) -> Tensor:
+    def __call__(self, rows: slice | None = None, /) -> Tensor:
         """Return the mean squared error, and write its gradient to `parts`.
 
         Args:
-            rows: positions of the observations of a mini-batch; None takes all.
+            rows: the observations of a mini-batch; None takes all.
         """
 
 
@@ -42,60 +44,63 @@ def squared_error(net: TensorNetwork, observed: Observed) -> Gradient:
     """
     if is_chain(net) and net.shape[0] * net.shape[1] > PER_ENTRY * len(observed):
         return SparseGradient(net, observed)
-    if observed.weights is not None:
-        return WeightedGradient(net, observed)
-    return LossGradient(net, _task(observed, net.dtype, "mse"))
+    few = not contract.reads_whole(net.layout, len(observed))
+    if few and has_one_node_per_mode(net) and net.device.type == "cpu":
+        return FactorGradient(net, observed)
+    return PlannedGradient(net, observed)
 
 
-def _task(observed: Observed, dtype: torch.dtype, loss: str | Loss) -> Completion:
-    """Return the problem of fitting observed entries."""
-    values = observed.values.to(dtype)
-    return Completion(observed.indices, values, observed.shape, loss=loss, duplicates="keep")
+class PlannedGradient:
+    """The mean squared error of any network at observed entries, and its gradient, by `LossGradient`.
 
-
-class WeightedGradient:
-    """The weighted mean of the squared errors of a network at observed entries, and its gradient.
-
-    A mini-batch is planned anew at every call, because every batch has weights of its own. The mean of a mini-batch is
-    over its observations, and weights are in units of their mean over all observations.
+    With weights, the mean is weighted. Weights of a mini-batch are in units of their mean over all observations, and
+    the mini-batch is planned anew at every call, because its weights are its own.
 
     Args:
         net: the network.
-        observed: the entries to fit, with weights.
+        observed: the entries to fit.
 
     >>> import torch, ranklens as rl
     >>> net, places = rl.deep_matrix((3, 4), depth=3, std=0.5), torch.tensor([[0, 1], [2, 2]])
-    >>> entries = Observed(places, torch.ones(2).double(), (3, 4), torch.tensor([2.0, 1.0]).double())
-    >>> repeated = entries.weighted(None).take(torch.tensor([0, 0, 1]))  # a weight of 2 is two observations
-    >>> bool(torch.isclose(WeightedGradient(net, entries)(), LossGradient(net, _task(repeated, net.dtype, "mse"))()))
+    >>> entries = Observed(places, torch.ones(2).double(), (3, 4))
+    >>> repeated = entries.take(torch.tensor([0, 0, 1]))  # a weight of 2 is two observations
+    >>> weighted = entries.weighted(torch.tensor([2.0, 1.0]).double())
+    >>> bool(torch.isclose(PlannedGradient(net, weighted)(), PlannedGradient(net, repeated)()))
     True
     """
 
     def __init__(self, net: TensorNetwork, observed: Observed) -> None:
-        self.net = net
-        self.observed = observed.weighted(observed.counts() * (len(observed) / observed.count))
-        self._whole = LossGradient(net, self._problem(self.observed))
+        self.net, self.observed = net, observed
+        if observed.weights is not None:
+            self.observed = observed.weighted(observed.weights * (len(observed) / observed.count))
+        self._whole = LossGradient(net, _task(self.observed, net.dtype))
         self.parts = self._whole.parts
 
-    def __call__(self, rows: Tensor | None = None) -> Tensor:
-        """Return the weighted mean squared error, a scalar without a graph, and write its gradient to `parts`.
+    def __call__(self, rows: slice | None = None) -> Tensor:
+        """Return the mean squared error, a scalar without a graph, and write its gradient to `parts`.
 
         Args:
-            rows: positions of the observations of a mini-batch; None takes all.
+            rows: the observations of a mini-batch; None takes all.
         """
         if rows is None:
             return self._whole()
-        return LossGradient(self.net, self._problem(self.observed.take(rows)), self.parts)()
+        chosen = torch.arange(*rows.indices(len(self.observed)), device=self.observed.values.device)
+        if self.observed.weights is None:
+            return self._whole(chosen)
+        return LossGradient(self.net, _task(self.observed.take(chosen), self.net.dtype), self.parts)()
 
-    def _problem(self, observed: Observed) -> Completion:
-        """Return the problem of fitting observed entries, each squared error multiplied by its weight."""
-        weights = observed.counts().to(self.net.dtype)
+
+def _task(observed: Observed, dtype: torch.dtype) -> Completion:
+    """Return the problem of fitting observed entries, each squared error multiplied by its weight."""
+    loss: str | Loss = "mse"
+    if observed.weights is not None:
+        weights = observed.weights.to(dtype)
         loss = Loss(
             "weighted squared error",
             lambda prediction, value: weights * (prediction - value).square(),
             derivative=lambda prediction, value: 2 * weights * (prediction - value),
         )
-        return _task(observed, self.net.dtype, loss)
+    return Completion(observed.indices, observed.values.to(dtype), observed.shape, loss=loss, duplicates="keep")
 
 
 class SparseGradient:
@@ -104,7 +109,7 @@ class SparseGradient:
     Let P C be the end matrix, where P is the product of all factors but the last, and let G hold the derivatives of the
     loss by the observed entries and zeros elsewhere. Then the gradients are G C^T by P and P^T G by C, two sparse
     products, and the chain rule through P takes only small dense ones. With m entries and width R, a call takes about
-    3 m R multiply-adds.
+    3 m R multiply-adds. The positions of every mini-batch are sorted once.
 
     Args:
         net: the deep matrix.
@@ -126,21 +131,22 @@ class SparseGradient:
         if observed.weights is not None:
             self.weights = (observed.weights * (len(observed) / observed.count)).to(net.dtype)
         self.parts = [torch.empty_like(stack.detach()) for stack in net.stacks]
-        self._whole: Pattern | None = None
+        self._patterns: dict[tuple[int, int], Pattern] = {}
 
-    def __call__(self, rows: Tensor | None = None) -> Tensor:
+    def __call__(self, rows: slice | None = None) -> Tensor:
         """Return the mean squared error, a scalar without a graph, and write its gradient to `parts`.
 
         Args:
-            rows: positions of the observations of a mini-batch; None takes all.
+            rows: the observations of a mini-batch; None takes all.
         """
-        pattern, values = self._pattern(rows), self.values if rows is None else self.values[rows]
+        rows = slice(None) if rows is None else rows
+        pattern, values = self._pattern(rows), self.values[rows]
         nodes = [node.detach() for node in self.net.nodes]
         places = contract.unstack(self.net.layout, self.parts)
         products = _products(nodes[:-1])
         right = nodes[-1].T.contiguous()
         errors = pattern.entries(products[-1], right) - values
-        weighted = errors if self.weights is None else errors * (self.weights if rows is None else self.weights[rows])
+        weighted = errors if self.weights is None else errors * self.weights[rows]
         loss = torch.dot(weighted, errors) / len(errors)
         by_product, by_last = pattern.products(weighted * (2 / len(errors)), products[-1], right)
         places[-1].copy_(by_last.T)
@@ -150,14 +156,13 @@ class SparseGradient:
         places[0].copy_(by_product)
         return loss
 
-    def _pattern(self, rows: Tensor | None) -> Pattern:
-        """Return the pattern of the positions of a mini-batch, or of all observations, which is made once."""
-        shape = (self.net.shape[0], self.net.shape[1])
-        if rows is not None:
-            return Pattern(self.indices[rows], shape, self.net.dtype)
-        if self._whole is None:
-            self._whole = Pattern(self.indices, shape, self.net.dtype)
-        return self._whole
+    def _pattern(self, rows: slice) -> Pattern:
+        """Return the pattern of the positions of a mini-batch, which is made once."""
+        low, high, _ = rows.indices(len(self.values))
+        if (low, high) not in self._patterns:
+            shape = (self.net.shape[0], self.net.shape[1])
+            self._patterns[low, high] = Pattern(self.indices[low:high], shape, self.net.dtype)
+        return self._patterns[low, high]
 
 
 def _products(factors: Sequence[Tensor]) -> list[Tensor]:

@@ -13,13 +13,14 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_X_y, validate_data
 from torch import Tensor
 
-from ranklens.completers.check import check_arguments
+from ranklens.completers.check import check_arguments, check_count
 from ranklens.completers.completion import Settings, complete
 from ranklens.completers.descent import FIRST_WIDTH
 from ranklens.completers.entries import predict
 from ranklens.completers.explanation import Explained
-from ranklens.completers.labels import Labels, by_column
+from ranklens.completers.labels import Labels, Value, by_column
 from ranklens.completers.observed import Observed
+from ranklens.completers.periods import Periods, fit_periods, times_of
 from ranklens.completers.polish import widths
 from ranklens.completers.prepared import HeldOut
 from ranklens.completers.sampling import MakeFeatures
@@ -78,6 +79,11 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
             this is implicit feedback. None lets held-out rows decide where noise is large.
         features: {column: frame} of features of labels; the index of a frame has the labels. A column is given by its
             name, if the table is a frame, or by its position. Labels that only the frame has can be predicted too.
+        time: a column that holds the time of every row, by its name or position: numbers, or datetimes. It is no mode.
+            Instead, every label gets one bias more for each period of time, such as a user's mood or a film's fashion.
+            The rows choose the damping of these biases, and whether labels of a column have them at all. Times beyond
+            those of the fit are in the first or the last period.
+        bins: number of periods. They have about equal numbers of rows.
         smooth: {column: strength} of columns with an order, such as time: the factors of neighbouring labels are then
             likely to be alike. The strength is the standard deviation of the smooth part of a factor before the fit, in
             units of the rest; the data adapt it. With "auto" for a strength, held-out rows choose it from 0.1 to 10, a
@@ -131,6 +137,8 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         posterior: int | None = None,
         implicit: bool | None = None,
         features: Side | None = None,
+        time: Hashable | None = None,
+        bins: int = 300,
         smooth: Mapping[Hashable, float | str] | None = None,
         random_state: object = 0,
     ) -> None:
@@ -138,6 +146,7 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         self.max_steps, self.learning_rate, self.patience = max_steps, learning_rate, patience
         self.batch_size, self.device, self.posterior, self.implicit = batch_size, device, posterior, implicit
         self.features, self.smooth, self.random_state = features, smooth, random_state
+        self.time, self.bins = time, bins
 
     def fit(
         self, X: ArrayLike | pd.DataFrame, y: ArrayLike, sample_weight: ArrayLike | None = None
@@ -145,8 +154,8 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         """Fit the regressor to rows of labels and their values.
 
         Args:
-            X: (m, N) labels of any hashable kind, as a frame or an array with one column per mode. A combination of
-                labels may occur more than once.
+            X: (m, N) labels of any hashable kind, as a frame or an array with one column per mode, and with the column
+                `time` if there is one. A combination of labels may occur more than once.
             y: (m,) values.
             sample_weight: (m,) weights: a row of weight 2 counts as two rows. Rows of weight 0 are left out.
 
@@ -154,25 +163,34 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
             The regressor.
 
         Raises:
-            ValueError: for implicit feedback with other than two columns.
+            ValueError: for implicit feedback with other than two columns of labels, or if there is no column `time`.
         """
         seed = check_arguments(self, least_depth=2)
+        check_count("bins", self.bins, 1)
         table, values = self._checked(X, y)
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
-        if self.implicit and table.shape[1] != 2:
+        labels = table.shape[1] - (self.time is not None)
+        if self.implicit and labels != 2:
             raise ValueError(
-                f"implicit is True, but X has {table.shape[1]} columns, and implicit feedback is for two; pass "
+                f"implicit is True, but X has {labels} columns of labels, and implicit feedback is for two; pass "
                 f"implicit=None"
             )
-        given = by_column(table, self.features, "features")
+        given = self._by_column(table, self.features, "features")
+        tried = strengths(self.smooth or {})
+        curves = [self._by_column(table, smooth, "smooth") for smooth in tried]
+        table, times = self._split(table)
         more = [given[n].index if n in given else None for n in range(table.shape[1])]
         self._labels = [Labels.of(table.iloc[:, n], index) for n, index in enumerate(more)]
         self.labels_ = [labels.index for labels in self._labels]
         observed = self._observed(table, values, weights)
-        tried = strengths(self.smooth or {})
-        self._complete(observed, seed, self._ways(table, given, tried), tried)
+        self._periods: Periods | None = None
+        if times is not None:
+            kept = slice(None) if weights is None else weights > 0
+            self._latest = float(times.max())
+            self._periods, observed = fit_periods(observed, times[kept], self.bins, seed=seed)
+        self._complete(observed, seed, self._ways(table, given, curves), tried)
         pairs = observed.indices[:, :2].numpy()
         self._seen = pd.Series(pairs[:, 1]).groupby(pairs[:, 0]).agg(frozenset).to_dict()
         return self
@@ -245,7 +263,7 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         )
 
     def _ways(
-        self, table: pd.DataFrame, given: Mapping[int, pd.DataFrame], tried: Sequence[Mapping[Hashable, float]]
+        self, table: pd.DataFrame, given: Mapping[int, pd.DataFrame], tried: Sequence[Mapping[int, float]]
     ) -> list[tuple[MakeFeatures | None, bool]]:
         """Return functions that make the features of every mode, each with whether it uses implicit feedback.
 
@@ -255,8 +273,7 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         for n, frame in given.items():
             known[n].append(with_unknown(decompose(encode(frame)[aligned(frame, self.labels_[n], "features")])))
         fixed = []
-        for smooth in tried:
-            more = by_column(table, smooth, "smooth")
+        for more in tried:
             curves = {n: with_unknown(smooth_features(len(self.labels_[n]), more[n])) for n in more}
             fixed.append([[*groups, curves[n]] if n in curves else groups for n, groups in enumerate(known)])
 
@@ -287,29 +304,61 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         Returns:
             (m,) predictions. With `return_std`, a pair of predictions and standard deviations.
         """
-        indices = self._positions(self._table(X))
+        table, times = self._split(self._table(X))
+        indices = self._positions(table)
         if len(self._labels) == 1:
             indices = torch.cat([indices, torch.zeros_like(indices)], dim=1)
-        means = self._means(indices).numpy()
+        means = self._means(indices, times).numpy()
         if not return_std:
             return means
         if self._posterior is not None:
             return means, self._posterior.deviation(indices).numpy()
         return means, np.full(len(means), self._error)
 
-    def _means(self, indices: Int64[Tensor, "m N"]) -> Tensor:
-        """Return the predictions at codes."""
+    def _means(self, indices: Int64[Tensor, "m N"], times: NDArray[np.float64] | None) -> Tensor:
+        """Return the predictions at codes and times."""
+        shift: Tensor | float = 0.0
+        if self._periods is not None and times is not None:
+            shift = self._periods.at(indices, times)
         if self._posterior is not None:
-            return self._posterior.at(indices)
+            return self._posterior.at(indices) + shift
         found = self._biases.at(indices.to(self._biases.modes[0].device))
         if self._network is not None:
             found = found + predict(self._network, indices.to(self._network.device))
-        return self._scale * found.cpu()
+        return self._scale * found.cpu() + shift
+
+    def _split(self, table: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.float64] | None]:
+        """Return the columns of labels, and the times if there is a column of them.
+
+        Raises:
+            ValueError: if there is no such column, or no column besides it.
+        """
+        if self.time is None:
+            return table, None
+        (place,) = by_column(table, {self.time: None}, "time")
+        if table.shape[1] < 2:
+            raise ValueError(f"X has only the column of the time, {self.time!r}; it needs a column of labels too")
+        rest = [n for n in range(table.shape[1]) if n != place]
+        return table.iloc[:, rest], times_of(table.iloc[:, place], f"the column {self.time!r}")
+
+    def _by_column(self, table: pd.DataFrame, given: Mapping[Hashable, Value] | None, name: str) -> dict[int, Value]:
+        """Return a mapping from columns as one from the positions of the columns of labels.
+
+        Raises:
+            ValueError: for a column that the table does not have, or for the column of the time.
+        """
+        found = by_column(table, given, name)
+        if self.time is None:
+            return found
+        (place,) = by_column(table, {self.time: None}, "time")
+        if place in found:
+            raise ValueError(f"{name} has the column of the time, {self.time!r}; it may have columns of labels only")
+        return {n - (n > place): value for n, value in found.items()}
 
     def recommend(self, label: Hashable, n: int = 10, *, exclude: Sequence[Hashable] = ()) -> pd.Series:
         """Return the labels of the second column with the largest predictions for a label of the first column.
 
-        Labels that occur with it in the fit are left out.
+        Labels that occur with it in the fit are left out. With a column of times, predictions are for the latest one.
 
         Args:
             label: a label of the first column, such as a user. An unknown one gets the largest biases.
@@ -334,7 +383,8 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         out = self._seen.get(row, frozenset()) | set(self._labels[1].codes(pd.Series(list(exclude), dtype=object)))
         kept = np.setdiff1d(np.arange(len(self.labels_[1])), np.fromiter(out, dtype=np.int64, count=len(out)))
         indices = torch.from_numpy(np.stack([np.full(len(kept), row), kept], axis=1).astype(np.int64))
-        scores = pd.Series(self._means(indices).numpy(), index=self.labels_[1][kept])
+        now = None if self._periods is None else np.full(len(kept), self._latest)
+        scores = pd.Series(self._means(indices, now).numpy(), index=self.labels_[1][kept])
         return scores.sort_values(ascending=False, kind="stable").head(n)
 
     def __sklearn_tags__(self) -> Tags:
