@@ -91,10 +91,12 @@ class Errors:
     Attributes:
         train: (entries,) mean squared error over all training images, every `every` steps; NaN after an early stop.
         test: mean over the test images of the squared error, each cut off at `LARGEST_ERROR`.
+        parameters: number of entries of all factors of the predictor.
     """
 
     train: NDArray[np.float64]
     test: float
+    parameters: int
 
 
 def network(recipe: Recipe, rank: int, seed: int) -> TensorNetwork:
@@ -160,4 +162,4 @@ def fit(recipe: Recipe, rank: int, images: pixels.PixelData, seed: int) -> Error
     train[: record.sizes["step"]] = record.loss.values / scale
     with torch.no_grad():
         test = (images.test.errors(net) / scale).nan_to_num(LARGEST_ERROR).clamp_max(LARGEST_ERROR).mean()
-    return Errors(train, float(test))
+    return Errors(train, float(test), sum(p.numel() for p in net.parameters()))
