@@ -31,6 +31,7 @@ LONG_FILES = {
     "dynamics/solver.py": "one integration: stepping, ending and recording change one state",
     "nn/circuits.py": "one mapping of networks to modules and back; each direction is checked by the other",
     "studies/cp/natural_images.py": "one study, with the published numbers and presets that it is compared at",
+    "studies/hierarchies/data_entanglement.py": "one study, with entropies, bounds, networks and fits of three orders",
     "studies/laws/optimizers.py": "one study: settings, run, claims and figure read each other's variables",
     "studies/laws/when_the_law_fails.py": "one study: settings, run, claims and figure read each other's variables",
     "studies/layers/countering_locality.py": "one study, with a figure of six panels",
