@@ -431,7 +431,7 @@ def _spread(errors: xr.DataArray) -> str:
 
 
 def _largest(statement: str, values: xr.DataArray, bound: float, why: str) -> Claim:
-    """Return the finding that the largest of all values, averaged over classes, is at most a bound; `why` says what it is."""
+    """Return the finding that the largest of all values, averaged over classes, is at most a bound, and why."""
     values, over = _averaged(values)
     which = f"largest of {values.size} values{_one_for_each(values)}" if values.size > 1 else "one run"
     named = f"{statement}, {over}{which}. {why}"
@@ -439,7 +439,7 @@ def _largest(statement: str, values: xr.DataArray, bound: float, why: str) -> Cl
 
 
 def _least(statement: str, values: xr.DataArray, bound: float, why: str) -> Claim:
-    """Return the finding that the least of all values, averaged over classes, is at least a bound; `why` says what it is."""
+    """Return the finding that the least of all values, averaged over classes, is at least a bound, and why."""
     values, over = _averaged(values)
     which = f"least of {values.size} values{_one_for_each(values)}" if values.size > 1 else "one run"
     named = f"{statement}, {over}{which}. {why}"
