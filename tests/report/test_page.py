@@ -1,5 +1,8 @@
 import dataclasses
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -29,6 +32,46 @@ def folder(tmp_path_factory):
     failed = entries.failure("depth", "ValueError: <i>no</i> entries", "tiny", details="Traceback <x>")
     assert page.write(made, folder, "tiny", failures=[failed]) == folder / "index.html"
     return folder
+
+
+# Sizes of a window, in pixels: a desk, a tablet and a phone.
+SIZES = ((1280, 800), (768, 1024), (390, 844))
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# A script that uses the page, inside a frame, and tells the page around it what it found.
+PROBE = """
+addEventListener("load", () => setTimeout(() => {
+  const get = selector => document.querySelector(selector), found = { width: innerWidth };
+  const bottom = selector => get(selector).getBoundingClientRect().bottom;
+  Object.assign(found, { scroll: document.documentElement.scrollWidth, lead: bottom(".lead"), trio: bottom(".trio") });
+  found.paper = getComputedStyle(document.body).backgroundColor;
+  const item = get(".legend li"), line = document.getElementById(item.dataset.ids.split(" ")[0]);
+  get(".reader").focus();
+  found.read = item.querySelector(".value").textContent;
+  item.querySelector("button").click();
+  found.hidden = getComputedStyle(line).display;
+  get("a.term").focus();
+  found.tip = get("#tip").hidden ? "" : get("#tip").textContent;
+  const kind = get(".filters select");
+  kind.value = "theorem";
+  kind.dispatchEvent(new Event("input", { bubbles: true }));
+  const rows = [...document.querySelectorAll(".verdicts tbody tr")].filter(row => row.offsetHeight);
+  found.kinds = [...new Set(rows.map(row => row.dataset.kind))];
+  get("#glossary").scrollIntoView();
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    found.place = get(".toc [aria-current]")?.textContent;
+    parent.postMessage(found, "*");
+  }));
+}, 100));
+"""
+# The page around the frames: one frame for each size, because a window of Chromium is at least 500 pixels wide. All are
+# in view, because frames out of view draw nothing.
+AROUND = """<!DOCTYPE html><title>sizes</title><p id="found"></p><script>
+const all = [];
+addEventListener("message", event => {
+  all.push(event.data);
+  document.getElementById("found").textContent = JSON.stringify(all);
+});
+</script>"""
 
 
 class Outline(HTMLParser):
@@ -153,3 +196,33 @@ def test_a_page_of_studies_that_all_failed_is_written(tmp_path):
     assert "No claim was checked. 2 studies could not be run." in text
     assert "<polyline" not in text
     Outline(text)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser Chromium, which is not installed")
+@pytest.mark.parametrize(("scheme", "paper"), [(1, "rgb(255, 255, 255)"), (0, "rgb(22, 24, 27)")])
+def test_the_page_works_in_a_browser_at_every_width(folder, tmp_path, scheme, paper):
+    """No message on the console, no request, no sideways scroll; picture and sentence are on the first screen."""
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    (tmp_path / "page.html").write_text(text.replace("</body>", f"<script>{PROBE}</script></body>"), encoding="utf-8")
+    frames = "".join(f'<iframe src="page.html" width="{w}" height="{h}"></iframe>' for w, h in SIZES)
+    (tmp_path / "around.html").write_text(AROUND + frames, encoding="utf-8")
+    options = ["headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-sync"]
+    options += ["disable-component-update", "hide-scrollbars", "window-size=2700,1200", "virtual-time-budget=8000"]
+    options += [f"user-data-dir={tmp_path / 'profile'}", "enable-logging=stderr", "dump-dom"]
+    options += [f"blink-settings=preferredColorScheme={scheme}"]
+    command = [CHROMIUM, *(f"--{option}" for option in options), (tmp_path / "around.html").as_uri()]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert not re.findall(r"CONSOLE.*", answer.stderr)
+    found = {each["width"]: each for each in json.loads(re.search(r'id="found">(.*?)</p>', answer.stdout)[1])}
+    assert sorted(found) == sorted(width for width, _ in SIZES)
+    for width, height in SIZES:
+        each = found[width]
+        assert each["scroll"] <= width
+        assert each["lead"] < each["trio"] < height
+        assert each["paper"] == paper
+        assert float(each["read"].split()[0]) >= 0
+        assert each["hidden"] == "none"
+        assert each["tip"].startswith("component")
+        assert each["kinds"] == ["theorem"]
+        assert each["place"] == "Glossary"
