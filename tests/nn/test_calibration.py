@@ -1,5 +1,6 @@
 """Batches of every form, and moments against literal formulas."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from layer_cases import SAME, batch, off
 from torch import nn
 
+import ranklens as rl
 from ranklens.nn import calibration
 from ranklens.nn.calibration import Moments, Runs, evaluating, output_of, recalibrate_, watch
 
@@ -136,3 +138,16 @@ def test_evaluation_mode_is_restored_and_running_statistics_are_averages():
     assert off(model[0].running_mean, expected) <= SAME
     assert off(model[0].running_var, (X[:2].var(0) + X[2:4].var(0)) / 2) <= SAME
     assert (model[0].momentum, model[0].training, model[2].training) == (0.3, True, False)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (torch.ones(4, 7), "(4, 7) float32: mat1 and mat2"),
+        (torch.ones(4, 16, dtype=torch.float64), "(4, 16) float64"),
+        ({"input": torch.ones(4, 7)}, "(4, 7) float32"),
+    ],
+)
+def test_data_that_do_not_fit_the_model_are_named(data, said):
+    with pytest.raises(ValueError, match=f"does not run on a batch of {re.escape(said)}"):
+        rl.nn.compress(nn.Linear(16, 16), rank=2, data=data)

@@ -173,3 +173,11 @@ def test_tied_weights_are_measured_once(tmp_path):
     assert found.weight.values.tolist() == ["0.weight"]
     assert found.skipped == {"1.weight": "is '0.weight' once more"}
     assert len(rl.nn.load_weights(tmp_path / "tied.pt")) == 2
+
+
+def test_folders_with_checkpoints_in_their_folders_name_these(tmp_path):
+    for name in ("checkpoint-10", "checkpoint-200"):
+        (tmp_path / name).mkdir()
+        save_file({"w": torch.ones(2, 2)}, tmp_path / name / "model.safetensors")
+    with pytest.raises(FileNotFoundError, match="its folders checkpoint-10, checkpoint-200 have some"):
+        rl.nn.load_weights(tmp_path)

@@ -8,6 +8,9 @@ from torch import nn
 
 import ranklens as rl
 
+# Relative error of outputs in bfloat16 whose weights were multiplied out and rounded to its eight bits.
+ROUNDED = 0.02
+
 pytestmark = pytest.mark.usefixtures("initial_values")
 
 
@@ -41,3 +44,24 @@ def test_a_single_layer_has_a_plain_form():
     small = rl.nn.compress(nn.Linear(20, 20), rank=2)
     assert type(small.plain()) is nn.Sequential
     assert torch.equal(small.plain()(x), small.model(x))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_dense_state_dict_loads_into_a_new_model(kind):
+    make, x = MODELS[kind]
+    small = rl.nn.compress(make().eval(), rank=3)
+    new = make().eval()
+    new.load_state_dict(small.dense_state_dict())
+    with torch.no_grad():
+        found, expected = new(x), small.model(x)
+    assert off(found, expected) <= (ROUNDED if found.dtype == torch.bfloat16 else SAME_SINGLE)
+
+
+def test_a_dense_state_dict_of_a_single_layer():
+    x, layer = batch(3, 20).float(), nn.Linear(20, 20)
+    small = rl.nn.compress(nn.Linear(20, 20), rank=2)
+    state = small.dense_state_dict()
+    layer.load_state_dict(state)
+    assert off(layer(x), small.model(x)) <= SAME_SINGLE
+    state["weight"].zero_()  # a copy
+    assert bool(small.model.weight.any())

@@ -42,6 +42,7 @@ def other_archive():
     [
         (b"", "is empty: it has 0 bytes"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\r\noid sha256:0\r\n", "git lfs pull"),
         (b"\n <!DOCTYPE html><title>404</title>", "is a page of HTML"),
         (b"<HTML>", "is a page of HTML"),
         (b"GGUF\x03\x00\x00\x00", "is a GGUF file"),

@@ -153,3 +153,12 @@ def test_weights_that_something_computes_are_named():
     assert "hook computes its weight" in by_name["1"]
     assert by_name["2"] == "its weight is of dtype int8"
     assert by_name["3"] == ""
+
+
+def test_layers_without_entries_are_kept_and_named():
+    empty = nn.Linear(16, 1, bias=False)  # a layer with no outputs warns when it is initialized
+    empty.out_features, empty.weight = 0, nn.Parameter(torch.empty(0, 16))
+    model = nn.Sequential(nn.Linear(16, 16), empty)
+    table = rl.nn.compress(model, rank=2).table
+    assert table.sel(layer="1").reason.item() == "its weight has no entries"
+    assert table.sel(layer="0").rank_kept.item() == 2

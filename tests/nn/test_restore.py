@@ -140,3 +140,10 @@ def test_a_damaged_header_is_said_so(change, tmp_path):
     save_file(tensors, path, metadata={"structure": json.dumps(structure)})
     with pytest.raises(ValueError, match="damaged"):
         rl.nn.restore(convolutions(), path)
+
+
+def test_a_model_that_is_cut_already_is_refused_with_the_remedy(tmp_path):
+    small = rl.nn.compress(nn.Linear(20, 20), rank=2)
+    path = small.save(tmp_path / "small.safetensors")
+    with pytest.raises(ValueError, match="is a LowRank, and in the file a Linear; give a model of the architecture"):
+        rl.nn.restore(small.model, path)

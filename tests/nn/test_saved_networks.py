@@ -156,6 +156,7 @@ def test_objects_in_files_of_the_old_format_are_left_out_too(tmp_path):
     [
         (3, "an object of type int"),
         ({"x": 3}, "a mapping of int"),
+        ({"x": np.ones((2, 2))}, r"arrays of numpy instead of tensors; save \{name: torch.from_numpy\(array\)\}"),
         ({}, "a mapping of nothing"),
         (argparse.Namespace(x=1), r"an object of the class argparse\.Namespace"),
         (torch.ones(2), "an object of type Tensor"),

@@ -101,9 +101,24 @@ def _run_of(batch: object) -> Run:
             ) from error
         place = next((p.device for p in model.parameters()), None)
         moved = [_at(value, place) for value in positional]
-        return model(*moved, **{key: _at(value, place) for key, value in named.items()})
+        try:
+            return model(*moved, **{key: _at(value, place) for key, value in named.items()})
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ValueError(
+                f"the model does not run on a batch of {_shapes(batch)}: {error}; give batches of the shape and dtype "
+                f"that the model takes"
+            ) from error
 
     return run
+
+
+def _shapes(batch: object) -> str:
+    """Return the shapes and dtypes of the tensors in a batch, for a message."""
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
+    found = [f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in values if isinstance(x, Tensor)]
+    return ", ".join(found) or "no tensors"
 
 
 def _at(value: object, device: torch.device | None) -> object:

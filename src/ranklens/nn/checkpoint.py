@@ -188,7 +188,11 @@ def _within(folder: Path) -> Path:
             return found[0]
         if found:
             raise ValueError(f"{folder} has {len(found)} files {pattern} and no index; give the path of one of them")
-    raise FileNotFoundError(f"{folder} has no checkpoint: no .safetensors, .pt, .pth, .bin, .ckpt or .index.json")
+    below = {file.parent for pattern in PATTERNS for file in folder.glob(f"*/{pattern}")}
+    others = f"; its folders {', '.join(sorted(path.name for path in below))} have some, so give one of them"
+    raise FileNotFoundError(
+        f"{folder} has no checkpoint: no .safetensors, .pt, .pth, .bin, .ckpt or .index.json{others if below else ''}"
+    )
 
 
 def _parts(file: Path) -> dict[Path, list[str] | None]:

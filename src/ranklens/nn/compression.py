@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
 
+import torch
 import xarray as xr
-from torch import nn
+from torch import Tensor, nn
 
 from ranklens.nn import saved
 from ranklens.nn.attention import SeparateAttention, joined, without_nested
@@ -42,6 +43,39 @@ class Compression(Generic[M]):
         """
         return saved.save(self.model, path)
 
+    def dense_state_dict(self) -> dict[str, Tensor]:
+        """Return a state dict of the architecture before the cut: the weights of cut layers are multiplied out.
+
+        It loads into a new model by torch alone, and for a model of transformers
+        `model.save_pretrained(folder, state_dict=small.dense_state_dict())` writes what `from_pretrained` reads. The
+        weights have their low ranks and all their entries, so that nothing becomes smaller.
+
+        Returns:
+            {name: tensor}, copies. A model with these weights computes the same outputs up to rounding.
+
+        >>> import torch, ranklens as rl
+        >>> make = lambda: torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+        >>> small, new = rl.nn.compress(make(), rank=2), make()
+        >>> new.load_state_dict(small.dense_state_dict())
+        <All keys matched successfully>
+        >>> bool(torch.allclose(new(torch.ones(3, 32)), small.model(torch.ones(3, 32)), atol=1e-5))
+        True
+        """
+        model = _with_joined_attention(copied(self.model))
+        pairs = {name: m for m in model.modules() if isinstance(m, LowRank) for name in all_names(model, m)}
+        found: dict[str, Tensor] = {}
+        for key, value in model.state_dict().items():
+            cut = next((name for name in pairs if key.startswith(f"{name}." if name else "")), None)
+            if cut is None:
+                found[key] = value.clone()
+                continue
+            prefix = f"{cut}." if cut else ""
+            weight, bias = pairs[cut].weight, pairs[cut].bias
+            found[f"{prefix}weight"] = weight.detach().clone(memory_format=torch.contiguous_format)
+            if bias is not None:
+                found[f"{prefix}bias"] = bias.detach().clone()
+        return found
+
     def plain(self) -> M:
         """Return a copy of the smaller model without classes of ranklens.
 
@@ -56,11 +90,7 @@ class Compression(Generic[M]):
         >>> [type(module).__name__ for module in small.plain().modules()]
         ['Sequential', 'Sequential', 'Linear', 'Linear', 'ReLU']
         """
-        model = copied(self.model)
-        for module in list(model.modules()):
-            if isinstance(module, SeparateAttention):
-                for name in all_names(model, module):
-                    model = replaced(model, name, joined(module))
+        model = _with_joined_attention(copied(self.model))
         for module in list(model.modules()):
             if isinstance(module, LowRank):
                 pair = nn.Sequential(*module).train(module.training)
@@ -70,3 +100,12 @@ class Compression(Generic[M]):
                     model = replaced(model, name, pair)
         without_saving(model)
         return without_nested(model)
+
+
+def _with_joined_attention(model: M) -> M:
+    """Return a model whose attention layers are those of torch, in place."""
+    for module in list(model.modules()):
+        if isinstance(module, SeparateAttention):
+            for name in all_names(model, module):
+                model = replaced(model, name, joined(module))
+    return model

@@ -16,6 +16,8 @@ BEGINNINGS = {
     b"\x1f\x8b": "is compressed by gzip; decompress it first",
     b"{": "is a JSON text; give the file of the weights, or an index whose name ends in .index.json",
 }
+# What some editors put before a text in UTF-8.
+UTF8_MARK = b"\xef\xbb\xbf"
 HTML = (b"<!doctype html", b"<html", b"<?xml")
 # Pickles of protocol 2 to 5, which files of `torch.save` from before version 1.6 are.
 PICKLE = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
@@ -42,7 +44,7 @@ def file_kind(path: Path) -> Kind:
     if head.lstrip().lower().startswith(HTML):
         raise ValueError(f"{path} is a page of HTML, not a file of weights; the download went wrong, so repeat it")
     for beginning, told in BEGINNINGS.items():
-        if head.startswith(beginning):
+        if head.removeprefix(UTF8_MARK).startswith(beginning):
             raise ValueError(f"{path} {told}")
     if head.startswith(b"PK"):
         _check_archive(path)

@@ -135,6 +135,8 @@ def why_not(layer: nn.Module, shared_with: dict[int, list[str]], name: str) -> s
         return "a hook computes its weight, as weight_norm and pruning do; remove the hook first"
     if others:
         return f"it shares its weight with {others[0]!r}"
+    if not form.weight.numel():
+        return "its weight has no entries"
     dtype = form.weight.dtype
     return "" if dtype.is_floating_point else f"its weight is of dtype {str(dtype).removeprefix('torch.')}"
 

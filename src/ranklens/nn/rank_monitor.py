@@ -82,6 +82,7 @@ class RankMonitor:
     distributed training every process must call `step()` equally often; all queues are then measured together.
 
     A weight or an activation with entries that are not finite is recorded as NaN, and the training goes on.
+    `rl.nn.callbacks` has callbacks for Lightning and for the Trainer of Hugging Face.
 
     Args:
         model: the model that is trained. A factored weight counts as one weight, computed from its factors.
@@ -105,8 +106,6 @@ class RankMonitor:
     Raises:
         ValueError: if `every` is less than 1, `queue` less than 2, `share` is not in (0, 1], or a module does not
             exist.
-
-    `rl.nn.callbacks` has callbacks for Lightning and for the Trainer of Hugging Face.
 
     Source: Garrido, Balestriero, Najman, LeCun (ICML 2023) for RankMe.
 
@@ -344,8 +343,8 @@ def _check(every: int, share: float, queue: int, activations: Sequence[str], mod
         raise ValueError(f"every is {every}; give a number of steps, at least 1")
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}; give a share of the time, above 0 and at most 1")
-    if not queue >= 2:
-        raise ValueError(f"queue is {queue}; give a number of rows, at least 2")
+    if not (isinstance(queue, int) and queue >= 2):
+        raise ValueError(f"queue is {queue}; give a whole number of rows, at least 2")
     for name in activations:
         if name not in modules:
             raise ValueError(f"there is no module {name!r} in the model; give names from model.named_modules()")

@@ -125,7 +125,8 @@ def _with_pair(model: M, name: str, description: dict[str, Any]) -> M:
     form = plain_form(layer)
     expected = {key: value for key, value in description.items() if key not in ("rank", "bias")}
     if form is None:
-        raise ValueError(f"layer {name!r} is a {type(layer).__name__}, and in the file a {expected['class']}")
+        kind = type(layer).__name__
+        raise ValueError(f"layer {name!r} is a {kind}, and in the file a {expected['class']}; {REMEDY}, before any cut")
     outputs = form.out_features if isinstance(form, nn.Linear) else form.out_channels
     found = plain_description(form, outputs)
     if found != expected:

@@ -199,6 +199,8 @@ def _what_instead(found: object) -> str:
         told = f"holds an object of the class {type(found).__name__}, and no state dict; "
     elif isinstance(found, Mapping):
         kinds = list(dict.fromkeys(type(x).__name__ for x in found.values()))[:CLASSES_SHOWN]
+        if any(kind.startswith("numpy.") for kind in kinds):
+            return "holds arrays of numpy instead of tensors; save {name: torch.from_numpy(array)}"
         told = f"holds no state dict, but a mapping of {', '.join(kinds) or 'nothing'}; "
     else:
         told = f"holds no state dict, but an object of type {type(found).__name__}; "
