@@ -65,3 +65,32 @@ def test_accuracy_counts_all_images_in_parts(monkeypatch):
     monkeypatch.setattr(networks, "AT_ONCE", 2)
     x, y = torch.tensor([1, 2, 3, 4, 5]), torch.tensor([1, 0, 0, 4, 0])
     assert networks.accuracy(Reader(), (x, y)) == 2 / 5
+
+
+def test_a_network_of_columns_sees_rows_as_channels(tolerance):
+    """Its first convolution, written out: each output sums over rows, channels and three columns."""
+    model = networks.column_cnn(2, 3, seed=1)
+    kernels = [layer for layer in model if isinstance(layer, nn.Conv1d)]
+    assert [(k.in_channels, k.out_channels, k.stride[0]) for k in kernels] == [
+        (6 if n == 0 else 32, 32, stride) for n, stride in enumerate((2, 2, 2, 1, 1, 1))
+    ]
+    x = torch.randn(4, 2, 3, 16, generator=seeds.stream(0, "images of a test"))
+    padded = nn.functional.pad(x, (1, 1))
+    first, weight = model[1](model[0](x)), kernels[0].weight.reshape(32, 2, 3, 3)
+    for column in range(8):
+        window = padded[..., 2 * column : 2 * column + 3]
+        expected = torch.einsum("bcrk,ocrk->bo", window, weight) + kernels[0].bias
+        assert torch.allclose(first[..., column], expected, rtol=0, atol=tolerance["float32"])
+    assert model(x).shape == (4, 1)
+    again = networks.column_cnn(2, 3, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_dropout_is_put_before_the_last_layer():
+    model = networks.column_cnn(1, 8, seed=0)
+    assert networks.with_dropout(model, 0.0) is model
+    dropped = networks.with_dropout(model, 0.5)
+    assert isinstance(dropped[-2], nn.Dropout)
+    assert dropped[-1] is model[-1]
+    x = torch.randn(6, 1, 8, 32, generator=seeds.stream(0, "images of a test"))
+    assert torch.equal(dropped.eval()(x), model.eval()(x))

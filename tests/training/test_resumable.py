@@ -1,6 +1,7 @@
 """Training goes on exactly where it was stopped, alone and on several devices."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import textwrap
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 import ranklens as rl
@@ -78,6 +81,52 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path):
     resumable.train(network(), (made(), made()), PAIR, dataclasses.replace(PLAN, epochs=1), checkpoint=path)
     with pytest.raises(ValueError, match="was written with"):
         resumable.train(network(), (made(), made()), PAIR, PLAN, checkpoint=path)
+
+
+def test_checkpoints_that_do_not_name_later_settings_go_on_with_their_defaults(tmp_path):
+    path = tmp_path / "run.safetensors"
+    one = dataclasses.replace(PLAN, epochs=1)
+    model, curves = resumable.train(network(), (made(), made()), PAIR, one, checkpoint=path)
+    with safe_open(path, framework="pt") as stored:
+        about = json.loads(stored.metadata()["training"])
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no mapping)
+    assert [about["plan"].pop(name) for name in resumable.LATER] == [0, 0]
+    save_file(tensors, path, metadata={"training": json.dumps(about)})
+    again, found = resumable.train(network(), (made(), made()), PAIR, one, checkpoint=path)
+    assert found == curves
+    assert same(model, again)
+    with pytest.raises(ValueError, match="was written with"):
+        resumable.train(network(), (made(), made()), PAIR, dataclasses.replace(one, decay=0.1), checkpoint=path)
+
+
+def test_weight_decay_adds_the_parameters_to_their_gradient(tolerance):
+    """The first step of SGD, written out: theta - lr (gradient + decay theta)."""
+    examples, start = (made(8), made(8, 1)), list(network().parameters())
+    one = dataclasses.replace(PLAN, epochs=1, weight=0.0)
+    plain, decayed = (
+        list(resumable.train(network(), examples, PAIR, plan)[0].parameters())
+        for plan in (one, dataclasses.replace(one, decay=0.1))
+    )
+    for begin, a, b in zip(start, plain, decayed, strict=True):
+        assert torch.allclose(b, a - one.lr * 0.1 * begin, rtol=0, atol=tolerance["float32"])
+        assert not torch.equal(a, b) or not bool(begin.any())
+    with pytest.raises(ValueError, match="decay -1"):
+        dataclasses.replace(PLAN, decay=-1.0)
+
+
+def test_dropout_repeats_too(tmp_path):
+    def dropped():
+        return nn.Sequential(*network()[:-1], nn.Dropout(0.5), network()[-1])
+
+    plan, path = dataclasses.replace(PLAN, weight=0.0), tmp_path / "run.safetensors"
+    whole, curves = resumable.train(dropped(), (made(), made(20, 1)), PAIR, plan)
+    with pytest.raises(Killed):
+        resumable.train(dropped(), (made(), made(20, 1)), PAIR, plan, checkpoint=path, report=killed_at(2))
+    again, continued = resumable.train(dropped(), (made(), made(20, 1)), PAIR, plan, checkpoint=path)
+    assert same(whole, again)
+    assert continued == curves
+    plain, _ = resumable.train(network(), (made(), made(20, 1)), PAIR, plan)
+    assert not all(torch.equal(a, b) for a, b in zip(whole.parameters(), plain.parameters(), strict=True))
 
 
 def test_curves_are_what_they_say():
@@ -236,6 +285,11 @@ def test_the_learning_rate_may_fall_along_a_cosine():
     assert rates[0] == plan.lr
     assert rates[2] == pytest.approx(plan.lr / 2)
     assert rates[3] == pytest.approx(plan.lr * (1 - 2**-0.5) / 2)
+    held = dataclasses.replace(plan, epochs=8, hold=0.5)
+    assert [held.rate(epoch) for epoch in range(4)] == [plan.lr] * 4
+    assert [held.rate(epoch) for epoch in range(4, 8)] == pytest.approx(rates)
+    with pytest.raises(ValueError, match="hold is 1"):
+        dataclasses.replace(plan, hold=1.0)
     assert [PLAN.rate(epoch) for epoch in range(4)] == [PLAN.lr] * 4
     for one in (plan, PLAN):
         model, _ = resumable.train(network(), (made(), made(20, 1)), PAIR, one)

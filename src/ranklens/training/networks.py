@@ -13,6 +13,9 @@ from ranklens.training import loop
 CHANNELS = (16, 32, 64)
 # Output channels and stride of the six convolutions of `strided_cnn`.
 STRIDED = ((16, 2), (32, 2), (64, 2), (64, 1), (64, 1), (64, 1))
+# Output channels of each convolution of `column_cnn`: enough to fit a few hundred pairs of images, and few enough that
+# a step with the locality penalty takes 30 ms.
+COLUMN_CHANNELS = 32
 # Momentum of SGD: the usual value.
 MOMENTUM = 0.9
 # Largest Euclidean norm of a gradient; longer gradients are scaled down to it.
@@ -117,6 +120,43 @@ def strided_cnn(channels: int, seed: int) -> nn.Sequential:
             layers += [nn.Conv2d(channels, out, 3, stride, 1), nn.BatchNorm2d(out), nn.ReLU()]
             channels = out
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1))
+
+
+def column_cnn(channels: int, rows: int, seed: int) -> nn.Sequential:
+    """Return an untrained network with one logit per image whose convolutions run along the columns only.
+
+    The network is `strided_cnn` in one dimension: the rows of an image are channels, six convolutions of width 3 with
+    batch-norm have the strides of `strided_cnn`, and a mean over all positions and a linear layer follow. It takes
+    about half of the time of `strided_cnn`. The network maps images (batch, channels, rows, width) to (batch, 1)
+    logits; the width is arbitrary.
+
+    Args:
+        channels: number of channels of the images.
+        rows: height of the images, in pixels.
+        seed: seed of the initial values.
+
+    >>> import torch
+    >>> column_cnn(1, 8, seed=0)(torch.zeros(2, 1, 8, 64)).shape
+    torch.Size([2, 1])
+    """
+    with seeds.initial_values(seed, "network"):
+        layers: list[nn.Module] = [nn.Flatten(1, 2)]
+        into = channels * rows
+        for _, stride in STRIDED:
+            convolution = nn.Conv1d(into, COLUMN_CHANNELS, 3, stride, 1)
+            layers += [convolution, nn.BatchNorm1d(COLUMN_CHANNELS), nn.ReLU()]
+            into = COLUMN_CHANNELS
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(into, 1))
+
+
+def with_dropout(model: nn.Sequential, share: float) -> nn.Sequential:
+    """Return a network whose last layer gets its inputs through dropout; without dropout, the network itself.
+
+    Args:
+        model: the network; its layers are shared with the result.
+        share: share of the inputs of the last layer that are set to zero in training; 0 for no dropout.
+    """
+    return nn.Sequential(*model[:-1], nn.Dropout(share), model[-1]) if share else model
 
 
 def fit(

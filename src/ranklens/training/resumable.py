@@ -35,6 +35,9 @@ AT_ONCE = 500
 # Shares of correct answers are float32 sums divided by counts; a share this close to 1 is 1.
 ALL = 1 - 1e-9
 
+# Settings of a plan that earlier checkpoints do not name, with the values that these were trained with.
+LATER = {"decay": 0.0, "hold": 0.0}
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -64,7 +67,7 @@ class Plan:
             then training ends, if not before at `epochs`. 0 always trains for `epochs`.
         batch_size: number of images per step, over all devices together; at least two per device.
         lr: learning rate of SGD with momentum 0.9, at the beginning.
-        cosine: whether the learning rate of epoch t of T is lr (1 + cos(pi t / T)) / 2; otherwise it is constant.
+        cosine: whether the learning rate falls to zero along half a period of a cosine; otherwise it is constant.
         weight: weight of the locality penalty.
         every: number of steps from one evaluation of the penalty to the next.
         fraction: share of each batch on which the penalty is evaluated.
@@ -74,10 +77,12 @@ class Plan:
         accelerator: "cpu", "cuda", or another name that lightning-fabric accepts.
         devices: number of devices.
         precision: precision that lightning-fabric accepts: "32-true", "bf16-mixed" and others.
+        decay: weight decay of SGD: this number times the parameters is added to their gradient.
+        hold: share of the epochs before the fall of the learning rate begins, from 0 to below 1.
 
     Raises:
         ValueError: for a batch of fewer than two images per device, or for a number of epochs, devices or epochs
-            between measurements below 1, or a negative `stop`.
+            between measurements below 1, for a negative `stop` or `decay`, or a `hold` that is out of range.
     """
 
     epochs: int
@@ -93,14 +98,22 @@ class Plan:
     devices: int = 1
     precision: str = "32-true"
     cosine: bool = False
+    decay: float = 0.0
+    hold: float = 0.0
 
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch.
 
+        With `cosine`, the rate of epoch t of T is lr (1 + cos(pi u)) / 2, where u = (t / T - hold) / (1 - hold), or 0
+        before the fall.
+
         Args:
             epoch: number of the epoch, from 0.
         """
-        return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2 if self.cosine else self.lr
+        if not self.cosine:
+            return self.lr
+        fallen = max(epoch / self.epochs - self.hold, 0.0) / (1 - self.hold)
+        return self.lr * (1 + math.cos(math.pi * fallen)) / 2
 
     def __post_init__(self) -> None:
         """Refuse settings that train nothing.
@@ -110,11 +123,13 @@ class Plan:
         """
         if self.batch_size < 2 * self.devices:
             raise ValueError(f"batch_size is {self.batch_size} for {self.devices} devices; each takes two at least")
-        if min(self.epochs, self.watch, self.devices) < 1 or self.stop < 0:
+        if min(self.epochs, self.watch, self.devices) < 1 or self.stop < 0 or not self.decay >= 0:
             raise ValueError(
-                f"epochs {self.epochs}, watch {self.watch}, devices {self.devices}, stop {self.stop}: "
-                f"stop is 0 or more, and each of the others 1 or more"
+                f"epochs {self.epochs}, watch {self.watch}, devices {self.devices}, stop {self.stop}, decay "
+                f"{self.decay}: stop and decay are 0 or more, and each of the others 1 or more"
             )
+        if not 0 <= self.hold < 1:
+            raise ValueError(f"hold is {self.hold}; it is a share of the epochs, from 0 to below 1")
 
 
 @dataclass
@@ -287,7 +302,7 @@ def _in_process(fabric: Devices, job: _Job) -> tuple[dict[str, NDArray[np.generi
 def _train(fabric: Devices, job: _Job) -> tuple[nn.Module, Curves]:
     """Return the model, on the CPU, and its curves, after training in place from the start or from a checkpoint."""
     model, plan = job.model, job.plan
-    wrapped, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), lr=plan.lr, momentum=MOMENTUM))
+    wrapped, optimizer = fabric.setup(model, _sgd(model, plan))
     forward = getattr(wrapped, "_forward_module", wrapped)  # the outer wrapper forbids derivatives in the input
     penalty = LocalityPenalty(job.patches, weight=plan.weight, every=plan.every, fraction=plan.fraction, seed=plan.seed)
     learner = _Learner(model, forward, optimizer, penalty)
@@ -298,7 +313,8 @@ def _train(fabric: Devices, job: _Job) -> tuple[nn.Module, Curves]:
         epoch = len(curves.loss)
         for group in learner.optimizer.param_groups:
             group["lr"] = plan.rate(epoch)
-        loss, share = _epoch(learner, job.train_set, plan, epoch, fabric)
+        with seeds.initial_values(plan.seed, f"dropout of epoch {epoch}"):  # dropout draws from the global generator
+            loss, share = _epoch(learner, job.train_set, plan, epoch, fabric)
         curves.loss.append(loss)
         curves.train.append(share)
         if epoch % plan.watch == 0 or _finished(curves, plan):
@@ -309,6 +325,11 @@ def _train(fabric: Devices, job: _Job) -> tuple[nn.Module, Curves]:
         if job.report is not None:
             job.report(f"epoch {epoch + 1} of {plan.epochs}, loss {loss:.3f}, train {share:.1%}")
     return model.cpu(), curves
+
+
+def _sgd(model: nn.Module, plan: Plan) -> torch.optim.SGD:
+    """Return the optimizer of a plan."""
+    return torch.optim.SGD(model.parameters(), lr=plan.lr, momentum=MOMENTUM, weight_decay=plan.decay)
 
 
 def _epoch(learner: _Learner, examples: Examples, plan: Plan, epoch: int, fabric: Devices) -> tuple[float, float]:
@@ -422,7 +443,7 @@ def _restore(path: Path, plan: Plan, learner: _Learner) -> Curves:
     """
     with safe_open(path, framework="pt") as stored:
         about = json.loads(stored.metadata()["training"])
-        if about["plan"] != dataclasses.asdict(plan):
+        if LATER | about["plan"] != dataclasses.asdict(plan):
             raise ValueError(f"{path} was written with {about['plan']}, not {dataclasses.asdict(plan)}; remove it")
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no mapping)
     learner.model.load_state_dict({n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")})

@@ -1,6 +1,7 @@
 """Networks, measured numbers and claims of the study, against planted records and the definitions."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from ranklens import studies
+from ranklens.studies.kit import records
 from ranklens.studies.layers import countering_locality as study
 from ranklens.training import networks
 
@@ -44,7 +46,7 @@ def test_the_network_is_the_one_that_is_named():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"network": "mlp"}, "no network 'mlp'; choose cnn, resnet18 or resnet34"),
+        ({"network": "mlp"}, "no network 'mlp'; choose columns, cnn, resnet18 or resnet34"),
         ({"task": "sort"}, "no task 'sort'; choose same_class or pathfinder"),
         ({"weights": (0.0,)}, "weights is .0.0,.; the first must be 0, and at least one must follow"),
         ({"weights": (0.5, 1.0)}, "weights is .0.5, 1.0.; the first must be 0"),
@@ -97,11 +99,70 @@ def test_one_number_that_is_nan_fails_the_claims_that_use_it(record, name, place
     assert [k for k, claim in enumerate(study.claims(poisoned)) if not claim.holds] == fails
 
 
+def test_the_penalty_is_compared_with_the_best_value_of_each_control():
+    settings = dataclasses.replace(
+        study.PRESETS["tiny"], network="columns", decays=(0.01, 0.1), dropouts=(0.5,), epochs=1, test=20
+    )
+    planted = studies.perform("countering_locality", settings)
+    assert planted.decay_test.shape == (2, 1)
+    assert [len(study.draw(one).axes) for one in (planted, planted.drop_dims("decay"))] == [8, 8]
+    planted.test.loc[{"range": 16, "weight": 0.0}] = 0.5
+    planted.test.loc[{"range": 16, "weight": 1.0}] = 0.8
+    planted.decay_test[:] = [[0.55], [0.6]]
+    planted.dropout_test[:] = 0.75
+    decay, dropout = (claim for claim in study.claims(planted) if "in its place" in claim.statement)
+    assert decay.measured == pytest.approx(0.2)
+    assert "weight decay (0.01, 0.1; the best of them)" in decay.statement
+    assert decay.holds
+    assert dropout.measured == pytest.approx(0.05)
+    assert not dropout.holds
+    planted.decay_test[0] = math.nan
+    [decay, _] = (claim for claim in study.claims(planted) if "in its place" in claim.statement)
+    assert not decay.holds
+
+
+def test_controls_are_trained_without_the_penalty_at_the_last_range(monkeypatch):
+    settings = dataclasses.replace(study.PRESETS["tiny"], network="columns", decays=(0.01, 0.1), dropouts=(0.5,))
+    seen = []
+    true = study.train_one
+
+    def one(how, reach, weight, seed):
+        seen.append((how.decay, how.dropout, reach, weight, seed))
+        return true(dataclasses.replace(how, epochs=1, test=20), reach, weight, seed)
+
+    monkeypatch.setattr(study, "train_one", one)
+    study.run(dataclasses.replace(settings, epochs=1, test=20))
+    assert seen[-3:] == [(0.01, 0.0, 16, 0.0, 0), (0.1, 0.0, 16, 0.0, 0), (0.0, 0.5, 16, 0.0, 0)]
+    assert {row[:2] for row in seen[:-3]} == {(0.0, 0.0)}
+    with_decay, with_dropout = (
+        dataclasses.replace(settings, **change) for change in ({"decay": 0.1}, {"dropout": 0.5})
+    )
+    assert study.plan(with_decay, 0.0, 0).decay == 0.1
+    examples = study.task(settings, 16, 0).train
+    assert [
+        isinstance(study.network(how, examples, 0)[-2], torch.nn.Dropout) for how in (with_decay, with_dropout)
+    ] == [
+        False,
+        True,
+    ]
+
+
+def test_with_few_training_pairs_the_plain_network_is_expected_to_fall_to_chance(record):
+    falls = {}
+    for train in (300, 2000):
+        how = records.settings_of(record, study.Settings)
+        kept = record.assign_attrs(settings=json.dumps(dataclasses.asdict(dataclasses.replace(how, train=train))))
+        falls[train] = study.claims(kept)[4].bound
+    assert falls == {300: 0.3, 2000: 0.1}
+
+
 def test_curves_end_at_what_is_reported(record):
     for name, curve in (("test", "test_curve"), ("train", "train_curve")):
         assert np.array_equal(record[name].values, record[curve].isel(epoch=-1).values)
     assert (record.epochs == 1).all()
-    for name in ("share", "random_share"):
+    assert record.profile.dims == ("weight", "seed", "distance")
+    assert record.distance.values.tolist() == [0, 8, 16]
+    for name in ("share", "random_share", "profile", "random_profile"):
         assert ((record[name] >= 0) & (record[name] <= 1)).all()
 
 

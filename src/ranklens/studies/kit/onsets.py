@@ -122,12 +122,26 @@ def draw_learning(record: xr.Dataset, variable: str, noun: str, rank: int, share
         share: share of the entries that are observed.
     """
     made, (values, errors) = drawing.figure(2)
-    first = runs(record)[0]
-    names = [f"{noun} {k + 1}" for k in range(rank)]
-    drawing.lines(values, first.time.values, first[variable].values, names, rest="all others: not learned")
-    drawing.label(values, f"One at a time (seed {int(first.seed)})", "time of the gradient flow", noun)
+    draw_sizes(values, record, variable, noun, rank)
     draw_errors(errors, record, share)
     return made
+
+
+def draw_sizes(axes: Axes, record: xr.Dataset, variable: str, noun: str, rank: int) -> None:
+    """Draw the sizes of the components of the first seed against time, or against steps.
+
+    Args:
+        axes: the panel.
+        record: a gathered record of flows, or of descents.
+        variable: name of the variable that holds the sizes.
+        noun: what one of the components is called, such as "singular value".
+        rank: number of components with a colour and a name.
+    """
+    first = runs(record)[0]
+    names = [f"{noun} {k + 1}" for k in range(rank)]
+    drawing.lines(axes, times(first), first[variable].values, names, rest="all others: not learned")
+    along = "time of the gradient flow" if "time" in first else "step"
+    drawing.label(axes, f"One at a time (seed {int(first.seed)})", along, noun)
 
 
 def _sorted(values: NDArray[np.float64]) -> NDArray[np.float64]:

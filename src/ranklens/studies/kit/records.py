@@ -65,8 +65,8 @@ def last(record: xr.Dataset, name: str) -> NDArray[np.float64]:
 
 
 def times(run: xr.Dataset) -> NDArray[np.float64]:
-    """Return the time of every row of a run."""
-    return np.asarray(run.time.values)
+    """Return the time of every row of a flow, or the step of every row of a descent."""
+    return np.asarray(run["time" if "time" in run else "step"].values, dtype=np.float64)
 
 
 def settings_of(record: xr.Dataset, kind: type[S]) -> S:
