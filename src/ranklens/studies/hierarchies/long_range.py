@@ -289,7 +289,12 @@ def draw(record: xr.Dataset) -> Figure:
             errors.loglog(r.step[1:], r.test[1:], label=name, linewidth=1.2, **drawing.style(k))
             errors.plot(r.step[-1:], r.test[-1:], "o", markersize=4, color=drawing.COLOURS[k])
     errors.legend(fontsize=8)
-    drawing.label(errors, "The far pair is learned late and badly", "iterations", "squared error, unobserved entries")
+    drawing.label(
+        errors,
+        "The far pair is learned late and badly",
+        "iterations (log scale)",
+        "error, unobserved entries (log scale)",
+    )
     _draw_sizes(sizes, record, settings.rank)
     _draw_pruning(pruning, record)
     return made
@@ -311,7 +316,10 @@ def _draw_sizes(axes: Axes, record: xr.Dataset, rank: int) -> None:
     axes.set_ylim(1e-3 * float(values.min()), 1e3)  # space for the legend and the annotation
     axes.legend(fontsize=8, loc="lower left")
     drawing.label(
-        axes, "At the root: low rank, large components", "index, in descending order", f"value / value {rank}"
+        axes,
+        "At the root: low rank, large components",
+        "index, in descending order",
+        f"value / value {rank} (log scale)",
     )
 
 
@@ -324,7 +332,9 @@ def _draw_pruning(axes: Axes, record: xr.Dataset) -> None:
         style = {**drawing.THEORY, "color": drawing.COLOURS[k]}
         axes.semilogy(record.width, moved / at.moved_over_bound.sel(case=case), label=f"{case} pair: bound", **style)
     axes.legend(fontsize=8)
-    drawing.label(axes, "Truncation stays below its bound", "components kept per bond", "|W - truncated W| / |W|")
+    drawing.label(
+        axes, "Truncation stays below its bound", "components kept per bond", "|W - truncated W| / |W| (log scale)"
+    )
 
 
 def alt(record: xr.Dataset) -> str:

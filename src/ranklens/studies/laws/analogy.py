@@ -270,7 +270,10 @@ def draw(record: xr.Dataset) -> Figure:
         axes.loglog(line, K * line ** (2 - 2 / K), **drawing.THEORY, label=f"law: {K} sigma^(2 - 2/{K})")
         quantity = "singular value" if kind == "matrix" else "component norm"
         drawing.label(
-            axes, f"{kind}: K = {meanings[kind]} = {K}\nfitted exponent {slope:.3f}", f"{quantity} sigma", "rate"
+            axes,
+            f"{kind}: K = {meanings[kind]} = {K}\nfitted exponent {slope:.3f}",
+            f"{quantity} sigma (log scale)",
+            "rate (log scale)",
         )
         axes.legend(fontsize=8)
     return made

@@ -229,10 +229,11 @@ def draw(record: xr.Dataset) -> Figure:
         outside.semilogy(steps, np.maximum(run.outside, 1e-17), label=name, **drawing.style(k))
     outside.axhline(ROUNDING, **drawing.THEORY, label="counts as rounding")
     ends.axhline(FOUND, **drawing.THEORY, label="counts as found")
-    drawing.label(ends, "From zero to the solution of least norm", "step", "relative distance |w - least| / |least|")
-    drawing.label(outside, "Only Adam and sign leave the row space", "step", "distance from the row space")
-    ends.legend(fontsize=7)
-    outside.legend(fontsize=7)
+    drawing.label(ends, "From zero to the solution of least norm", "step", "relative distance (log scale)")
+    drawing.label(outside, "Only Adam and sign leave the row space", "step", "distance (log scale)")
+    for axes in (ends, outside):
+        axes.set_ylim(top=1e6)  # space for the legend
+        axes.legend(fontsize=7, loc="upper right", ncols=2)
     return made
 
 

@@ -351,7 +351,8 @@ def draw(record: xr.Dataset) -> Figure:
         drawing.label(axes, f"{name.capitalize()}", "step", "singular value")
         last = float(np.nanmax(record.learnt.sel(optimizer=name).values))
         axes.set_xlim(0, 1.1 * last)
-        axes.set_ylim(0, 1.45 * max(settings.values))  # room for the legend
+        axes.set_ylim(0, 1.5 * max(settings.values))  # room for the legend
+        axes.legend(fontsize=8, loc="upper right", ncols=len(names))
     plain.set_title("Descent: large singular values first", loc="left", fontsize=11, fontweight="bold")
     spectral.set_title("Spectral: small ones first", loc="left", fontsize=11, fontweight="bold")
     at = np.arange(len(OPTIMIZERS))
@@ -361,7 +362,7 @@ def draw(record: xr.Dataset) -> Figure:
         audit.semilogy(at, values, marker="os^"[k], label=label, color=drawing.COLOURS[k], linestyle="none")
     audit.set_xticks(at, list(OPTIMIZERS), rotation=60, ha="right", fontsize=8)
     audit.legend(fontsize=7)
-    drawing.label(audit, "Completion: errors and ranks", "optimizer", "relative size, median of the seeds")
+    drawing.label(audit, "Completion: errors and ranks", "optimizer", "relative size (log scale)")
     return made
 
 

@@ -409,9 +409,18 @@ def draw(record: xr.Dataset) -> Figure:
     deviation.set_xlim(1e-4, x[-1])
     _draw_monitor(monitor, record)
     _draw_example(example, record)
-    drawing.label(deviation, "Imbalance bends the law", "relative imbalance of the component", "rate / balanced law")
-    drawing.label(monitor, "A growing component approaches its law", "time of the gradient flow", "relative size")
-    drawing.label(example, "2 x 2, depth 2: imbalance stops |w11|", "loss, falling to the right", "|w11|")
+    drawing.label(
+        deviation,
+        "Imbalance bends the law",
+        "relative imbalance of the component (log scale)",
+        "rate / balanced law (log scale)",
+    )
+    drawing.label(
+        monitor, "A growing component approaches its law", "time of the gradient flow", "relative size (log scale)"
+    )
+    drawing.label(
+        example, "2 x 2, depth 2: imbalance stops |w11|", "loss, falling to the right (log scale)", "|w11| (log scale)"
+    )
     for axes in (deviation, monitor, example):
         axes.legend(fontsize=7, loc="upper left" if axes is not monitor else "upper right")
     return made
@@ -423,7 +432,7 @@ def _draw_monitor(axes: Axes, record: xr.Dataset) -> None:
     axes.semilogy(time, record.monitor_imbalance, label="relative imbalance", **drawing.style(0))
     axes.semilogy(time, record.monitor_off, label="|rate / law - 1|", **drawing.style(1))
     axes.axvline(float(record.balanced_from), **drawing.THEORY, label=f"imbalance below {SHARE:g} from here on")
-    axes.set_ylim(bottom=1e-6)
+    axes.set_ylim(1e-6, 1e3)  # space for the legend
 
 
 def _draw_example(axes: Axes, record: xr.Dataset) -> None:
@@ -437,7 +446,7 @@ def _draw_example(axes: Axes, record: xr.Dataset) -> None:
     bound = theory.bounds_2x2(torch.from_numpy(loss)).w11
     axes.loglog(loss, bound, **drawing.THEORY, label="balanced: at least")
     axes.set_xlim(1.0, 1e-6)
-    axes.set_ylim(5e-3, 1e3)
+    axes.set_ylim(5e-3, 1e5)  # space for the legend
 
 
 def alt(record: xr.Dataset) -> str:

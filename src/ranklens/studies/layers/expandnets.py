@@ -247,7 +247,7 @@ def draw(record: xr.Dataset) -> Figure:
     curve.set_ylim(max(0.0, 100 * float(record.test.isel(step=-1).min()) - 20), 100)
     title = f"Accuracy on {settings.images}; dots: best validation"
     drawing.label(curve, title, "steps of SGD", "test accuracy (%)")
-    curve.legend(fontsize=8)
+    curve.legend(fontsize=8, loc="lower right")
     duration = 1e3 * record.duration.median("seed")
     places = np.arange(record.sizes["timed"])
     bars.bar(places, duration, 0.6, color=[drawing.COLOURS[k] for k in (0, 1, 2)])

@@ -148,7 +148,7 @@ def draw(record: xr.Dataset) -> Figure:
             axes.semilogy(loss.step, loss / loss.isel(step=0), label=name, **drawing.style(k))
         axes.legend(fontsize=8)
         title = f"Initial weights: {initial}, std {std:g}"
-        drawing.label(axes, title, "steps of descent", "training loss / at the start")
+        drawing.label(axes, title, "steps of descent", "training loss / at the start (log scale)")
     return made
 
 

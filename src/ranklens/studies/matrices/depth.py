@@ -283,7 +283,7 @@ def draw(record: xr.Dataset) -> Figure:
         unobserved = (1 - observed / settings.size**2) ** 0.5
         errors.plot([1.0], [unobserved], "x", color="#000000", label="zeros in unobserved places" if k == 0 else None)
     ranks.axhline(settings.rank, **drawing.THEORY, label=f"rank of the matrix: {settings.rank}")
-    drawing.label(errors, "From few entries, depth decides", "depth L", "relative error |W - target| / |target|")
+    drawing.label(errors, "From few entries, depth decides", "depth L", "relative error (log scale)")
     drawing.label(ranks, "Depth lowers the rank", "depth L", "effective rank")
     drawing.label(norms, "The nuclear norm is above the least", "depth L", "nuclear norm above the least, %")
     errors.legend(fontsize=7, loc=(0.45, 0.08))

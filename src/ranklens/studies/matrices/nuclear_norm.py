@@ -378,9 +378,14 @@ def draw(record: xr.Dataset) -> Figure:
             second = record.second.sel(graph=graph, parts_seed=seed)
             parts.loglog(record.scale, second, label=graph if j == 0 else None, **drawing.style(k))
     drawing.label(
-        positive, "Positive matrices: operators that commute", "initial scale alpha", "trace / least trace - 1"
+        positive,
+        "Positive matrices: operators that commute",
+        "initial scale alpha (log scale)",
+        "trace / least trace - 1",
     )
-    drawing.label(parts, "Connected entries give rank one", "initial scale", "second / first singular value")
+    drawing.label(
+        parts, "Connected entries give rank one", "initial scale (log scale)", "second / first singular value"
+    )
     for axes in (errors, norms, positive, parts):
         axes.legend(fontsize=7)
     return made
@@ -403,7 +408,7 @@ def _draw_completion(errors: Axes, norms: Axes, record: xr.Dataset) -> None:
     norms.set_xticks(places, names, fontsize=8)
     norms.axhline(0.0, **drawing.THEORY, label="certified least")
     errors.set_yscale("log")
-    drawing.label(errors, "The least nuclear norm misses the matrix", "", "relative error |W - target| / |target|")
+    drawing.label(errors, "The least nuclear norm misses the matrix", "", "relative error (log scale)")
     drawing.label(norms, "Depth ends above the least nuclear norm", "", "nuclear norm above the least, %")
     for axes in (errors, norms):
         axes.set_xlabel("method of completion")
