@@ -405,3 +405,21 @@ def test_ordinary_tables(offset, scaled, rank, noise):
     assert relative_error(found, W) < (2.0 if scaled else 1.2) * unavoidable + MOSTLY_RECOVERED
     if noise == 0:
         assert completer.rank_ in (rank, rank + 1)  # a constant is of rank one, unless it is taken for the mean
+
+
+def test_few_entries_are_filled_in_by_the_mean():
+    """One held-out entry cannot say that zero is a better prediction."""
+    with pytest.warns(UserWarning, match="1 column has no observed entry: 1"):
+        filled = rl.MatrixCompleter().fit_transform(np.array([[1.0, np.nan, 3.0, 4.0]]))
+    assert filled[0, 1] == pytest.approx(8 / 3, rel=0.1)
+
+
+def test_labels_that_occur_twice_cannot_be_predicted_by_label():
+    X, _ = planted((12, 5), 1, 0.8)
+    frame = pd.DataFrame(X, index=["a"] * 12, columns=list("vwxyz"))
+    completer = rl.MatrixCompleter(max_steps=50).fit(frame)
+    assert np.isfinite(completer.transform(frame).to_numpy()).all()
+    with pytest.raises(ValueError, match="the fitted frame has the row label 'a' more than once; pass positions"):
+        completer.predict([("a", "v")])
+    with pytest.raises(ValueError, match="X has 5 columns of the name 'v'"):
+        rl.MatrixCompleter().fit(frame.set_axis(["v"] * 5, axis=1))

@@ -107,6 +107,30 @@ def test_a_weight_of_two_is_two_rows(posterior):
         rl.EntryRegressor().fit(X, y, sample_weight=np.zeros(500))
 
 
+def test_weights_of_any_unit_and_any_range():
+    X, y = table(rows=400)
+    settings = {"posterior": 10, "implicit": False, "max_steps": 200}
+    plain = rl.EntryRegressor(**settings).fit(X, y).predict(X)
+    shares = rl.EntryRegressor(**settings).fit(X, y, sample_weight=np.full(400, 1 / 400)).predict(X)
+    assert np.allclose(shares, plain, rtol=SAME)
+    one_counts = rl.EntryRegressor(**settings).fit(X, y, sample_weight=np.where(np.arange(400) == 3, 1e9, 1.0))
+    assert one_counts.predict(X[3:4]) == pytest.approx(y[3], abs=1e-3)
+
+
+def test_tables_that_are_refused():
+    X, y = table(rows=60)
+    regressor = rl.EntryRegressor(max_steps=10, posterior=0)
+    with pytest.raises(ValueError, match="X has 2 columns of the name 'a'; give every column a name"):
+        regressor.fit(X.set_axis(["a", "a"], axis=1), y)
+    masked = np.arange(60) == 7
+    with pytest.raises(ValueError, match="y is masked in row 7; leave that row out"):
+        regressor.fit(X, np.ma.array(y, mask=masked))
+    with pytest.raises(ValueError, match="values is masked in row 7"):
+        rl.TensorCompleter((60, 2)).fit(
+            np.stack([np.arange(60), masked], axis=1).astype(int), np.ma.array(y, mask=masked)
+        )
+
+
 @pytest.mark.slow
 def test_features_predict_labels_without_rows():
     made = np.random.default_rng(0)

@@ -18,7 +18,7 @@ from ranklens.completers.factors import is_factored
 from ranklens.completers.observed import Observed
 from ranklens.completers.polish import Fit, Polish, fit, noise_level, residual, tolerated, widths
 from ranklens.completers.prepared import Data, HeldOut, is_exact, prepare
-from ranklens.completers.sampling import Begin, MakeFeatures, Sampled, number_of_draws, sample
+from ranklens.completers.sampling import FEW, Begin, MakeFeatures, Sampled, number_of_draws, sample
 from ranklens.tensors.init import is_chain
 from ranklens.tensors.network import TensorNetwork
 from ranklens.threads import threads
@@ -153,6 +153,8 @@ def _complete(
     floor = EXACT * min(attempt.data.scale for attempt in attempts)  # exact fits are not told apart
     enough = tolerated(attempts[0].data.held_out) * max(floor, min(attempt.error for attempt in attempts))
     attempt = next(attempt for attempt in attempts if attempt.error <= enough)
+    if not attempt.is_better and attempt.data.held_out.count < FEW:
+        attempt = attempts[-1]
     data, refined = attempt.data, attempt.refined
     rmse = attempt.rmse()
     sampled = _sample(attempt, settings, ways, clear_ways).times(data.scale)

@@ -22,6 +22,9 @@ PRIOR_ROWS = 2.0
 PRIOR_SIZE = 1e-3
 # Degrees of freedom of the prior of the noise precision, in observations.
 PRIOR_NOISE = 1.0
+# Added to the diagonal of every precision matrix, in units of its mean. Rounding errors then leave it positive definite
+# if a few entries have weights that are many orders of magnitude larger than the others.
+LIFT = 1e-12
 # Number of rows from which on their Cholesky factorizations are made together (measured).
 MANY = 300
 Matrix: TypeAlias = NDArray[np.float64]
@@ -239,6 +242,7 @@ def draw_rows(
     rows, size = made.moment.shape
     i, j = torch.tril_indices(size, size)
     lower = noise_precision * made.gram + precision[i, j]
+    lower[:, i == j] += LIFT * lower[:, i == j].mean(dim=1, keepdim=True)
     y = noise_precision * made.moment + means @ precision
     return _by_rows(lower, y, noise) if rows < MANY else _by_entries(lower, y, noise)
 

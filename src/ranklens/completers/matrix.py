@@ -352,7 +352,14 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
                     "the completer was fitted on an array, which has no labels: pass positions, two columns of "
                     "integers (row, column), or fit a frame"
                 )
-            at = labels.get_indexer(pd.Index(pairs.iloc[:, n], dtype=object))
+            wanted = pd.Index(pairs.iloc[:, n], dtype=object)
+            if not labels.is_unique:
+                twice = labels[labels.duplicated()][0]
+                raise ValueError(
+                    f"the fitted frame has the {kind} label {twice!r} more than once; pass positions, two columns of "
+                    f"integers (row, column), or fit a frame with distinct labels"
+                )
+            at = labels.get_indexer(wanted)
             if (at < 0).any():
                 unknown = pairs.iloc[int(np.argmin(at)), n]
                 raise ValueError(

@@ -35,6 +35,7 @@ from ranklens.completers.side import (
     with_unknown,
 )
 from ranklens.completers.start import aligned_
+from ranklens.completers.table import check_names, check_no_masks
 from ranklens.completers.tensor import leaning_
 from ranklens.tensors import init
 from ranklens.tensors.families import cp, deep_matrix
@@ -157,7 +158,9 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
             X: (m, N) labels of any hashable kind, as a frame or an array with one column per mode, and with the column
                 `time` if there is one. A combination of labels may occur more than once.
             y: (m,) values.
-            sample_weight: (m,) weights: a row of weight 2 counts as two rows. Rows of weight 0 are left out.
+            sample_weight: (m,) weights: a row of weight 2 counts as two rows. Rows of weight 0 are left out. Weights
+                whose mean is below 1, the zeros not counted, are divided by it. Divide weights that are no numbers of
+                rows by their mean.
 
         Returns:
             The regressor.
@@ -171,6 +174,7 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
+            weights = weights / min(weights[weights > 0].mean(), 1.0)  # scikit-learn refuses zeros only
         labels = table.shape[1] - (self.time is not None)
         if self.implicit and labels != 2:
             raise ValueError(
@@ -226,7 +230,10 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         self._error = found.rmse["biases" if found.net is None else "polish"]
 
     def _checked(self, X: ArrayLike | pd.DataFrame, y: ArrayLike) -> tuple[pd.DataFrame, NDArray[np.float64]]:
-        """Return labels as a frame, and values, after the checks that scikit-learn prescribes."""
+        """Return labels as a frame, and values, after the checks that scikit-learn prescribes and some more."""
+        check_names(X)
+        check_no_masks(X, "X")
+        check_no_masks(y, "y")
         if not isinstance(X, pd.DataFrame):
             rows, values = validate_data(self, X, y, dtype=None, ensure_all_finite=False, y_numeric=True)
             return pd.DataFrame(rows), np.asarray(values, dtype=np.float64)
@@ -238,6 +245,8 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
     def _table(self, X: ArrayLike | pd.DataFrame) -> pd.DataFrame:
         """Return labels as a frame, after checking that they have the columns of the fit."""
         check_is_fitted(self)
+        check_names(X)
+        check_no_masks(X, "X")
         if isinstance(X, pd.DataFrame):
             validate_data(self, X, skip_check_array=True, reset=False)
             return X

@@ -26,6 +26,8 @@ LARGE = 2**19
 # The posterior is not kept if its held-out squared error is larger by more than this many standard errors. Held-out
 # entries have also chosen the size and the ridge of the least squares, whose error they therefore underestimate.
 DOUBTS = 2.0
+# Number of held-out entries below which they cannot say that anything predicts better than biases alone.
+FEW = 10
 # Nominal shares of the intervals whose calibration is checked.
 SHARES = (0.5, 0.8, 0.9, 0.95)
 # Sweeps that are not kept, and draws, with the training set, by which held-out entries judge the posterior.
@@ -149,7 +151,7 @@ def sample(
     Returns:
         The posterior, if it was kept, and its held-out error.
     """
-    if not draws or not begin.error > NOISE_FREE:
+    if not draws or not begin.error > NOISE_FREE or (begin.net is None and held_out.count < FEW):
         return Sampled(None, None)
     trials = [
         _try(train, held_out, begin, ways[way], way=way, more=more, seed=seed)

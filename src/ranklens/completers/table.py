@@ -30,7 +30,7 @@ def numbers(X: Matrix) -> Matrix:
         X: the table.
 
     Raises:
-        ValueError: for a column of a frame that has no numbers; the message names it.
+        ValueError: for a column of a frame that has no numbers, or a name of several columns; the message names it.
 
     >>> import pandas as pd
     >>> numbers(pd.DataFrame({"a": [1, None], "b": pd.array([True, pd.NA])}, dtype=object)).to_numpy()
@@ -38,6 +38,7 @@ def numbers(X: Matrix) -> Matrix:
            [nan, nan]])
     """
     if isinstance(X, pd.DataFrame):
+        check_names(X)
         columns = [_column(X.iloc[:, k], X.columns[k]) for k in range(X.shape[1])]
         whole = np.stack(columns, axis=1) if columns else np.zeros(X.shape)
         return pd.DataFrame(whole, index=X.index, columns=X.columns)
@@ -48,6 +49,36 @@ def numbers(X: Matrix) -> Matrix:
         if array.dtype == object and array.ndim == 2:
             return np.where(pd.isna(array), np.nan, array) if pd.isna(array).any() else X
     return X
+
+
+def check_names(X: object) -> None:
+    """Refuse a frame in which several columns have one name.
+
+    Args:
+        X: the frame; anything else is not checked.
+
+    Raises:
+        ValueError: if a name occurs more than once.
+    """
+    if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
+        name = X.columns[X.columns.duplicated()][0]
+        count = int((X.columns == name).sum())
+        raise ValueError(f"X has {count} columns of the name {name!r}; give every column a name of its own")
+
+
+def check_no_masks(values: object, name: str) -> None:
+    """Refuse a masked array with masked values, where every value must be known.
+
+    Args:
+        values: the values; anything but a masked array is not checked.
+        name: what to call them in the message.
+
+    Raises:
+        ValueError: if a value is masked.
+    """
+    if np.ma.is_masked(values):
+        row = int(np.argwhere(np.ma.getmaskarray(values))[0, 0])
+        raise ValueError(f"{name} is masked in row {row}; leave that row out")
 
 
 def _column(column: pd.Series, name: Hashable) -> NDArray[np.float64]:

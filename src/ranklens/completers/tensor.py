@@ -26,6 +26,7 @@ from ranklens.completers.polish import widths
 from ranklens.completers.prepared import HeldOut
 from ranklens.completers.sampling import MakeFeatures
 from ranklens.completers.side import Features, smooth_features, strengths
+from ranklens.completers.table import check_no_masks
 from ranklens.tensors import families, init
 from ranklens.tensors.network import TensorNetwork
 
@@ -291,6 +292,7 @@ def _check_observations(indices: ArrayLike | pd.DataFrame, values: ArrayLike, sh
         ValueError: for no entries, another number of values than of positions, or values that are not finite.
     """
     positions = check_positions(indices, shape)
+    check_no_masks(values, "values")
     numbers = np.asarray(values, dtype=np.float64).copy()  # frames share arrays that may not be written to
     if numbers.shape != (len(positions),) or not len(positions):
         raise ValueError(
