@@ -156,7 +156,7 @@ def with_dropout(model: nn.Sequential, share: float) -> nn.Sequential:
         model: the network; its layers are shared with the result.
         share: share of the inputs of the last layer that are set to zero in training; 0 for no dropout.
     """
-    return nn.Sequential(*model[:-1], nn.Dropout(share), model[-1]) if share else model
+    return nn.Sequential(*list(model)[:-1], nn.Dropout(share), model[-1]) if share else model
 
 
 def fit(

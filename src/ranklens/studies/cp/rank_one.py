@@ -254,15 +254,11 @@ def draw(record: xr.Dataset) -> Figure:
             )
     law = np.median(ratios(record)[-1]) * (alpha / alpha[-1]) ** settings.order
     share.loglog(alpha, law, **drawing.THEORY, label=f"slope {settings.order}, the order")
-    apart.axhline(1e3 * settings.rtol, **drawing.THEORY, label="1000 times the solver's relative tolerance")
+    apart.axhline(1e3 * settings.rtol, **drawing.THEORY, label="1000 solver tolerances")
     for axes in (share, apart):
         axes.legend(fontsize=8)
-    drawing.label(
-        share, "The other components vanish like alpha^N", "initial scale alpha", "second over first component norm"
-    )
-    drawing.label(
-        apart, "The trajectory is that of one component", "initial scale alpha", "largest distance over |target|"
-    )
+    drawing.label(share, "Others vanish like alpha^N", "initial scale alpha", "second over first component norm")
+    drawing.label(apart, "Distance to the leader's flow", "initial scale alpha", "largest distance over |target|")
     return made
 
 

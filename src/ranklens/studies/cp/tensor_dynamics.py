@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ranklens import drawing, problems, seeds
 from ranklens.dynamics import descent, flow, optim
+from ranklens.dynamics.record import Track
 from ranklens.problems import losses, targets
 from ranklens.studies.kit import laws, onsets, records, reduce, sources
 from ranklens.studies.kit.claim import Claim, finding
@@ -179,7 +180,7 @@ def _one(settings: Settings, seed: int) -> xr.Dataset:
     """Return the record of one seed's flow, or of its descent."""
     task = problem(settings, seed)
     net = families.cp((settings.size,) * settings.order, settings.components, std=settings.std, seed=seed)
-    track = {"component": _largest, "error": task.error, "law_error": laws.component_law(task, "r")}
+    track: Track = {"component": _largest, "error": task.error, "law_error": laws.component_law(task, "r")}
     if settings.lr:
         optimizer = optim.GroupRMSprop(net.parameters(), lr=settings.lr)
         return descent.gradient_descent(
