@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: talk test test-all test-oldest lint docs gallery bench clean
+.PHONY: talk test test-all test-oldest lint docs gallery results bench clean
 
 talk: .stamp-install
 	$(BIN)/ranklens talk --out report
@@ -29,6 +29,9 @@ gallery: .stamp-install  # draws the gallery's images from the records of the la
 
 test-oldest:  # builds an environment of the oldest versions that pyproject.toml declares, and tests in it
 	$(PYTHON) tests/oldest.py
+
+results: .stamp-install  # writes the tables of README.md and docs/reproductions.md from the records of the last report
+	$(BIN)/python docs/results_table.py report
 
 bench: .stamp-install
 	$(BIN)/python benchmarks/run.py
