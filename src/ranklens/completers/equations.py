@@ -154,10 +154,10 @@ class _Block:
 
     def features(self, factors: Sequence[Tensor], *, biases: bool) -> NDArray[np.float64]:
         """Return the products of the other modes' factors, of shape (K, entries), with ones in place of biases."""
-        made = None
-        for m, own in self.others.items():
-            picked = np.ascontiguousarray(factors[m].numpy().T).take(own, axis=1)
-            made = picked if made is None else np.multiply(made, picked, out=made)
+        (first, at_first), *others = self.others.items()
+        made: NDArray[np.float64] = _columns(factors[first]).take(at_first, axis=1)
+        for m, own in others:
+            np.multiply(made, _columns(factors[m]).take(own, axis=1), out=made)
         if biases:
             made[-1] = 1.0
         return made
@@ -254,6 +254,11 @@ def _equations(features: NDArray[np.float64], targets: NDArray[np.float64], bloc
         found[:, block.filled] = np.add.reduceat(table, block.begins, axis=1)
     made = torch.from_numpy(found)
     return Equations(block.low, made[:end].T, made[end:].T)
+
+
+def _columns(factor: Tensor) -> NDArray[np.float64]:
+    """Return the columns of a factor one after the other, of shape (K, d)."""
+    return np.ascontiguousarray(factor.numpy().T)
 
 
 def _with_ones(factor: Tensor) -> Tensor:

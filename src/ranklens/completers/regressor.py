@@ -297,7 +297,9 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         ]
         if self.implicit is False or table.shape[1] != 2:
             return plain
-        with_feedback = [(partial(make, groups=groups, implicit=True), True) for groups in fixed]
+        with_feedback: list[tuple[MakeFeatures | None, bool]] = [
+            (partial(make, groups=groups, implicit=True), True) for groups in fixed
+        ]
         return with_feedback if self.implicit else [*plain, *with_feedback]
 
     def predict(

@@ -66,7 +66,7 @@ def check_names(X: object) -> None:
         raise ValueError(f"X has {count} columns of the name {name!r}; give every column a name of its own")
 
 
-def check_no_masks(values: object, name: str) -> None:
+def check_no_masks(values: Matrix, name: str) -> None:
     """Refuse a masked array with masked values, where every value must be known.
 
     Args:
@@ -76,7 +76,7 @@ def check_no_masks(values: object, name: str) -> None:
     Raises:
         ValueError: if a value is masked.
     """
-    if np.ma.is_masked(values):
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         row = int(np.argwhere(np.ma.getmaskarray(values))[0, 0])
         raise ValueError(f"{name} is masked in row {row}; leave that row out")
 
