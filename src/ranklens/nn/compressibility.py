@@ -55,6 +55,8 @@ class _Components:
 
     def first(self, count: int) -> Tensor:
         """Return the sum of the first components, in float64 and the shape of the weight."""
+        if count == len(self.norms):
+            return self.weight  # exactly, so that leaving out nothing changes nothing
         if self._network is None:
             U, S, Vh = self._svd
             return ((U[:, :count] * S[:count]) @ Vh[:count]).reshape(self.weight.shape)
