@@ -21,16 +21,15 @@ class Decay:
     """y' = -y with loss |y|^2 / 2: y(t) = y(0) e^-t."""
 
     def __init__(self, start):
-        self.array = np.array(start, dtype=np.float64)
+        self.array = self.vector = np.array(start, dtype=np.float64)
         self.evaluations, self.slope = 0, math.inf
 
     @property
     def subject(self):
         return self.array.copy()
 
-    def __call__(self, _, y, yp):
-        np.copyto(self.array, y)
-        np.copyto(yp, self.velocity())
+    def rate(self):
+        return self.velocity()
 
     def velocity(self):
         self.evaluations += 1

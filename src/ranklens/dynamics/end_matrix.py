@@ -12,9 +12,9 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ranklens.dynamics.newton import Vector
 from ranklens.dynamics.record import Cost, Outcome, Quantity, Recorder, is_early, run_attributes, warn_if_early
 from ranklens.dynamics.solver import (
-    KRYLOV,
     SOLVER,
     Bounds,
     Field,
@@ -147,7 +147,7 @@ def end_matrix_flow(  # noqa: PLR0913  (what ends a run, what it records, how ex
         outcome,
         task,
         network=f"the end matrix of depth {depth:g}",
-        solver=f"{SOLVER}({KRYLOV})",
+        solver=SOLVER,
         until_loss=until_loss,
         early=is_early(outcome.stopped, until_loss),
         rtol=rtol,
@@ -212,6 +212,7 @@ class _Matrix:
         self.task, self.depth = task, depth
         self.W = start.detach().clone(memory_format=torch.contiguous_format)
         self.array: Floats = self.W.view(-1).numpy()
+        self.vector: Vector = self.array
         self.evaluations, self.slope = 0, math.inf
 
     @property
@@ -219,9 +220,9 @@ class _Matrix:
         """Return the present state."""
         return _State(self.W.clone(), torch.linalg.svdvals(self.W).log(), _sign(self.W))
 
-    def __call__(self, _: float, y: Floats, yp: Floats) -> None:
-        np.copyto(self.array, y)
-        np.copyto(yp, self.velocity())
+    def rate(self) -> Floats:
+        """Return the rate of every entry of W."""
+        return self.velocity()
 
     def velocity(self) -> Floats:
         """Return the rate of every entry of W."""
@@ -259,6 +260,7 @@ class _Logarithmic:
         U, S, Vh = torch.linalg.svd(start, full_matrices=False)
         flat = torch.cat([U.reshape(-1), S.log(), Vh.T.reshape(-1)])
         self.array: Floats = flat.numpy()
+        self.vector: Vector = self.array
         split = flat.split([U.numel(), len(S), Vh.numel()])
         self._U, self._logs, self._V = split[0].view(U.shape), split[1], split[2].view(Vh.T.shape)
 
@@ -269,9 +271,9 @@ class _Logarithmic:
         square = len(U) == len(V)
         return _State((U * self._logs.exp()) @ V.T, self._logs.clone(), _sign(U) * _sign(V) if square else 0.0)
 
-    def __call__(self, _: float, y: Floats, yp: Floats) -> None:
-        np.copyto(self.array, y)
-        np.copyto(yp, self.velocity())
+    def rate(self) -> Floats:
+        """Return the rates of U, ln s and V, flat."""
+        return self.velocity()
 
     def velocity(self) -> Floats:
         """Return the rates of U, ln s and V, flat."""

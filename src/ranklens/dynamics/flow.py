@@ -14,15 +14,19 @@ from torch import Tensor
 
 from ranklens.dynamics.checkpoint import UNFINISHED, Checkpoint
 from ranklens.dynamics.gradient import LossGradient
+from ranklens.dynamics.newton import Vector
 from ranklens.dynamics.record import Attributes, Cost, Outcome, Recorder, Track, is_early, run_attributes, warn_if_early
 from ranklens.dynamics.resumed import check_resumed
-from ranklens.dynamics.solver import KRYLOV, SOLVER, Floats, Run, default_errors, flow_bounds, local_error
+from ranklens.dynamics.solver import SOLVER, Floats, Run, default_errors, flow_bounds, local_error
 from ranklens.problems.problem import Problem, check_smooth
 from ranklens.progress import Report, reporter
 from ranklens.tensors import contract
 from ranklens.tensors.network import TensorNetwork
 from ranklens.threads import threads
 
+# Number of parameters up to which the solver works on numpy arrays, whose functions are called faster than those of
+# torch. Above it torch is faster, and uses the threads and the device of the network.
+SMALL = 1000
 # Frames from a warning inside `gradient_flow` to the line that called it: the decorator adds one to the usual two.
 AT_CALLER = 3
 
@@ -45,7 +49,7 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
     r"""Follow d theta / dt = -grad loss(theta) until the loss is reached; the network is left at its last state.
 
     Gradient flow near a low-rank solution is stiff (escapes from saddles take times such as 1e8, relaxations times of
-    order one), so it is integrated by SUNDIALS CVODE: BDF of variable order with matrix-free GMRES, in float64. The
+    order one), so it is integrated by implicit formulas, BDF of variable order with matrix-free GMRES, in float64. The
     local error sets the length of the steps: they grow over a plateau and shrink at its end.
 
     A saddle turns local error into a shift in *time*: where a component sigma escapes as sigma' = c sigma^p, a relative
@@ -150,7 +154,7 @@ def _attributes(outcome: Outcome, net: TensorNetwork, task: Problem, until_loss:
         outcome,
         task,
         network=repr(net),
-        solver=f"{SOLVER}({KRYLOV})",
+        solver=SOLVER,
         until_loss=until_loss,
         early=is_early(outcome.stopped, until_loss),
         rtol=rtol,
@@ -160,31 +164,34 @@ def _attributes(outcome: Outcome, net: TensorNetwork, task: Problem, until_loss:
 class _Field:
     """The right-hand side of the flow of a network: minus the gradient.
 
-    The solver works on the CPU. State and gradient of a network on the CPU share memory with the solver's arrays; on
-    an accelerator only these two flat vectors are copied.
+    The solver writes states into the parameters themselves, on the device of the network. On an accelerator, states are
+    copied only to be recorded.
 
     Args:
         net: the network.
         task: the problem.
         flat: the trained parameters of `net` as one tensor, with which they share memory.
         evaluations: number of gradients that an earlier run has evaluated.
-        shared: whether `flat` shares memory with the solver's array, which needs the CPU.
+        shared: whether `array` shares memory with `flat`, which needs the CPU.
     """
 
     def __init__(self, net: TensorNetwork, task: Problem, flat: Tensor, evaluations: int, *, shared: bool) -> None:
         self.net, self.flat, self.shared = net, flat, shared
         self.array: Floats = flat.numpy() if shared else flat.cpu().numpy().copy()
-        self.flat_gradient = torch.zeros_like(flat)
+        self._velocity = torch.zeros_like(flat)
         trained = [stack for stack in net.stacks if stack.requires_grad]
-        parts = self.flat_gradient.split([stack.numel() for stack in trained])
+        parts = self._velocity.split([stack.numel() for stack in trained])
         shaped = [part.view_as(stack) for part, stack in zip(parts, trained, strict=True)]
-        self.gradient = LossGradient(net, task, shaped)
+        self.gradient = LossGradient(net, task, shaped, sign=-1)
         self.evaluations = evaluations
-        self.slope = math.inf  # norm of the latest gradient
+        small = flat.device.type == "cpu" and len(flat) <= SMALL
+        self.vector: Vector = flat.numpy() if small else flat
+        self._rate: Vector = self._velocity.numpy() if small else self._velocity
 
-    def __call__(self, _: float, y: Floats, yp: Floats) -> None:
-        np.copyto(self.array, y)
-        np.negative(self._evaluate(), out=yp)
+    @property
+    def slope(self) -> float:
+        """Return the Euclidean norm of the latest gradient."""
+        return math.sqrt(float(torch.dot(self._velocity, self._velocity)))
 
     @property
     def subject(self) -> TensorNetwork:
@@ -192,9 +199,17 @@ class _Field:
         self._place()
         return self.net
 
+    def rate(self) -> Vector:
+        """Return minus the gradient at the state in `vector`, in memory that the next evaluation writes to again."""
+        self.evaluations += 1
+        self.gradient.write()
+        return self._rate
+
     def velocity(self) -> Floats:
-        """Return minus the gradient at the present state, flat."""
-        return np.negative(self._evaluate())
+        """Return minus the gradient at the state in `array`, flat."""
+        self._place()
+        self.rate()
+        return self._velocity.cpu().numpy().copy()
 
     def loss_at(self, y: Floats) -> float:
         """Go to a state, and return its loss."""
@@ -203,19 +218,9 @@ class _Field:
         return float(self.gradient.loss())
 
     def _place(self) -> None:
-        """Give the network the state that the solver's array holds."""
+        """Give the network the state that `array` holds."""
         if not self.shared:
             self.flat.copy_(torch.from_numpy(self.array))
-
-    def _evaluate(self) -> Floats:
-        """Return the gradient at the present state, in memory that the next evaluation writes to again."""
-        self._place()
-        self.evaluations += 1
-        self.gradient()
-        found: Floats = self.flat_gradient.numpy() if self.shared else self.flat_gradient.cpu().numpy()
-        with np.errstate(over="ignore"):  # a flow that diverges ends by an infinite slope, without a warning of numpy
-            self.slope = math.sqrt(float(np.dot(found, found)))
-        return found
 
 
 @contextmanager

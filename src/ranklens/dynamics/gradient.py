@@ -27,6 +27,7 @@ class LossGradient:
             replaced since.
         task: the problem.
         parts: one tensor per trained stack of `net`, of its shape, where gradients are written; None allocates them.
+        sign: 1; or -1, for which minus the gradient is written.
 
     Raises:
         ValueError: if the network's shape is not the shape of the tensors that the problem observes.
@@ -41,15 +42,15 @@ class LossGradient:
     True
     """
 
-    def __init__(self, net: TensorNetwork, task: Problem, parts: Sequence[Tensor] | None = None) -> None:
+    def __init__(self, net: TensorNetwork, task: Problem, parts: Sequence[Tensor] | None = None, sign: int = 1) -> None:
         if isinstance(task, Observations):
             task.check_shape(net)
-        self.net, self.task = net, task
+        self.net, self.task, self.sign = net, task, sign
         self.trained = [stack for stack in net.stacks if stack.requires_grad]
         self.parts = [torch.empty_like(stack.detach()) for stack in self.trained] if parts is None else list(parts)
         self._places = [stack.data_ptr() for stack in net.stacks]
         self.planned = _plan(net, self.parts) if reads_end_tensor(task, net.layout) else None
-        self._readout: Readout | None = None if self.planned is None else readout(task, self.planned)
+        self._readout: Readout | None = None if self.planned is None else readout(task, self.planned, sign)
 
     @property
     def is_current(self) -> bool:
@@ -93,12 +94,21 @@ class LossGradient:
                 loss = self.loss_with_graph(rows)
                 found = torch.autograd.grad(loss, self.trained, allow_unused=True, materialize_grads=True)
             for part, gradient in zip(self.parts, found, strict=True):
-                part.copy_(gradient)
+                torch.mul(gradient, self.sign, out=part)
             return loss.detach()
         self.planned.forward()
         loss = (self._readout if rows is None else self._readout.of(rows)).loss_and_upstream()
         self.planned.backward()
         return loss
+
+    def write(self) -> None:
+        """Write the gradient over all observations to `parts`, without the loss where that is faster."""
+        if self.planned is None or self._readout is None:
+            self()
+            return
+        self.planned.forward()
+        self._readout.write_upstream()
+        self.planned.backward()
 
     def loss_with_graph(self, rows: Tensor | None = None) -> Tensor:
         """Return the loss as the problem computes it, a scalar that autograd can differentiate.

@@ -1,5 +1,6 @@
 """The record of a run: an xarray.Dataset of the loss and of tracked quantities along it, and of its final state."""
 
+import functools
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -340,9 +341,10 @@ def place_of_state(record: xr.Dataset, axis: str) -> float:
     return float(at)
 
 
+@functools.cache
 def versions() -> str:
     """Return the versions of ranklens, of the packages that do its arithmetic, and of Python, in one line."""
-    packages = ["ranklens", "torch", "scikit-sundae", "numpy"]
+    packages = ["ranklens", "torch", "numpy"]
     return ", ".join([*[f"{name} {version(name)}" for name in packages], f"Python {platform.python_version()}"])
 
 

@@ -1,4 +1,4 @@
-"""The stiff solver of all flows: SUNDIALS CVODE, advanced step by step until one of the bounds of a run is met."""
+"""A flow: the stiff solver, advanced step by step until one of the bounds of a run is met."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from sksundae.cvode import CVODE
+from torch import Tensor
 
+from ranklens.dynamics.bdf import BDF, NoStepError
+from ranklens.dynamics.newton import DIRECTIONS, Vector
 from ranklens.dynamics.record import Recorder
 from ranklens.progress import Report
 from ranklens.tensors import arguments
@@ -20,11 +22,9 @@ Floats = NDArray[np.float64]
 Subject_co = TypeVar("Subject_co", covariant=True)  # the object that a field moves: a network, or a matrix
 Subject = TypeVar("Subject")
 
-SOLVER = "SUNDIALS CVODE, BDF, GMRES"
+SOLVER = f"BDF, Newton-GMRES({DIRECTIONS})"
 # Longest time of a flow. A state that would need longer to change by its own size counts as stationary.
 HORIZON = 1e25
-# Krylov vectors per linear solve of GMRES; more of them, or a preconditioner, did not make flows faster (measured).
-KRYLOV = 10
 # Smallest absolute error of a parameter, as a share of the root mean square of all parameters (times the relative
 # error). GMRES weighs the parameters by their errors, and converges slowly when the errors differ by much more.
 FLOOR = 0.1
@@ -44,24 +44,28 @@ class Field(Protocol[Subject_co]):
     """The right-hand side of a flow as the solver needs it: states and velocities are flat arrays.
 
     Attributes:
-        array: the present state as a flat array.
+        array: the present state as a flat array on the CPU.
+        vector: the present state as the solver writes it: `array` itself, or a tensor of the same numbers.
         evaluations: the number of velocities computed so far.
-        slope: the Euclidean norm of the latest velocity.
     """
 
     array: Floats
+    vector: Vector
     evaluations: int
-    slope: float
 
     @property
     def subject(self) -> Subject_co:
         """Return the present state as an object, a network or a matrix, on which tracked quantities are evaluated."""
 
-    def __call__(self, time: float, y: Floats, yp: Floats, /) -> None:
-        """Go to the state `y`, and write its velocity into `yp`."""
+    @property
+    def slope(self) -> float:
+        """Return the Euclidean norm of the latest velocity."""
+
+    def rate(self) -> Vector:
+        """Return the velocity at the state in `vector`, in memory that the next call may overwrite; count it."""
 
     def velocity(self) -> Floats:
-        """Return the velocity, a flat array like `array`, at the present state, and count one evaluation."""
+        """Return the velocity, a new flat array, at the state in `array`, and count one evaluation."""
 
     def loss_at(self, y: Floats) -> float:
         """Go to the state `y`, and return its loss."""
@@ -142,21 +146,12 @@ class Run(Generic[Subject]):
         self._start_time = time
         self._lowest = _Lowest(self.point.loss, 0, time)
         self._steps_without_time = 0
-        # CVODE would guess its first step from the end time, and 1e25 makes that guess far too long.
         self._initial_slope = float(np.linalg.norm(field.velocity()))
         size = float(np.linalg.norm(self.point.state))
         first = 1e-3 * size / self._initial_slope if self._initial_slope > 0 else 1.0
         self._first_step = max(min(first, HORIZON / 10), 1e-300)
-        self.solver = CVODE(
-            field,
-            method="BDF",
-            linsolver="gmres",
-            krylov_dim=KRYLOV,
-            rtol=rtol,
-            atol=atol,
-            first_step=self._first_step,
-            max_num_steps=10**9,
-        )
+        self.atol = atol
+        self.solver: BDF | None = None  # there is none before the first step
 
     def go(self, bounds: Bounds, report: Report, begins: bool = True) -> None:
         """Step until the run ends, and leave the field at the last state.
@@ -184,10 +179,10 @@ class Run(Generic[Subject]):
         """Take the steps of a run, and end it."""
         self._check_start(bounds)
         if not self.stopped:
-            self.solver.init_step(self.point.time, self.point.state)
+            self.solver = self._solver()
         limit = math.inf if bounds.evaluations is None else bounds.evaluations
-        while not self.stopped:
-            self._step(bounds)
+        while self.solver and not self.stopped:
+            self._step(self.solver, bounds)
             if not self.stopped and self.field.evaluations >= limit:
                 self._end("evaluations")
             if not self.stopped and (reason := self._rest()):
@@ -213,19 +208,29 @@ class Run(Generic[Subject]):
         elif self._is_error(ROUNDING):
             self._end("stationary", "the loss at the start is no more than its rounding error")
 
-    def _step(self, bounds: Bounds) -> None:
+    def _solver(self) -> BDF:
+        """Return the solver, at the present point."""
+        vector = self.field.vector
+        vector[...] = torch.from_numpy(self.point.state) if isinstance(vector, Tensor) else self.point.state
+        atol = torch.from_numpy(self.atol).to(vector) if isinstance(vector, Tensor) else self.atol
+        return BDF(vector, self.field.rate, self.rtol, atol, self.point.time, self._first_step)
+
+    def _step(self, solver: BDF, bounds: Bounds) -> None:
         """Take one step of the solver; cut it short where a bound is met inside it; record the times inside it."""
         before = self.point.time
-        result = self.solver.step(HORIZON * 2, method="onestep")
         self.steps += 1
-        if not result.success and math.isfinite(self.field.slope):
-            self._give_up(result.message)
-            return
-        loss = self.field.loss_at(result.y)
+        try:
+            solver.step()
+        except NoStepError as error:
+            if math.isfinite(self.field.slope):
+                self._give_up(str(error))
+                return
+        state = _array(solver.state)
+        loss = self.field.loss_at(state)
         if not math.isfinite(loss + self.field.slope):
             self._end("nan", f"after time {before:g} the loss or its gradient is not finite")
             return
-        after = Point(float(result.t), np.array(result.y), loss)
+        after = Point(solver.time, state, loss)
         # A step shorter than the rounding error of the time leaves the time where it was.
         self._steps_without_time = self._steps_without_time + 1 if after.time <= before else 0
         if after.time > bounds.time:
@@ -254,7 +259,8 @@ class Run(Generic[Subject]):
 
     def _inside(self, time: float) -> Point:
         """Return the point at a time inside the last step, by the interpolation of the solver."""
-        state = np.array(self.solver.step(time, method="normal").y)
+        assert self.solver is not None  # only a step calls this
+        state = _array(self.solver.at(time))
         return Point(time, state, self.field.loss_at(state))
 
     def _crossing(self, before: float, after: float, until_loss: float) -> float:
@@ -323,6 +329,11 @@ class Run(Generic[Subject]):
 
     def _end(self, reason: str, message: str = "") -> None:
         self.stopped, self.message = reason, message
+
+
+def _array(vector: Vector) -> Floats:
+    """Return a copy of a vector as an array on the CPU."""
+    return vector.cpu().numpy().copy() if isinstance(vector, Tensor) else vector.copy()
 
 
 def default_errors(start: Floats, rtol: float) -> Floats:

@@ -28,8 +28,12 @@ class Readout(Protocol):
     def loss_and_upstream(self) -> Tensor:
         """Return the loss at the end tensor that the contraction computed last, a scalar without a graph for autograd.
 
-        The derivative of the loss in every entry of the end tensor is written to the contraction's `upstream`.
+        The derivative of the loss in every entry of the end tensor, times the sign of the readout, is written to the
+        contraction's `upstream`.
         """
+
+    def write_upstream(self) -> None:
+        """Write the derivative like `loss_and_upstream`, but do not compute the loss where that would take longer."""
 
     def of(self, rows: Tensor) -> "Readout":
         """Return the readout whose loss runs over a mini-batch of the observations, on the same planned contraction.
@@ -58,12 +62,13 @@ def reads_end_tensor(task: Problem, layout: Layout, observations: int | None = N
     return False
 
 
-def readout(task: Problem, planned: Planned) -> Readout:
+def readout(task: Problem, planned: Planned, sign: int = 1) -> Readout:
     """Return an object that computes a problem's loss, and its derivative, from the result of a planned contraction.
 
     Args:
         task: a problem for which `reads_end_tensor` is true.
         planned: the contraction of the network's end tensor.
+        sign: 1; or -1, for which minus the derivative is written.
 
     Raises:
         TypeError: for a problem of another class.
@@ -71,27 +76,29 @@ def readout(task: Problem, planned: Planned) -> Readout:
     if not isinstance(task, Observations):
         raise TypeError(f"a {type(task).__name__} has a loss of its own; take its gradient by autograd")
     if not isinstance(task, Completion):
-        return _WholeTensor(task, planned)
+        return _WholeTensor(task, planned, sign)
     strides = torch.tensor(planned.value.stride(), device=task.indices.device)
     positions = (task.indices * strides).sum(dim=1).to(planned.memory.device)
     values = task.values.to(planned.memory)
     alone = len(positions.unique()) == len(positions)
     if alone and task.objective in (mse, half_sse) and len(planned.memory) <= GATHER * len(positions):
-        return _MaskedSquares(task.objective, positions, values, planned)
+        return _MaskedSquares(task.objective, positions, values, planned, sign)
     planned.upstream.zero_()  # entries that are not observed stay zero
-    return _Entries(task.objective, positions, values, planned, alone)
+    return _Entries(task.objective, positions, values, planned, sign, alone)
 
 
 class _Entries:
     """Any loss of entries that are looked up by their position in memory."""
 
-    def __init__(self, objective: Loss, positions: Tensor, values: Tensor, planned: Planned, alone: bool) -> None:
+    def __init__(
+        self, objective: Loss, positions: Tensor, values: Tensor, planned: Planned, sign: int, alone: bool
+    ) -> None:
         self.objective, self.positions, self.values, self.planned = objective, positions, values, planned
-        self.alone = alone
+        self.sign, self.alone = sign, alone
 
     def of(self, rows: Tensor) -> "_Entries":
         rows = rows.to(self.positions.device)  # a row may come twice, so its entry does not stand alone
-        return _Entries(self.objective, self.positions[rows], self.values[rows], self.planned, alone=False)
+        return _Entries(self.objective, self.positions[rows], self.values[rows], self.planned, self.sign, alone=False)
 
     def loss(self) -> Tensor:
         return self.objective(self.planned.memory[self.positions], self.values).detach()
@@ -99,11 +106,16 @@ class _Entries:
     def loss_and_upstream(self) -> Tensor:
         prediction = self.planned.memory.index_select(0, self.positions)
         loss, derivative = self.objective.with_derivative(prediction, self.values)
+        if self.sign < 0:
+            derivative = derivative.neg()
         if self.alone:
             self.planned.upstream.index_copy_(0, self.positions, derivative)
         else:
             self.planned.upstream.zero_().index_add_(0, self.positions, derivative)
         return loss
+
+    def write_upstream(self) -> None:
+        self.loss_and_upstream()
 
 
 class _MaskedSquares:
@@ -113,35 +125,37 @@ class _MaskedSquares:
     D = c (W M - T), and the loss is |D|^2 / (c^2 * its own factor).
     """
 
-    def __init__(self, objective: Loss, positions: Tensor, values: Tensor, planned: Planned) -> None:
+    def __init__(self, objective: Loss, positions: Tensor, values: Tensor, planned: Planned, sign: int) -> None:
         factor = 2.0 / len(values) if objective.reduction == "mean" else 1.0
         self.planned, self.to_loss = planned, 1 / (2 * factor)
-        self.entries = _Entries(objective, positions, values, planned, alone=True)
-        self.mask, self.target = torch.zeros_like(planned.memory), torch.zeros_like(planned.memory)
-        self.mask[positions] = factor
-        self.target[positions] = values * factor
+        self.entries = _Entries(objective, positions, values, planned, sign, alone=True)
+        self.mask, self.minus_target = torch.zeros_like(planned.memory), torch.zeros_like(planned.memory)
+        self.mask[positions] = sign * factor
+        self.minus_target[positions] = values * (-sign * factor)
 
     def of(self, rows: Tensor) -> _Entries:
         return self.entries.of(rows)
 
     def loss(self) -> Tensor:
-        difference = torch.addcmul(self.target.neg(), self.planned.memory, self.mask)
+        difference = torch.addcmul(self.minus_target, self.planned.memory, self.mask)
         return torch.dot(difference, difference) * self.to_loss
 
     def loss_and_upstream(self) -> Tensor:
-        upstream = torch.mul(self.planned.memory, self.mask, out=self.planned.upstream)
-        upstream.sub_(self.target)
-        return torch.dot(upstream, upstream) * self.to_loss
+        self.write_upstream()
+        return torch.dot(self.planned.upstream, self.planned.upstream) * self.to_loss
+
+    def write_upstream(self) -> None:
+        torch.addcmul(self.minus_target, self.planned.memory, self.mask, out=self.planned.upstream)
 
 
 class _WholeTensor:
     """Any loss of the end tensor, whose derivative in the tensor is taken by autograd."""
 
-    def __init__(self, task: Observations, planned: Planned) -> None:
-        self.task, self.planned = task, planned
+    def __init__(self, task: Observations, planned: Planned, sign: int) -> None:
+        self.task, self.planned, self.sign = task, planned, sign
 
     def of(self, rows: Tensor) -> "_WholeTensor":
-        return _WholeTensor(self.task.subset(rows), self.planned)
+        return _WholeTensor(self.task.subset(rows), self.planned, self.sign)
 
     def loss(self) -> Tensor:
         with torch.no_grad():
@@ -152,5 +166,8 @@ class _WholeTensor:
             free = self.planned.value.detach().clone().requires_grad_()
             loss = self.task.loss(free)
             (derivative,) = torch.autograd.grad(loss, free)
-        self.planned.upstream.copy_(self.planned.in_memory_order(derivative))
+        torch.mul(self.planned.in_memory_order(derivative), self.sign, out=self.planned.upstream)
         return loss.detach()
+
+    def write_upstream(self) -> None:
+        self.loss_and_upstream()
