@@ -29,8 +29,7 @@ def test_a_result_is_kept_once(store):
         calls.append(x)
         return x + 1.0
 
-    work = work_of(lambda x: f(x), "laptop")
-    object.__setattr__(work, "function", f)
+    work = work_of(f, "laptop")
     job = job_of(work, x=1)
     assert perform(store, work, job).state == DONE
     assert perform(store, work, job).state == DONE

@@ -40,10 +40,10 @@ class _Surrounding:
     def __init__(self, keeper: Keeper) -> None:
         self.keeper, self.calls = keeper, 0
         self.ended: dict[str, xr.Dataset] = {}
-        self.last = clock.perf_counter()
+        self.last = clock.process_time()
 
     def is_due(self) -> bool:
-        return clock.perf_counter() - self.last >= self.keeper.seconds
+        return clock.process_time() - self.last >= self.keeper.seconds
 
     def keep(self, name: str, record: xr.Dataset) -> None:
         """Keep the runs that have ended since the last checkpoint, and then one run."""
@@ -51,7 +51,7 @@ class _Surrounding:
             self.keeper.keep(other, ended)
         self.ended.clear()
         self.keeper.keep(name, record)
-        self.last = clock.perf_counter()
+        self.last = clock.process_time()
 
 
 _surrounding: ContextVar[_Surrounding | None] = ContextVar("surrounding keeper", default=None)

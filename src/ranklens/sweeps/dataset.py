@@ -120,7 +120,7 @@ class _Padded(BackendArray):
                     values = room
                 found[k] = values[np.ix_(*inner)] if inner else values
         found = found.reshape(*(len(each) for each in several))
-        return found[tuple(0 if isinstance(each, int | np.integer) else slice(None) for each in key)]
+        return np.asarray(found[tuple(0 if isinstance(each, int | np.integer) else slice(None) for each in key)])
 
     def _has(self, entry: Entry | None) -> bool:
         return entry is not None and entry.state == DONE and self.column.name in entry.variables
