@@ -36,7 +36,7 @@ _HOMES = {
     "completers": ["MatrixCompleter", "TensorCompleter", "EntryRegressor"],
     # files and pictures
     "files": ["save", "load"],
-    "drawing.records": ["plot"],
+    "report.figures": ["plot"],
     # many runs
     "sweeps.sweep": ["sweep"],
     "sweeps.opened": ["open_store"],
@@ -53,6 +53,8 @@ _ROOMS = {
     "targets": "problems.targets",
     "theory": "theory",
 }
+# names that return records: in a notebook, `run.rl` shows the picture of a record
+_RECORDS = {"gradient_flow", "gradient_descent", "end_matrix_flow", "sweep", "open_store", "load", "nn", "plot"}
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [*_HOME, *_ROOMS, "__version__"]  # noqa: PLE0604, F822  (all are strings, `__version__` is lazy)
@@ -67,6 +69,8 @@ def __getattr__(name: str) -> object:
         value = version("ranklens")
     else:
         raise AttributeError(f"module 'ranklens' has no attribute {name!r}")
+    if name in _RECORDS:
+        import_module("ranklens.dynamics.accessor")
     globals()[name] = value
     return value
 

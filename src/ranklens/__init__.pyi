@@ -5,7 +5,6 @@ from ranklens import theory as theory
 from ranklens.completers import EntryRegressor as EntryRegressor
 from ranklens.completers import MatrixCompleter as MatrixCompleter
 from ranklens.completers import TensorCompleter as TensorCompleter
-from ranklens.drawing.records import plot as plot
 from ranklens.dynamics import optim as optim
 from ranklens.dynamics.descent import gradient_descent as gradient_descent
 from ranklens.dynamics.end_matrix import end_matrix_flow as end_matrix_flow
@@ -17,6 +16,7 @@ from ranklens.problems import DenseSensing as DenseSensing
 from ranklens.problems import Sensing as Sensing
 from ranklens.problems import losses as losses
 from ranklens.problems import targets as targets
+from ranklens.report.figures import plot as plot
 from ranklens.sweeps.opened import open_store as open_store
 from ranklens.sweeps.sweep import sweep as sweep
 from ranklens.tensors import init as init

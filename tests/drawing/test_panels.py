@@ -14,3 +14,8 @@ def test_svg_stands_inside_a_page_and_is_the_same_every_time():
     assert one.startswith("<svg")
     assert one == two
     assert "time of the gradient flow" in one
+
+
+def test_a_record_of_one_row_shows_points():
+    record = xr.Dataset({"loss": ("time", [1.0])}, coords={"time": [0.0]})
+    assert rl.plot(record).axes[0].lines[0].get_marker() == "o"

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 
 import ranklens as rl
@@ -35,8 +34,6 @@ def test_long_times_get_a_scale_that_shows_them():
 def test_datasets_that_are_no_records_are_refused():
     with pytest.raises(ValueError, match="a record has one of time, step, distance"):
         rl.plot(xr.Dataset({"x": ("y", [1.0])}))
-    with pytest.raises(ValueError, match="rank_profile is drawn by"):
-        rl.plot(rl.nn.rank_profile({"weight": torch.ones(2, 2)}))
     with pytest.raises(ValueError, match="the list of records is empty"):
         rl.plot([])
     with pytest.raises(ValueError, match="run along step and time"):

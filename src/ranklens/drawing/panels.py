@@ -58,6 +58,7 @@ AXIS_NAMES = {
     "time": "time of the gradient flow",
     "step": "steps of the optimizer",
     "distance": "distance between the patches, in pixels",
+    "energy": "share of the squared norm of every weight that is kept",
 }
 # Number of lines in a panel that get a colour and a name each. Further lines are grey and share one name.
 FEW = 7
@@ -97,12 +98,13 @@ def lines(axes: Axes, x: ArrayLike, values: ArrayLike, names: Sequence[str], *, 
     """
     at = np.asarray(x)
     columns = np.asarray(values).reshape(len(at), -1)
+    marker = "o" if len(at) == 1 else None  # a line of one point shows nothing
     for k in reversed(range(columns.shape[1])):
         if k < min(len(names), FEW):
-            axes.plot(at, columns[:, k], label=names[k], zorder=3, **style(k))
+            axes.plot(at, columns[:, k], label=names[k], zorder=3, marker=marker, **style(k))
         else:
             last = k == columns.shape[1] - 1
-            axes.plot(at, columns[:, k], color="#999999", linewidth=0.7, label=rest if last else None)
+            axes.plot(at, columns[:, k], color="#999999", linewidth=0.7, marker=marker, label=rest if last else None)
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
         axes.legend(handles[::-1], labels[::-1], fontsize=8)

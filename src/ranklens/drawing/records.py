@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ranklens.drawing.panels import AXIS_NAMES, FEW, axis_name, figure, label, lines, scale, style
 from ranklens.drawing.sweeps import draw_sweep
+from ranklens.drawing.tables import ROWS, draw_table, rows_of
 
 # Attributes that say how a run went. They differ between any two runs, so they do not name a run.
 OUTCOMES = ("stopped", "message", "early", "evaluations", "steps", "seconds", "versions")
@@ -34,17 +35,20 @@ def plot(run: xr.Dataset | Sequence[xr.Dataset] | Drawable, *, ends: bool = Fals
     scalar coordinates in which the records differ. A run that stopped before its goal, as its attribute `early` says,
     is marked: in the title of the figure, or in the legend of a comparison.
 
+    A table of weights or layers gets a panel for each of its measures, with a bar for each row, and one for spectra.
+
     A sweep gets a row of panels for every quantity. Lines are medians over the seeds, with bands from the 10% to the
     90% quantile. There is a line for every value of the first setting that was swept beside the seed, and a panel for
-    every value of the second. After its end, a run counts with its last value. End values, and numbers that have no time
-    or step, are drawn against one setting, or as a heat map over two.
+    every value of the second. After its end, a run counts with its last value. End values, and numbers that have no
+    time or step, are drawn against one setting, or as a heat map over two.
 
     Time is drawn on a logarithmic scale where it spans many decades, as the times of a stiff flow do.
 
     Args:
-        run: what `gradient_flow`, `gradient_descent` or `rl.nn.locality_profile` returned, or a list of such records;
-            or what `rl.sweep` or `rl.open_store` returned, or a selection of it; or a fitted completer, or another
-            object with a method `draw`.
+        run: what `gradient_flow`, `gradient_descent`, `rl.nn.locality_profile` or `rl.nn.pareto` returned, or a
+            `RankMonitor` recorded, or a list of such records; or a table, such as that of `rl.nn.rank_profile`; or what
+            `rl.sweep` or `rl.open_store` returned, or a selection of it; or a fitted completer, or another object with
+            a method `draw`.
         ends: draw only the last values of the runs of a sweep.
 
     Returns:
@@ -52,7 +56,7 @@ def plot(run: xr.Dataset | Sequence[xr.Dataset] | Drawable, *, ends: bool = Fals
 
     Raises:
         TypeError: for anything but a Dataset or a sequence of Datasets.
-        ValueError: for a Dataset without a coordinate `time`, `step` or `distance`, for no records, for records along
+        ValueError: for a Dataset that is no such record or table, for no records, for records along
             different coordinates, for a sweep over more than two settings beside the seed, or for `ends` without a
             sweep.
 
@@ -71,7 +75,7 @@ def plot(run: xr.Dataset | Sequence[xr.Dataset] | Drawable, *, ends: bool = Fals
     if ends:
         raise ValueError("ends is True, and this is no sweep; leave it out")
     if isinstance(run, xr.Dataset):
-        return _plot_one(run)
+        return draw_table(run) if rows_of(run) and not _has_axis(run) else _plot_one(run)
     if isinstance(run, Drawable):
         return run.draw()
     kind = type(run).__name__
@@ -128,6 +132,11 @@ def _plot_several(runs: Sequence[xr.Dataset], axis: str) -> Figure:
     return made
 
 
+def _has_axis(run: xr.Dataset) -> bool:
+    """Return whether a record has a coordinate that it is drawn along."""
+    return any(name in run.coords for name in AXIS_NAMES)
+
+
 def _axis(run: xr.Dataset) -> str:
     """Return the coordinate that a record is drawn along.
 
@@ -138,14 +147,15 @@ def _axis(run: xr.Dataset) -> str:
         if name in run.coords:
             return name
     raise ValueError(
-        f"the Dataset has coordinates {list(run.coords)}; a record has one of {', '.join(AXIS_NAMES)} (a profile of "
-        f"rl.nn.rank_profile is drawn by ranklens.nn.rank_table.picture)"
+        f"the Dataset has coordinates {list(run.coords)}; a record has one of {', '.join(AXIS_NAMES)}, and a table "
+        f"one of {', '.join(ROWS)}"
     )
 
 
 def _quantities(run: xr.Dataset) -> list[str]:
-    """Return the names of the variables that depend on the coordinate that a record is drawn along."""
-    return [str(name) for name, variable in run.data_vars.items() if _axis(run) in variable.dims]
+    """Return the names of the variables that depend on the coordinate that a record is drawn along, and have values."""
+    axis = _axis(run)
+    return [str(name) for name, values in run.data_vars.items() if axis in values.dims and bool(values.notnull().any())]
 
 
 def _norms(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -154,12 +164,14 @@ def _norms(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _line_names(values: xr.DataArray) -> list[str]:
-    """Return the names of a variable's lines: the labels of its other dimension if these are words, else numbers."""
+    """Return the names of a variable's lines: the labels of its other dimension if it has a name, else numbers."""
     if values.size == len(values):
         return [str(values.name)]
     labels = values.coords.get(values.dims[1])
     if values.ndim == 2 and labels is not None and labels.dtype.kind in "UO":
         return [str(name) for name in labels.values]
+    if values.ndim == 2 and labels is not None and values.dims[1] != f"{values.name}_0":
+        return [f"{values.dims[1]} {name}" for name in labels.values[:FEW]]
     return [f"{values.name}[{k}]" for k in range(FEW)]
 
 
