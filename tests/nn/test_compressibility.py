@@ -83,13 +83,14 @@ def test_what_has_no_row_is_named():
             super().__init__()
             self.table, self.used, self.idle = nn.Embedding(4, 6), nn.Linear(6, 6), nn.Linear(6, 6)
             self.ring = nn.Conv1d(6, 6, 3, padding=1, padding_mode="circular")
+            self.normed = nn.utils.spectral_norm(nn.Linear(6, 6))
 
         def forward(self, ids):
             return self.ring(self.used(self.table(ids)).mT)
 
     table = rl.nn.compressibility(Wide(), torch.tensor([[0, 1, 2]]))
     assert table.layer.values.tolist() == ["used"]
-    assert list(table.skipped) == ["table", "ring", "idle"]
+    assert list(table.skipped) == ["table", "ring", "normed", "idle"]
     assert "circular" in table.skipped["ring"]
     with pytest.raises(ValueError, match="no layer can be measured"):
         rl.nn.compressibility(nn.Embedding(4, 6), torch.tensor([[0]]))

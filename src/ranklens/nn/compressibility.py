@@ -45,6 +45,7 @@ class _Components:
 
     def __init__(self, weight: Tensor, network: TensorNetwork | None) -> None:
         self.weight, self._network = weight.detach().double(), network
+        self.modes: tuple[int, ...]
         if network is None:
             self._svd = torch.linalg.svd(self.weight.flatten(1), full_matrices=False)
             self.norms, self.modes = self._svd.S, (len(weight), weight[0].numel())
@@ -119,7 +120,7 @@ def compressibility(model: nn.Module, data: object, *, error: float = ERROR) -> 
     layers, skipped = _layers(plain)
     if not layers:
         raise ValueError("no layer can be measured; give a model with Linear or Conv layers")
-    parts = {name: _Components(layer.weight, networks.get(name)) for name, layer in layers.items()}
+    parts = {name: _Components(layer.get_parameter("weight"), networks.get(name)) for name, layer in layers.items()}
     with evaluating(plain), torch.no_grad():
         found = _cushions(plain, runs, layers)
         skipped |= {name: reason for name in layers if (reason := _why_not(found.get(name)))}
@@ -142,10 +143,12 @@ def _layers(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
     skipped: dict[str, str] = {}
     for name, module in model.named_modules():
         if isinstance(module, LAYERS):
-            if getattr(module, "padding_mode", "zeros") == "zeros":
-                layers[name] = module
-            else:
+            if module._parameters.get("weight") is None:
+                skipped[name] = "a hook or parametrization computes its weight; remove it first"
+            elif getattr(module, "padding_mode", "zeros") != "zeros":
                 skipped[name] = f"its padding is {module.padding_mode}"
+            else:
+                layers[name] = module
         elif any(True for _ in module.parameters(recurse=False)):
             skipped[name] = f"{type(module).__name__} is not a Linear or Conv layer"
     return layers, skipped

@@ -327,7 +327,7 @@ def draw(record: xr.Dataset) -> Figure:
         x = measure(record, kind, settings.train)
         y = 100 * (record.train - record.test).sel(kind=kind)
         gap.plot(x, y, linestyle="", marker="osv^D<>"[k % 7], color=drawing.COLOURS[k % 7], label=kind)
-    gap.set_xlim(0)
+    gap.set_xlim(0, 1.1 * gap.get_xlim()[1])
     drawing.label(
         gap, "Compression and generalization", "sqrt(parameters / samples)", "training minus test accuracy (%)"
     )
