@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ranklens.lab import commands as laboratory
 from ranklens.sweeps import commands
 
 if TYPE_CHECKING:
@@ -323,6 +324,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 app.command()(_guarded(commands.sweep))
 app.command()(_guarded(commands.runs))
+app.command()(_guarded(laboratory.lab))
 
 
 def main() -> None:

@@ -1,0 +1,141 @@
+"""The line under the pictures: how many components have been learnt, and when the next one leaves."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ranklens.lab.experiment import Experiment, unfolded
+from ranklens.tensors import measures
+
+WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+SWEEPS = 30  # of the search for the best rank-one direction of a tensor
+
+
+@dataclass(frozen=True)
+class Escape:
+    """The predicted escape of the next component.
+
+    Attributes:
+        size: its present size.
+        alignment: the alignment with which it grows.
+        wait: how long it takes from now until the component counts as learnt.
+    """
+
+    size: float
+    alignment: float
+    wait: float
+
+
+def learnt(experiment: Experiment) -> int:
+    """Return the number of components that have reached a quarter of the size that they have in the target.
+
+    Components of CP are counted by their norms. In every other tensor they are counted by the singular values of the
+    tensor as a matrix whose rows are the first half of the modes, because several components make up one of these.
+    """
+    if experiment.knobs.family == "cp" and not experiment.is_matrix:
+        found = experiment.sizes().sort(descending=True).values.tolist()
+    else:
+        found = measures.singular_values(unfolded(experiment.end)).tolist()
+    return sum(size >= goal for size, goal in zip(found, experiment.goal(), strict=False))
+
+
+def waiting_time(size: float, goal: float, alignment: float, order: float) -> float:
+    r"""Return the time in which sigma' = K sigma^(2 - 2/K) gamma takes sigma from one size to another.
+
+    With p = 2 - 2/K the solution is t = (sigma_0^(1-p) - sigma_1^(1-p)) / (K gamma (p - 1)). For K = 2, where p = 1, it
+    is t = ln(sigma_1 / sigma_0) / (2 gamma).
+
+    Args:
+        size: sigma_0, positive.
+        goal: sigma_1.
+        alignment: gamma; if it is not positive the time is infinite.
+        order: K, at least 1.
+
+    >>> round(waiting_time(0.1, 1.0, 1.0, 2), 4)  # ln(10) / 2
+    1.1513
+    """
+    if size >= goal:
+        return 0.0
+    if alignment <= 0 or size <= 0:
+        return math.inf
+    p = 2 - 2 / order
+    if abs(p - 1) < 1e-9:
+        return math.log(goal / size) / (order * alignment)
+    return (size ** (1 - p) - goal ** (1 - p)) / (order * alignment * (p - 1))
+
+
+def next_escape(experiment: Experiment) -> Escape | None:
+    """Return the prediction for the largest component that is not learnt yet, or None if all are.
+
+    It assumes a balanced component that keeps the alignment which the best rank-one direction of minus the gradient
+    has now: it is exact on a plateau once the component has turned into that direction, and early before.
+    """
+    count, goals = learnt(experiment), experiment.goal()
+    if count >= len(goals):
+        return None
+    sizes = experiment.sizes().sort(descending=True).values
+    if count >= len(sizes):
+        return None
+    with torch.enable_grad():  # a run evaluates what it tracks without gradients
+        end = experiment.end.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(experiment.task.loss(end), end)
+    alignment = _largest_inner_product(-gradient)
+    size = float(sizes[count])
+    return Escape(size, alignment, waiting_time(size, goals[count], alignment, float(experiment.order)))
+
+
+def _largest_inner_product(direction: Tensor) -> float:
+    """Return the largest inner product of a tensor with an outer product of unit vectors, or nearly so for tensors."""
+    if direction.ndim == 2:
+        return float(measures.singular_values(direction)[0])
+    # Each vector in turn is set to the contraction with the others, which never lowers the inner product.
+    unfoldings = [direction.movedim(n, 0).flatten(1) for n in range(direction.ndim)]
+    vectors = [torch.linalg.svd(matrix, full_matrices=False)[0][:, 0] for matrix in unfoldings]
+    value = 0.0
+    for _ in range(SWEEPS):
+        for n in range(direction.ndim):
+            found = direction.movedim(n, -1)
+            for k in range(direction.ndim):
+                if k != n:
+                    found = torch.tensordot(vectors[k], found, dims=([0], [0]))
+            value = float(found.norm())
+            if value == 0:
+                return 0.0
+            vectors[n] = found / value
+    return value
+
+
+def reading(experiment: Experiment, at: float, stopped: str = "") -> str:
+    """Return one line that says where a run stands.
+
+    Args:
+        experiment: the run, at its present state.
+        at: the present time, or number of steps.
+        stopped: why the run has ended; empty while it runs.
+    """
+    count, whole = learnt(experiment), len(experiment.goal())
+    what = "singular value" if experiment.is_matrix else "component"
+    verb = f"{what} has" if whole == 1 else f"{what}s have"
+    text = f"{_word(count).capitalize()} of {_word(whole)} {verb} been learnt"
+    if stopped:
+        rank = float(measures.effective_rank(unfolded(experiment.end)))
+        ends = {
+            "loss": "The loss has reached its goal",
+            "evaluations": "The run was cut at its largest number of gradients",
+            "steps": "All steps are done",
+            "stationary": "Nothing moves any more",
+            "nan": "The run diverged: take a smaller learning rate",
+        }
+        return f"{text}. {ends.get(stopped, f'Stopped by {stopped}')}; the effective rank is {rank:.2f}."
+    escape = next_escape(experiment)
+    if escape is None:
+        return f"{text}; what is left of the loss is noise and fine detail."
+    if experiment.knobs.optimizer != "flow" or math.isinf(escape.wait):
+        return f"{text}."
+    return f"{text}; the next one leaves at about t = {at + escape.wait:.3g}. Now t = {at:.3g}."
+
+
+def _word(count: int) -> str:
+    return WORDS[count] if count < len(WORDS) else str(count)

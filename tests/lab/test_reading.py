@@ -1,0 +1,64 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad
+
+from ranklens.lab.experiment import Experiment
+from ranklens.lab.knobs import Knobs
+from ranklens.lab.reading import learnt, next_escape, reading, waiting_time
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0, 2.5, 3.0, 7.0])
+def test_the_waiting_time_solves_the_law(order):
+    wanted, _ = quad(lambda s: 1 / (order * s ** (2 - 2 / order) * 0.3), 0.01, 0.7)
+    assert waiting_time(0.01, 0.7, 0.3, order) == pytest.approx(wanted)
+
+
+def test_waiting_times_at_the_ends():
+    assert waiting_time(1.0, 0.5, 0.3, 3) == 0.0
+    assert math.isinf(waiting_time(0.1, 0.5, 0.0, 3))
+    assert math.isinf(waiting_time(0.0, 0.5, 0.3, 3))
+
+
+@pytest.mark.parametrize("family", ["matrix", "cp"])
+def test_the_escape_is_foretold(family):
+    """On a plateau the prediction for the next component is right within a fifth of what is left to wait."""
+    knobs = (
+        Knobs(size=8, rank=2, start=0.01, observed=1.0)
+        if family == "matrix"
+        else Knobs("cp", 3, 6, 8, 0.03, rank=2, observed=1.0)
+    )
+    moments = []
+
+    class Watched(Experiment):
+        def tracked(self):
+            return super().tracked() | {"learnt": lambda _: learnt(self), "wait": self.wait}
+
+        def wait(self, _):
+            escape = next_escape(self)
+            return escape.wait if escape is not None else np.nan
+
+    record = Watched(knobs).run(lambda _: None)
+    time, count, wait = record.time.values, record.learnt.values, record.wait.values
+    second = time[np.argmax(count >= 2)]
+    first = time[np.argmax(count >= 1)]
+    for k in range(len(time)):
+        if first + 0.5 * (second - first) < time[k] < first + 0.9 * (second - first):
+            moments.append(abs(wait[k] - (second - time[k])) / (second - time[k]))
+    assert moments
+    assert max(moments) < 0.2
+
+
+def test_the_line_says_where_the_run_stands():
+    experiment = Experiment(Knobs(size=6, rank=2))
+    line = reading(experiment, 0.0)
+    assert line.startswith("None of two singular values have been learnt; the next one leaves at about t = ")
+    experiment.net.with_nodes(experiment.net.nodes)
+    with torch.no_grad():
+        for node, factor in zip(experiment.net.nodes, (experiment.target, torch.eye(6), torch.eye(6)), strict=True):
+            node.copy_(factor)
+    assert reading(experiment, 1.0).startswith("Two of two singular values have been learnt; what is left")
+    assert "The loss has reached its goal; the effective rank is 1." in reading(experiment, 1.0, "loss")
+    assert "take a smaller learning rate" in reading(experiment, 1.0, "nan")

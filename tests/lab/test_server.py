@@ -1,0 +1,120 @@
+import html.parser
+import http.client
+import json
+import threading
+
+import numpy as np
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+from ranklens.cli import app
+from ranklens.lab.server import HOST, Laboratory, page
+
+
+@pytest.fixture(scope="module")
+def server():
+    laboratory = Laboratory(0)
+    thread = threading.Thread(target=laboratory.serve_forever)
+    thread.start()
+    yield laboratory
+    laboratory.shutdown()
+    laboratory.server_close()
+    thread.join()
+
+
+def ask(server, path, *, method="GET", body=None, host=None, token=True):
+    connection = http.client.HTTPConnection(HOST, server.server_port, timeout=60)
+    prefix = f"/{server.token}/" if token else "/"
+    connection.putrequest(method, prefix + path, skip_host=True)
+    connection.putheader("Host", host or f"{HOST}:{server.server_port}")
+    if body is not None:
+        connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders(body)
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer, content
+
+
+def messages(content):
+    for block in content.decode().strip().split("\n\n"):
+        kind, data = block.split("\n")
+        yield kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+SMALL = "run?size=4&rank=1&start=0.1"
+
+
+def test_the_page_needs_the_token_and_this_machine(server):
+    answer, content = ask(server, "")
+    assert answer.status == 200
+    assert b"The laboratory" in content
+    assert "default-src 'none'" in answer.getheader("Content-Security-Policy")
+    for given in ({"token": False}, {"host": "evil.example"}, {"host": f"evil.example:{server.server_port}"}):
+        assert ask(server, "", **given)[0].status == 404
+    for path in ("../../etc/passwd", "nothing", "%2e%2e/", "run/"):
+        assert ask(server, path)[0].status == 404
+
+
+def test_the_page_loads_nothing_from_elsewhere():
+    found = []
+
+    class Links(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            found.extend(value for name, value in attrs if name in ("src", "href") and value not in ("#", "data:,"))
+
+    Links().feed(page("n"))
+    assert not found
+
+
+def test_a_run_is_streamed_and_exported(server):
+    answer, content = ask(server, SMALL)
+    assert answer.getheader("Content-Type") == "text/event-stream"
+    kinds = dict(messages(content))
+    assert kinds["end"]["stopped"] == "loss"
+    answer, content = ask(server, SMALL.replace("run", "record"))
+    assert answer.status == 200
+    record = xr.open_dataset(__import__("io").BytesIO(content), engine="h5netcdf")
+    losses = [x for kind, found in messages(ask(server, SMALL)[1]) if kind == "rows" for x in found["loss"]]
+    np.testing.assert_allclose(losses, record.loss, rtol=1e-5)
+    assert b"<svg" in ask(server, SMALL.replace("run", "figure"))[1]
+    assert b"rl.deep_matrix((4, 4), 3" in ask(server, SMALL.replace("run", "script"))[1]
+
+
+@pytest.mark.parametrize("path", ["run?size=1000", "run?start=nan", "record?family=%3Cscript%3E", "script?depth=x"])
+def test_nonsense_is_answered_by_a_message(server, path):
+    answer, content = ask(server, path)
+    assert answer.status == 400
+    assert b"it must be" in content
+    assert answer.getheader("Content-Type").startswith("text/plain")
+
+
+def test_an_einsum_that_is_no_network_fails_with_its_reason(server):
+    kinds = dict(messages(ask(server, "run?family=einsum&einsum=ab,bc&size=3")[1]))
+    assert "needs exactly one '->'" in kinds["failed"]["why"]
+
+
+def test_uploads_are_bounded(server, monkeypatch):
+    monkeypatch.setattr("ranklens.lab.server.LONGEST_TABLE", 10)
+    answer, content = ask(server, "table", method="POST", body=b"1,2\n3,4\n5,6")
+    assert (answer.status, b"at most 10 are taken" in content) == (400, True)
+    answer, content = ask(server, "checkpoint", method="POST", body=b"nonsense")
+    assert (answer.status, b"no safetensors file" in content) == (400, True)
+
+
+def test_a_page_that_has_gone_frees_its_place(server):
+    """Four runs are begun and left; if they went on, a fifth would wait for them."""
+    for seed in range(4):
+        connection = http.client.HTTPConnection(HOST, server.server_port, timeout=60)
+        connection.request("GET", f"/{server.token}/run?size=48&width=48&start=1e-5&rank=8&seed={seed}")
+        connection.getresponse().read1(10)
+        connection.close()
+    kinds = dict(messages(ask(server, SMALL + "&seed=7")[1]))
+    assert kinds["end"]["stopped"] == "loss"
+
+
+def test_a_port_in_use_is_told(server):
+    answer = CliRunner().invoke(app, ["lab", "--port", str(server.server_port)])
+    assert answer.exit_code == 2
+    assert "cannot be used" in answer.output
