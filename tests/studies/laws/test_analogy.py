@@ -43,3 +43,12 @@ def test_orders_are_depth_order_and_children_plus_one(kind, K):
     case = study.CASES[kind](SETTINGS, 0)
     assert case.order == K
     assert case.size(case.net).shape == case.alignment(case.net).shape
+
+
+@pytest.mark.parametrize("kind", study.KINDS)
+def test_networks_of_the_factorizations_compute_the_entries_and_another_network_does_not(kind, tolerance, monkeypatch):
+    net = study.CASES[kind](SETTINGS, 0).net
+    assert study._circuit_error(net) < tolerance["rounding"]
+    other = study.CASES[kind](SETTINGS, 1).net
+    monkeypatch.setattr(study, "circuit", lambda _: other.evaluate)
+    assert study._circuit_error(net) > 0.1

@@ -62,21 +62,68 @@ def test_directions_are_counted_relative_to_the_largest():
 
 def test_images_are_of_the_named_data_set_and_split():
     settings = dataclasses.replace(study.PRESETS["tiny"], images="digits", train=20, test=10)
-    train, test = study.images(settings, seed=0)
-    assert (train.shape, test.shape) == ((20, 64), (10, 64))
-    known = {tuple(row.tolist()) for row in rl.data.images("digits").test.images.flatten(1)}
-    assert all(tuple((16 * row).round().long().tolist()) in known for row in test)
-    shapes, _ = study.images(study.PRESETS["tiny"], seed=0)
-    assert shapes.shape == (200, 3 * 8**2)
-    assert float(shapes.min()) >= 0
-    assert float(shapes.max()) <= 1
+    found = study.images(settings, seed=0)
+    assert (found.train.shape, found.test.shape) == ((20, 64), (10, 64))
+    digits = rl.data.images("digits").test
+    known = {tuple(x.tolist()): int(y) for x, y in zip(digits.images.flatten(1), digits.labels, strict=True)}
+    for row, label in zip(found.test, found.test_labels, strict=True):
+        assert known[tuple((16 * row).round().long().tolist())] == int(label)
+    shapes = study.images(study.PRESETS["tiny"], seed=0)
+    assert shapes.train.shape == (200, 3 * 8**2)
+    assert float(shapes.train.min()) >= 0
+    assert float(shapes.train.max()) <= 1
+    centres = rl.data.shapes(300, 8, seed=0).factors[200:, 4:6]
+    expected = 2 * (centres[:, 0] > 0.5).long() + (centres[:, 1] > 0.5).long()
+    assert torch.equal(shapes.test_labels, expected)
+    assert set(expected.tolist()) == set(range(study.QUADRANTS))
+
+
+def test_frozen_layers_keep_their_values_while_the_others_are_trained():
+    settings = dataclasses.replace(study.PRESETS["tiny"], steps=3)
+    found = study.images(settings, 0)
+    model = study.autoencoder(settings, 2, found.train.shape[1], seed=0)
+    model[1].requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    study.fit(model, found.train, settings, seed=0)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if not name.startswith("1.")}
+
+
+class Constant(torch.nn.Module):
+    """A decoder that returns one image for every code."""
+
+    def __init__(self, image):
+        super().__init__()
+        self.image = image
+
+    def forward(self, x):
+        return self.image.expand(len(x), -1)
+
+
+def identity(decoder=None):
+    return torch.nn.Sequential(torch.nn.Identity(), torch.nn.Identity(), decoder or torch.nn.Identity())
+
+
+def test_the_mean_of_identical_codes_is_no_better_than_the_mean_of_the_images(tolerance):
+    """With the pixels as codes, both means are one image; a decoder that returns a training image has distance 0."""
+    found = study.Pictures(rows(40, 6), rows(20, 6) / 2, torch.zeros(40).long(), torch.zeros(20).long())
+    assert study.halfway(identity(), found, seed=0) == pytest.approx(1.0, rel=tolerance["float32"])
+    assert study.halfway(identity(Constant(found.train[3])), found, seed=0) < tolerance["float32"]
+
+
+def test_classes_that_are_directions_of_the_codes_are_found_from_few_labels():
+    labels = torch.arange(60) % 3
+    x = torch.nn.functional.one_hot(labels, 6).float() + 0.01 * rows(60, 6)
+    found = study.Pictures(x[:30], x[30:], labels[:30], labels[30:])
+    assert study.classified(identity(), found, (15, 30), seed=0) == [1.0, 1.0]
 
 
 def test_all_counts_and_errors_are_within_their_panels(record):
-    _, counts, errors = study.draw(record).axes
+    _, counts, errors, uses = study.draw(record).axes
     for axes, highest in (
         (counts, record.untrained_count.max()),
-        (errors, 100 * (record.error / record.variance).max()),
+        (errors, 100 * (record.frozen_error / record.variance).max()),
+        (uses, record.accuracy.max()),
     ):
         low, high = axes.get_ylim()
         assert low == 0
@@ -88,16 +135,22 @@ def test_claims_by_hand_and_with_nan(record):
     planted.attrs = record.attrs
     planted.trained_count[:] = [[30, 20, 40], [8, 9, 1]]
     planted.untrained_count[:] = [[50, 50, 50], [20, 16, 1]]
+    planted.frozen_count[:] = [[30, 20, 40], [10, 12, 1]]
     planted.error[:] = [[1.0, 2.0, 3.0], [2.1, 2.2, 9.0]]
     planted.folded[:] = 1e-6
+    planted.midway[:] = [[0.8, 0.9, 1.0], [0.4, 0.45, 0.5]]
+    planted.accuracy[:] = np.array([[0.5, 0.6, 0.7], [0.6, 0.8, 0.75]])[..., None]
     claims = study.claims(planted)
-    assert [c.measured for c in claims] == pytest.approx([1e-6, -22, 8 / 30, 0.5, 8, 1.1])
+    assert [c.measured for c in claims] == pytest.approx([1e-6, -22, 8 / 30, 0.5, 10 / 8, 8, 1.1, 0.5, 0.1])
     assert all(claim.holds for claim in claims)
     for name, at, fails in (
         ("folded", (0, 1), [0]),
-        ("trained_count", (1, 0), [1, 2, 3, 4]),
+        ("trained_count", (1, 0), [1, 2, 3, 4, 5]),
         ("untrained_count", (1, 2), [3]),
-        ("error", (0, 2), [5]),
+        ("frozen_count", (1, 2), [4]),
+        ("error", (0, 2), [6]),
+        ("midway", (1, 1), [7]),
+        ("accuracy", (1, 1, 0), [8]),
     ):
         poisoned = planted.copy(deep=True)
         poisoned[name][at] = math.nan

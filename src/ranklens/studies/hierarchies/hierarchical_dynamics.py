@@ -177,17 +177,22 @@ def claims(record: xr.Dataset) -> list[Claim]:
             at_least=0.5,
             source=sources.HIERARCHICAL_DYNAMICS,
         ),
-        finding(
-            "The matricizations of the final end tensor below the inner nodes of the mode tree (one mode as rows, all "
-            f"others as columns) have rank {rank}, up to a remainder: singular value {rank + 1} divided by singular "
-            f"value {rank}, largest of {len(LEAVES)} modes and {many}. The bound is twice the largest of seven runs "
-            "with other seeds and smaller widths, which leave more of the initialization",
-            reduce.largest(onsets.gap(records.last(record, "inner_spectrum"), rank)),
-            at_most=0.11,
-            source=sources.HIERARCHICAL_DYNAMICS,
-        ),
+        _inner_rank(record, rank, many),
         laws.recovery_claim(record, "median", source=sources.HIERARCHICAL_DYNAMICS),
     ]
+
+
+def _inner_rank(record: xr.Dataset, rank: int, many: str) -> Claim:
+    """Return the finding on the ranks below the inner nodes."""
+    return finding(
+        "The matricizations of the final end tensor below the inner nodes of the mode tree (one mode as rows, all "
+        f"others as columns) have rank {rank}, up to a remainder: singular value {rank + 1} divided by singular "
+        f"value {rank}, largest of {len(LEAVES)} modes and {many}. The bound is twice the largest of seven runs "
+        "with other seeds and smaller widths, which leave more of the initialization",
+        reduce.largest(onsets.gap(records.last(record, "inner_spectrum"), rank)),
+        at_most=0.11,
+        source=sources.HIERARCHICAL_DYNAMICS,
+    )
 
 
 def draw(record: xr.Dataset) -> Figure:

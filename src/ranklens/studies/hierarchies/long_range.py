@@ -11,10 +11,13 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from torch import nn
 
 from ranklens import drawing, problems
 from ranklens.dynamics import descent, optim
 from ranklens.dynamics.record import ignoring_early_stops
+from ranklens.nn.circuits import circuit
+from ranklens.nn.separation_rank import separation_rank
 from ranklens.problems import targets
 from ranklens.studies.kit import onsets, records, reduce, sources
 from ranklens.studies.kit.agreement import agreement
@@ -148,7 +151,7 @@ def _end(net: TensorNetwork, tree: trees.ModeTree, kept: int) -> xr.Dataset:
         `component` and `root_singular`: component norms and singular values at the root, in descending order. `moved`:
         by which part of its norm the end tensor changes if `width` components of every bond remain, and
         `moved_over_bound`: the ratio of this change to the bound from the dropped component norms. `beyond_cut`: as
-        `_beyond` returns, for every matricization in `CUTS`.
+        `_beyond` returns, for every matricization in `CUTS`. `separation`: as `_separation_error` returns.
     """
     whole, widths = net.tensor(), range(1, net.layout.sizes[tree.root])
     child = tree.children(tree.root)[0]
@@ -165,6 +168,7 @@ def _end(net: TensorNetwork, tree: trees.ModeTree, kept: int) -> xr.Dataset:
             "moved": ("width", np.array(moved)),
             "moved_over_bound": ("width", np.array(ratio)),
             "beyond_cut": ("cut", np.array([_beyond(small, modes) for modes in CUTS])),
+            "separation": ((), _separation_error(net)),
         },
         coords={"width": list(widths), "cut": ["".join(map(str, modes)) for modes in CUTS]},
     )
@@ -185,10 +189,36 @@ def _beyond(net: TensorNetwork, modes: tuple[int, ...]) -> float:
     return float(s[bound] / s[0]) if bound < len(s) else 0.0
 
 
+def _separation_error(net: TensorNetwork) -> float:
+    """Return how far the coupling of two halves of the input of the circuit is from that of the matricization.
+
+    Inputs are the unit vectors of all pairs of indices, which span the inputs of a half, so that the table of the
+    circuit's values is the matricization. The return value is the largest absolute difference between a singular value
+    of the table and one of the matricization of the first two modes, divided by the largest.
+    """
+    size = net.shape[0]
+    pairs = torch.cartesian_prod(torch.arange(size), torch.arange(size))
+    units = nn.functional.one_hot(torch.cat([pairs, pairs], dim=1), size).double()
+    half = torch.tensor([[True], [True], [False], [False]]).expand(4, size)
+    measured = separation_rank(circuit(net), units, half, templates=len(units), centre=False)
+    s = measures.singular_values(measures.matricize(net.tensor(), (0, 1)))
+    return float((measured.spectrum - s).abs().max() / s[0])
+
+
 def claims(record: xr.Dataset) -> list[Claim]:
     """Return theorems on truncation, and findings on the far pair relative to the near one and on components."""
     settings = records.settings_of(record, Settings)
-    return [*_theorems(record, settings), *_far_over_near(record), *_ranks(record, settings)]
+    measured = exactness(
+        "The rank that couples modes 1 and 2 to modes 3 and 4 measures how two halves of the input of the deep "
+        "convolutional circuit depend on each other: absolute difference between a singular value of the table of the "
+        "circuit's outputs for all inputs of either half and one of the matricization, divided by the largest, largest "
+        "of "
+        f"{reduce.count(record.separation.size, 'trained network')}",
+        reduce.largest(record.separation),
+        at_most=ROUNDING,
+        source=sources.SEPARATION,
+    )
+    return [*_theorems(record, settings), *_far_over_near(record), *_ranks(record, settings), measured]
 
 
 def _theorems(record: xr.Dataset, settings: Settings) -> list[Claim]:

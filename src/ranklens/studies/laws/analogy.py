@@ -9,13 +9,14 @@ import torch
 import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ranklens import drawing, problems, theory
 from ranklens.dynamics import flow
+from ranklens.nn.circuits import circuit
 from ranklens.problems import targets
-from ranklens.studies.kit import sources
-from ranklens.studies.kit.claim import Claim, theorem
+from ranklens.studies.kit import reduce, sources
+from ranklens.studies.kit.claim import Claim, exactness, theorem
 from ranklens.tensors import families, init, measures
 from ranklens.tensors.network import TensorNetwork
 
@@ -24,7 +25,9 @@ EXPLANATION = (
     "K is the depth of a matrix factorization, the order of a tensor factorization, or, in a hierarchical "
     "factorization, the number of children of a tree node plus one. The rate of every singular value or component norm "
     "sigma, measured along a trajectory and divided by its alignment gamma with the negative gradient, is a power of "
-    "sigma: the fitted exponents are those of the theorems, which the rates alone do not show."
+    "sigma: the fitted exponents are those of the theorems, which the rates alone do not show. Each factorization is a "
+    "neural network (linear, shallow convolutional or deep convolutional), whose outputs are the entries of its end "
+    "tensor."
 )
 SOURCE = "The talk's closing table; Arora et al. (NeurIPS 2019), Razin, Maman, Cohen (ICML 2021, 2022)"
 
@@ -143,10 +146,11 @@ def run(settings: Settings) -> xr.Dataset:
     """Return sizes, measured rates and alignments of components along their trajectories."""
     parts = []
     for kind in KINDS:
-        found = [_points(CASES[kind](settings, seed), settings) for seed in settings.seeds]
-        part = xr.concat(found, dim="point")
-        parts.append(part.assign_coords(point=np.arange(part.sizes["point"])))
-    record = xr.concat(parts, dim="kind", join="outer").assign_coords(kind=list(KINDS))
+        cases = [CASES[kind](settings, seed) for seed in settings.seeds]
+        part = xr.concat([_points(case, settings) for case in cases], dim="point")
+        part = part.assign_coords(point=np.arange(part.sizes["point"]))
+        parts.append(part.assign(circuit=("seed", [_circuit_error(case.net) for case in cases])))
+    record = xr.concat(parts, dim="kind", join="outer").assign_coords(kind=list(KINDS), seed=list(settings.seeds))
     record["K"] = ("kind", [CASES[kind](settings, 0).order for kind in KINDS])
     return record
 
@@ -183,6 +187,19 @@ def _points(case: _Case, settings: Settings) -> xr.Dataset:
     )
 
 
+@torch.no_grad()
+def _circuit_error(net: TensorNetwork) -> float:
+    """Return how far the outputs of a factorization's neural network are from the entries of its end tensor.
+
+    Every entry is compared with the output for the unit vectors of its indices. The largest absolute difference is
+    divided by the largest entry.
+    """
+    W = net.tensor()
+    indices = torch.cartesian_prod(*[torch.arange(size) for size in W.shape])
+    units = nn.functional.one_hot(indices, max(W.shape)).to(W)
+    return float((circuit(net)(units) - W.reshape(-1)).abs().max() / W.abs().max())
+
+
 def exponent(size: NDArray[np.float64], rate: NDArray[np.float64]) -> tuple[float, float]:
     """Return slope and factor of |rate| = factor * size^slope, fitted by least squares to the logarithms.
 
@@ -212,8 +229,18 @@ def _of(record: xr.Dataset, kind: str) -> _Points:
 
 
 def claims(record: xr.Dataset) -> list[Claim]:
-    """Return the claims: the fitted exponents and factors, and every single rate with its sign."""
-    return [claim for kind in KINDS for claim in _claims_of(kind, _of(record, kind))]
+    """Return the claims: exponents and factors, every single rate with its sign, and the equivalence with networks."""
+    laws = [claim for kind in KINDS for claim in _claims_of(kind, _of(record, kind))]
+    same = exactness(
+        "A deep matrix factorization is a linear network, a tensor factorization a shallow and a hierarchical one a "
+        "deep convolutional arithmetic circuit: absolute difference between an entry of the end tensor and the output "
+        "of the network for the unit vectors of its indices, divided by the largest entry, largest of all entries and "
+        f"{reduce.count(record.circuit.size, 'trained factorization')}",
+        reduce.largest(record.circuit),
+        at_most=1e-12,
+        source=sources.CIRCUITS,
+    )
+    return [*laws, same]
 
 
 def _claims_of(kind: str, points: _Points) -> list[Claim]:

@@ -58,6 +58,9 @@ PRESETS = {
 MINUTES = {"laptop": 0.35, "paper": 0.5, "small": 0.1, "tiny": 0.05}
 # Number of largest singular values in the record.
 SHOWN = 10
+# The singular values at the end of training, as they are read from the figure of Razin, Maman, Cohen (ICML 2022) for a
+# matrix of this size and rank: another random target, and descent.
+PUBLISHED = (36.5, 32.0, 28.0, 23.0, 20.0)
 
 
 def run(settings: Settings) -> xr.Dataset:
@@ -132,7 +135,13 @@ def draw(record: xr.Dataset) -> Figure:
     """Return the figure: the singular values of the first seed against time, and the error of every seed."""
     settings = records.settings_of(record, Settings)
     share = settings.observed / settings.size**2
-    return onsets.draw_learning(record, "singular", "singular value", settings.rank, share)
+    made = onsets.draw_learning(record, "singular", "singular value", settings.rank, share)
+    if (settings.size, settings.rank) == (64, len(PUBLISHED)):
+        values, end = made.axes[0], float(records.runs(record)[0].time[-1])
+        values.plot([end] * len(PUBLISHED), PUBLISHED, "*", color="#000000", label="published, another matrix")
+        values.set_ylim(top=1.9 * PUBLISHED[0])  # space for the legend
+        values.legend(fontsize=8, loc="upper left")
+    return made
 
 
 def alt(record: xr.Dataset) -> str:

@@ -315,11 +315,7 @@ def draw(record: xr.Dataset) -> Figure:
     distance.loglog(deepest.loss, deepest.singular.values[:, 1], color=drawing.COLOURS[0], label="measured")
     distance.loglog(loss, proved.sigma2, **drawing.THEORY, label="proved: at most")
     _draw_law(law, runs)
-    for k, each in enumerate(settings.depths):
-        published = PUBLISHED.get((each, settings.unbalanced_std[k]))
-        if published:
-            stopped.plot(settings.until_loss, published, "*", color=drawing.COLOURS[k], markersize=9, clip_on=False)
-    stopped.plot([], [], "*", color="#000000", label="published end")
+    _draw_published(stopped, settings)
     falls = "training loss: each tick is 10 times less"
     drawing.label(hole, "Balanced: |w11| grows without end", falls, "|w11|: each tick is 10 times more")
     drawing.label(stopped, "Not balanced: depth 2 stops early", falls, "|w11|: each tick is 10 times more")
@@ -336,6 +332,14 @@ def draw(record: xr.Dataset) -> Figure:
     for axes in made.axes:
         axes.legend(fontsize=7)
     return made
+
+
+def _draw_published(axes: Axes, settings: Settings) -> None:
+    """Draw where |w11| ends in the published figure, for every depth with the same initialization."""
+    for k, (depth, std) in enumerate(zip(settings.depths, settings.unbalanced_std, strict=True)):
+        if published := PUBLISHED.get((depth, std)):
+            axes.plot(settings.until_loss, published, "*", color=drawing.COLOURS[k], markersize=9, clip_on=False)
+    axes.plot([], [], "*", color="#000000", label="published end")
 
 
 def _draw_hole(axes: Axes, runs: list[tuple[int, xr.Dataset]]) -> None:

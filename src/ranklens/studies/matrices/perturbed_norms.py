@@ -313,8 +313,6 @@ def _published_claims(record: xr.Dataset, settings: Settings) -> list[Claim]:
     """Return the claims on the published observations w12 = -2, w21 = 1/2 and w22 = eps."""
     runs, opposite = _runs(record, "published"), _runs(record, "published, det > 0")
     data = f"2 x 2 matrix with the published observations w12 = {Z:g}, w21 = {Z2:g} and w22 = eps"
-    [zero] = [r for r in runs if not float(r.eps)]
-    coarse, fine = (abs(float(r.hole[-1])) for r in opposite if not float(r.eps))
     limited = [r for r in runs if float(r.eps)]
     above = [_over_upper_bound(r) for r in opposite if float(r.eps)]
     return [
@@ -342,6 +340,16 @@ def _published_claims(record: xr.Dataset, settings: Settings) -> list[Claim]:
             within=(0.998, 1.002),
             source=sources.NORMS_PERTURBED,
         ),
+        *_published_zero(record, settings, data),
+    ]
+
+
+def _published_zero(record: xr.Dataset, settings: Settings, data: str) -> list[Claim]:
+    """Return the claims on the published observations with w22 = 0, from both signs of the determinant."""
+    [zero] = [r for r in _runs(record, "published") if not float(r.eps)]
+    opposite = [r for r in _runs(record, "published, det > 0") if not float(r.eps)]
+    coarse, fine = (abs(float(r.hole[-1])) for r in opposite)
+    return [
         finding(
             f"{data} = 0: from a negative determinant |w11| grows like 1 / sqrt(2 loss): 2 loss w11^2 at the end, "
             f"where the training loss is {settings.until_loss_hole:g}, one run",
