@@ -1,4 +1,4 @@
-"""Write the tables of results in README.md and docs/reproductions.md: python docs/results_table.py [FOLDER ...].
+"""Write the tables of results in the pages of `PAGES`: python docs/results_table.py [FOLDER ...].
 
 Each FOLDER holds records that `ranklens talk` or `ranklens run` wrote. The claims of every record whose settings are
 those of a preset go to docs/results.json, and the tables are made from that file. Without a folder they are made from
@@ -6,7 +6,9 @@ the file as it is.
 """
 
 import dataclasses
+import itertools
 import json
+import math
 import re
 import statistics
 import sys
@@ -14,16 +16,29 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import xarray as xr
+
 import ranklens as rl
 from ranklens import files, studies
+from ranklens.studies.cp import natural_images
+from ranklens.studies.kit.claim import Claim as Judged
+from ranklens.studies.kit.predictors import CP, HIERARCHICAL
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "docs" / "results.json"
 BENCHMARK = ROOT / "benchmarks" / "completion_results.jsonl"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "reproductions.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "reproductions.md", ROOT / "docs" / "natural_images.md")
 LETTER = {"theorem": "T", "exactness": "E", "finding": "F"}
 
 Claim = dict[str, str | float | bool]
+# Presets of the study natural_images with a table on their page.
+TABLES = (
+    "paper-ten",
+    "paper-fashion-ten",
+    "paper-hierarchical-ten",
+    "paper-fashion-hierarchical-ten",
+    "recipe",
+)
 # Methods of the benchmark of MovieLens as its results name them, and in words.
 MOVIELENS = {
     "ranklens": "ranklens",
@@ -78,7 +93,7 @@ def collect(folders: list[Path]) -> Results:
     for path in sorted(path for folder in folders for path in folder.glob("*.nc")):
         record = rl.load(path)
         name = record.attrs.get("study")
-        preset = _preset(name, record.attrs["settings"]) if name in studies.STUDIES else None
+        preset = _preset(name, json.loads(record.attrs["settings"])) if name in studies.STUDIES else None
         if preset is None:
             print(f"left out: {path}: its settings are those of no preset")
             continue
@@ -93,16 +108,34 @@ def collect(folders: list[Path]) -> Results:
             "versions": record.attrs["versions"],
             "claims": [_kept(claim) for claim in judged],
         }
+        if name == "natural_images":
+            found[f"{name}, {preset}"]["errors"] = _errors(record)
     return found
 
 
-def _preset(name: str, settings: str) -> str | None:
-    """Return the first preset of a study with these settings, given as JSON; None if there is none."""
-    presets = studies.load(name).PRESETS
-    return next((called for called, at in presets.items() if json.dumps(dataclasses.asdict(at)) == settings), None)
+def _errors(record: xr.Dataset) -> list[dict[str, str | float]]:
+    """Return final errors by family, rank and kind of data: means, and standard deviations over classes."""
+    ends = {"training": record.train.isel(step=-1), "test": record.test}
+    found = []
+    for family, data, rank in itertools.product(record.family.values, record.data.values, record["rank"].values):
+        row: dict[str, str | float] = {"family": str(family), "data": str(data), "rank": int(rank)}
+        for which, errors in ends.items():
+            each = errors.sel(family=family, data=data, rank=rank).mean("seed")
+            row |= {which: float(each.mean()), f"{which} deviation": float(each.std("label"))}
+        if not math.isnan(float(row["training"])):
+            found.append(row)
+    return found
 
 
-def _kept(claim: studies.Claim) -> Claim:
+def _preset(name: str, settings: object) -> str | None:
+    """Return the first preset of a study with these settings, as JSON reads them; None if there is none."""
+    presets = {
+        called: json.loads(json.dumps(dataclasses.asdict(at))) for called, at in studies.load(name).PRESETS.items()
+    }
+    return next((called for called, at in presets.items() if at == settings), None)
+
+
+def _kept(claim: Judged) -> Claim:
     """Return what is kept of a claim."""
     relation = {"<=": "at most", ">=": "at least", "within": "within"}[claim.relation]
     ends = claim.bound if isinstance(claim.bound, tuple) else (claim.bound,)
@@ -119,19 +152,21 @@ def claims(results: Results, name: str, preset: str) -> list[Claim]:
 
 
 def one(results: Results, row: Row, phrase: str) -> Claim:
-    """Return the only claim of a row's study that contains a phrase.
+    """Return the only claim of a row's study that contains a phrase, or each of its parts with " ... " between.
 
     Raises:
         ValueError: if none or several do.
     """
-    found = [claim for claim in claims(results, row.study, row.preset) if phrase in str(claim["statement"])]
+    stated = claims(results, row.study, row.preset)
+    found = [claim for claim in stated if all(part in str(claim["statement"]) for part in phrase.split(" ... "))]
     if len(found) != 1:
         raise ValueError(f"{len(found)} claims of {row.study}, {row.preset} contain {phrase!r}; give one that one has")
     return found[0]
 
 
 # Numbers of seeds.
-WORDS = ("no seed", "one seed", "two seeds", "three seeds", "four seeds", "five seeds")
+COUNTED = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+WORDS = tuple(f"{word} seed{'' if word == 'one' else 's'}" for word in COUNTED)
 
 
 def current(results: Results) -> Results:
@@ -139,7 +174,7 @@ def current(results: Results) -> Results:
     kept = {}
     for key, record in results.items():
         name, called = key.split(", ", maxsplit=1)
-        if _preset(name, json.dumps(record["settings"])) == called:
+        if _preset(name, record["settings"]) == called:
             kept[key] = record
     return kept
 
@@ -177,6 +212,31 @@ def movielens() -> str:
     claim = f"MovieLens-100k, 80/20 split, {WORDS[len(errors)]}, no rank given: RMSE; {others}"
     command = "python benchmarks/completion.py movielens"
     return f"| F | {claim} (medians) | {medians[0]}; {', '.join(medians[1:])} | `movielens` | `{command}` |"
+
+
+def published(results: Results, preset: str, family: str) -> str:
+    """Return a table of the errors of a preset of the study natural_images, beside the published ones of CP."""
+    record = results.get(f"natural_images, {preset}")
+    if record is None:
+        return "Not measured with the present settings."
+    images = studies.preset("natural_images", preset).images
+    size = "components" if family == CP else "width"
+    lines = [
+        f"| data | {size} | training error | published | test error | published |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in (row for row in record["errors"] if row["family"] == family):
+        known: list[float] = [math.nan, math.nan]
+        if row["rank"] in natural_images.RANKS:
+            curves = natural_images.PUBLISHED[images][row["data"]]
+            known = [curve[natural_images.RANKS.index(row["rank"])] for curve in curves]
+        cells = []
+        for which, number in zip(("training", "test"), known, strict=True):
+            deviation = row[f"{which} deviation"]
+            cells.append(f"{row[which]:.4f}" + (f" ± {deviation:.4f}" if deviation else ""))
+            cells.append("" if math.isnan(number) else f"{number:.4f} ({row[which] - number:+.4f})")
+        lines.append(f"| {row['data']} | {row['rank']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def verdicts(results: Results) -> str:
@@ -218,6 +278,9 @@ def blocks(results: Results) -> dict[str, str]:
     every, results = rows(), current(results)
     made = {name: table(results, [row for row in every if row.section == name]) for name in {x.section for x in every}}
     front = table(results, [row for row in every if row.front])
+    for preset in TABLES:
+        for family in (CP, HIERARCHICAL):
+            made[f"{preset}-{family}"] = published(results, preset, family)
     return {**made, "front": f"{front}\n{movielens()}", "verdicts": verdicts(results)}
 
 
@@ -227,7 +290,9 @@ def filled(page: str, made: dict[str, str]) -> str:
     def part(found: re.Match[str]) -> str:
         return f"<!-- results: {found[1]}, made by `make results` -->\n\n{made[found[1]]}\n\n<!-- end of results -->"
 
-    return re.sub(r"<!-- results: (\w+), made by `make results` -->.*?<!-- end of results -->", part, page, flags=re.S)
+    return re.sub(
+        r"<!-- results: ([-\w]+), made by `make results` -->.*?<!-- end of results -->", part, page, flags=re.S
+    )
 
 
 def main() -> None:

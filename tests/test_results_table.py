@@ -1,6 +1,8 @@
 """The tables of README.md and docs/reproductions.md are those that docs/results_table.py makes from kept results."""
 
+import dataclasses
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -50,7 +52,7 @@ def test_every_row_is_of_a_study_and_a_preset(script):
 def test_results_of_other_settings_are_left_out_and_numbers_are_those_of_the_claims(script):
     [row] = [row for row in script.rows() if row.study == "rank_one"]
     claim = {"kind": "finding", "statement": f"x {row.phrases[0]} y", "measured": 2.5, "bound": "", "holds": False}
-    settings = script.dataclasses.asdict(studies.preset("rank_one", "laptop"))
+    settings = json.loads(json.dumps(dataclasses.asdict(studies.preset("rank_one", "laptop")), sort_keys=True))
     results = {"rank_one, laptop": {"settings": settings, "claims": [claim]}}
     assert "| F | " in script.table(results, [row])
     assert "| 2.50 (does not meet its bound) | `laptop` | `ranklens run rank_one` |" in script.table(results, [row])
@@ -70,3 +72,11 @@ def test_failed_findings_are_listed(script):
     assert "1 of 1 theorems, 0 of 0 exactness checks and 0 of 1 findings hold" in text
     assert r"| `depth` | a \| b | 1e-5 | at least 1 |" in text
     assert "not measured with the present settings: linear_regression" in text
+
+
+def test_errors_of_natural_images_stand_beside_published_ones(script):
+    row = {"family": "CP", "data": "true", "rank": 5, "training": 0.01, "training deviation": 0.002}
+    results = {"natural_images, paper-ten": {"errors": [{**row, "test": 0.02, "test deviation": 0.0}]}}
+    table = script.published(results, "paper-ten", "CP")
+    assert "| true | 5 | 0.0100 ± 0.0020 | 0.0080 (+0.0020) | 0.0200 | 0.0220 (-0.0020) |" in table
+    assert script.published({}, "paper-ten", "CP").startswith("Not measured")
