@@ -6,6 +6,9 @@ import xarray as xr
 
 import ranklens as rl
 
+# Settings with which a run of the study takes a fraction of a second.
+SMALL = {"size": 6, "rank": 1, "observed": 30}
+
 
 def rows(count, step):
     return np.arange(count) * step
@@ -80,11 +83,11 @@ def test_missing_and_failed_runs_are_nan_and_say_why():
 
 
 def test_a_dimension_of_a_study_that_is_swept_is_dropped():
-    data = rl.sweep("matrix_dynamics", over={"seed": [3, 5]}, preset="tiny", jobs=1)
+    data = rl.sweep("matrix_dynamics", over={"seed": [3, 5]}, fixed=SMALL, preset="tiny", jobs=1)
     assert data.seed.values.tolist() == [3, 5]
     assert data.singular.dims == ("seed", "row", "singular_0")
     assert data.stopped.values.tolist() == ["loss", "loss"]
-    alone = rl.sweep("matrix_dynamics", over={"seed": [5]}, preset="tiny", jobs=1)
+    alone = rl.sweep("matrix_dynamics", over={"seed": [5]}, fixed=SMALL, preset="tiny", jobs=1)
     count = alone.sizes["row"]
     np.testing.assert_array_equal(data.loss[1, :count], alone.loss[0])
     assert np.isnan(data.loss[1, count:]).all()

@@ -60,7 +60,14 @@ def test_runs_of_earlier_code_are_left_out(tmp_path):
 
 
 def test_a_setting_of_one_value_has_its_singular_name(tmp_path):
-    rl.sweep("matrix_dynamics", over={"seed": [1, 2]}, preset="tiny", store=tmp_path / "s", jobs=1)
+    rl.sweep(
+        "matrix_dynamics",
+        over={"seed": [1, 2]},
+        fixed={"size": 6, "rank": 1, "observed": 30},
+        preset="tiny",
+        store=tmp_path / "s",
+        jobs=1,
+    )
     assert rl.open_store(tmp_path / "s").seed.values.tolist() == [1, 2]
 
 

@@ -118,7 +118,7 @@ class _Padded(BackendArray):
                     room = np.full(self.column.shape, _fill(self.dtype), dtype=self.dtype)
                     room[tuple(slice(size) for size in values.shape)] = values
                     values = room
-                found[k] = values[np.ix_(*inner)] if inner else values
+                found[k] = values[np.ix_(*inner)] if inner else values[()]
         found = found.reshape(*(len(each) for each in several))
         return np.asarray(found[tuple(0 if isinstance(each, int | np.integer) else slice(None) for each in key)])
 
