@@ -176,7 +176,7 @@ def test_a_record_has_what_is_tracked_and_every_ending():
         (torch.eye(2, dtype=torch.float64) * math.nan, {}, "entries that are not finite"),
         (torch.zeros(0, 2, dtype=torch.float64), {}, "pass one whole matrix"),
         (torch.eye(3, dtype=torch.float64), {}, r"tensors of shape \(2, 2\), not \(3, 3\)"),
-        (torch.eye(2, dtype=torch.float64), {"depth": 0.5}, "depth is 0.5; the equation holds"),
+        (torch.eye(2, dtype=torch.float64), {"depth": 0.5}, "depth is 0.5; it must be a number at least 1"),
         (torch.eye(2, dtype=torch.float64), {"depth": math.nan}, "depth is nan"),
         (torch.eye(2, dtype=torch.float64), {"depth": 1.5, "logarithmic": True}, "leave out logarithmic"),
         (torch.ones(2, 2, dtype=torch.float64), {"logarithmic": True}, "start has rank 1 of 2"),

@@ -41,7 +41,7 @@ def test_nodes_of_one_dtype():
     assert [node.dtype for node in check_nodes([[[1, 2]], np.ones((2, 2))])] == [torch.float64] * 2
     with pytest.raises(TypeError, match=r"node 1 is torch\.float32 on cpu, node 0 torch\.float64"):
         check_nodes([np.ones(2), np.ones(2, dtype=np.float32)])
-    with pytest.raises(TypeError, match="node 1 has complex numbers"):
+    with pytest.raises(TypeError, match=r"nodes\[1\] has complex numbers"):
         check_nodes([np.ones(2), np.ones(2) * 1j])
 
 

@@ -189,7 +189,7 @@ def test_illegal_einsums_are_refused_with_the_reason(equation, shapes, message):
 
 def test_bad_nodes():
     one = torch.ones(2, 2)
-    with pytest.raises(TypeError, match=r"node 1 is torch\.int64"):
+    with pytest.raises(TypeError, match=r"nodes\[1\] is torch\.int64"):
         rl.TensorNetwork("ab,bc->ac", [one, one.long()])
     with pytest.raises(TypeError, match=r"node 1 is torch\.float64"):
         rl.TensorNetwork("ab,bc->ac", [one, one.double()])

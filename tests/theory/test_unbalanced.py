@@ -125,7 +125,7 @@ def test_bad_arguments():
     eye = torch.eye(2, dtype=torch.float64)
     with pytest.raises(ValueError, match="pass a square one of depth 2"):
         rl.theory.lambda_balanced_(rl.deep_matrix((2, 2), depth=3), eye, 1.0)
-    with pytest.raises(ValueError, match="is not finite"):
+    with pytest.raises(ValueError, match="imbalance is nan; it must be a finite number"):
         rl.theory.lambda_balanced_(rl.deep_matrix((2, 2), depth=2), eye, math.nan)
     run = rl.gradient_flow(rl.cp((2, 2), rank=1, std=0.5), problem(rl.cp((2, 2), rank=1)), until_time=1.0)
     with pytest.raises(ValueError, match="no 'x' along time; track it first"):

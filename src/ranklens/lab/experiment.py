@@ -15,6 +15,7 @@ from ranklens.dynamics import optim
 from ranklens.dynamics.descent import gradient_descent
 from ranklens.dynamics.end_matrix import end_matrix_flow
 from ranklens.dynamics.flow import gradient_flow
+from ranklens.dynamics.record import Quantity
 from ranklens.lab.knobs import MOST_PARAMETERS, Knobs
 from ranklens.problems import Completion, targets
 from ranklens.progress import Report
@@ -95,18 +96,18 @@ class Experiment:
         """Return the network at its start."""
         knobs = self.knobs
         shape, width = (knobs.size,) * int(knobs.depth), knobs.width
-        drawn = {"std": knobs.start, "seed": knobs.seed}
+        std, seed = knobs.start, knobs.seed
         if knobs.family == "example":
             net = families.deep_matrix((2, 2), int(knobs.depth))
             init.product_(net, knobs.start * torch.eye(2, dtype=torch.float64))
         elif knobs.family == "matrix":
-            net = families.deep_matrix((knobs.size,) * 2, int(knobs.depth), width or None, **drawn)
+            net = families.deep_matrix((knobs.size,) * 2, int(knobs.depth), width or None, std=std, seed=seed)
         elif knobs.family == "cp":
-            net = families.cp(shape, width or None, **drawn)
+            net = families.cp(shape, width or None, std=std, seed=seed)
         elif knobs.family == "hierarchical":
-            net = families.hierarchical(shape, width or None, **drawn)
+            net = families.hierarchical(shape, width or None, std=std, seed=seed)
         elif knobs.family == "train":
-            net = families.tensor_train(shape, width or knobs.size, **drawn)
+            net = families.tensor_train(shape, width or knobs.size, std=std, seed=seed)
         else:
             net = self._own(knobs)
         parameters = sum(stack.numel() for stack in net.stacks)
@@ -175,7 +176,7 @@ class Experiment:
         L = float(self.order)
         return -L * s ** (2 - 2 / L) * torch.einsum("ir,ij,rj->r", U, G, Vh)
 
-    def tracked(self) -> dict[str, Callable[[object], object]]:
+    def tracked(self) -> dict[str, Callable[[object], Quantity]]:
         """Return the functions that a run evaluates at every recorded time, the first of them first."""
         rows = 0
         spectrum = torch.empty(0)

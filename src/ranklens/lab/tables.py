@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -13,6 +14,7 @@ from ranklens.completers import MatrixCompleter
 from ranklens.nn.random_control import random_singular_values
 from ranklens.nn.rank_profile import rank_profile
 from ranklens.problems import Completion
+from ranklens.seeds import stream
 from ranklens.theory.convex import nuclear_norm_completion
 
 MOST_CELLS = 40_000  # of a table
@@ -91,7 +93,7 @@ def complete(text: str, seed: int = 0) -> dict[str, object]:
     observed = np.argwhere(~np.isnan(values))
     if len(observed) < 10:
         raise ValueError(f"the table has {len(observed)} numbers; at least 10 are needed to compare ways")
-    drawn = np.random.default_rng(seed).permutation(len(observed))
+    drawn = torch.randperm(len(observed), generator=stream(seed, "held-out entries of a table")).numpy()
     tested = observed[drawn[: max(2, round(HELD_OUT * len(observed)))]]
     seen = values.copy()
     seen[tuple(tested.T)] = np.nan

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -455,16 +455,13 @@ def _pair(equation: object) -> tuple[Sequence[Sequence[Label]], Sequence[Label]]
     Raises:
         TypeError: if it is anything else.
     """
-    listed = isinstance(equation, tuple | list) and len(equation) == 2 and not isinstance(equation[0], str)
-    if not listed or not isinstance(equation[0], Iterable) or not isinstance(equation[1], Iterable):  # type: ignore[index]
+    if not isinstance(equation, tuple | list) or len(equation) != 2:
         raise TypeError(
             f"equation is {arguments.told(equation)}; give an einsum such as 'ar,br->ab', or a pair (labels of every "
             f"node, labels of the end tensor)"
         )
-    nodes, out = equation  # type: ignore[misc]
-    if wrong := [node for node in nodes if isinstance(node, str) or not isinstance(node, Iterable)]:
-        raise TypeError(f"equation has {arguments.told(wrong[0])} for the labels of a node; give a list of labels")
-    return nodes, out
+    nodes, out = (arguments.sequence(f"equation[{k}]", part) for k, part in enumerate(equation))
+    return [arguments.sequence(f"equation[0][{k}]", node) for k, node in enumerate(nodes)], out
 
 
 def check_network(name: str, value: object) -> TensorNetwork:

@@ -68,8 +68,8 @@ def kept(net: TensorNetwork, bond: Hashable, width: int) -> Int[Tensor, " width"
         ValueError: if `width` is below one or above the size of the bond.
     """
     norms = log_norms(net, bond)
-    width = arguments.count(f"the width of bond {bond!r}", width)
-    if width > len(norms):
+    width = arguments.count(f"the width of bond {bond!r}", width, least=-1)
+    if not 1 <= width <= len(norms):
         raise ValueError(f"the width of bond {bond!r} is {width}; keep 1 to {len(norms)} of its components")
     return norms.sort(descending=True, stable=True).indices[:width].sort().values
 
