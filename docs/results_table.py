@@ -42,6 +42,7 @@ TABLES = (
 # Methods of the benchmark of MovieLens as its results name them, and in words.
 MOVIELENS = {
     "ranklens": "ranklens",
+    "ranklens, without implicit feedback": "ranklens without implicit feedback",
     "myFM, rank 10, 200 iterations": "myFM",
     "Surprise SVD, tuned": "tuned SVD",
     "biases + soft-impute (nuclear norm)": "soft-impute",
@@ -218,7 +219,7 @@ def published(results: Results, preset: str, family: str) -> str:
     """Return a table of the errors of a preset of the study natural_images, beside the published ones of CP."""
     record = results.get(f"natural_images, {preset}")
     if record is None:
-        return "Not measured with the present settings."
+        return f"Not measured yet with these settings: `{_command('natural_images', preset)}`."
     images = studies.preset("natural_images", preset).images
     size = "components" if family == CP else "width"
     lines = [

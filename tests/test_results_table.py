@@ -79,4 +79,7 @@ def test_errors_of_natural_images_stand_beside_published_ones(script):
     results = {"natural_images, paper-ten": {"errors": [{**row, "test": 0.02, "test deviation": 0.0}]}}
     table = script.published(results, "paper-ten", "CP")
     assert "| true | 5 | 0.0100 ± 0.0020 | 0.0080 (+0.0020) | 0.0200 | 0.0220 (-0.0020) |" in table
-    assert script.published({}, "paper-ten", "CP").startswith("Not measured")
+    assert (
+        script.published({}, "paper-ten", "CP")
+        == "Not measured yet with these settings: `ranklens run natural_images --preset paper-ten`."
+    )
