@@ -88,7 +88,7 @@ PRESETS = {
     ),
     "tiny": Settings(size=8, train=24, depths=(1, 3), steps=30, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.25, "paper": 12.0, "tiny": 0.05}
+MINUTES = {"laptop": 0.3, "paper": 17.0, "tiny": 0.05}
 
 
 @dataclass(frozen=True)
