@@ -375,44 +375,6 @@ def test_the_library_for_downloads_is_imported_when_it_is_used():
     assert found.stdout.strip() == "False"
 
 
-class Endless(Quiet):
-    """Sends zeros for ever, without saying how many; or one byte now and then."""
-
-    pause = 0.0
-
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-        try:
-            while not self.server.over.is_set():
-                self.wfile.write(bytes(1 if self.pause else 2**16))
-                self.server.over.wait(self.pause)
-        except OSError:
-            pass  # the client has gone
-
-
-@pytest.mark.parametrize(
-    ("pause", "message"), [(0.0, "has more than 1000000 bytes"), (0.05, "came at less than 5000 bytes per second")]
-)
-def test_a_server_that_never_ends_is_left(home, monkeypatch, pause, message):
-    monkeypatch.setattr(install, "LARGEST_DOWNLOAD", 1_000_000)
-    monkeypatch.setattr(install, "PATIENCE", 0.1)
-    handler = type("Handler", (Endless,), {"pause": pause})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.over = threading.Event()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        with pytest.raises(OSError, match=message):
-            rl.data.fetch("mnist", home=f"http://127.0.0.1:{server.server_port}")
-    finally:
-        server.over.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
-    assert everything(rl.data.folder()) == []
-
-
 @pytest.mark.parametrize("address", ["", "mnist", "/etc"])
 def test_a_home_that_is_no_address_is_named(home, address):
     with pytest.raises(ValueError, match=f"home is {address!r}; give an address"):

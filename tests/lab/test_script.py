@@ -22,9 +22,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_python_makes_the_same_run(name):
+def test_the_python_makes_the_same_run(name, tolerance):
     names = {}
     exec(script(CASES[name]), names)
     wanted = Experiment(CASES[name]).run(lambda _: None)
     for quantity in ("loss", "sigma"):
-        np.testing.assert_allclose(names["run"][quantity], wanted[quantity], rtol=1e-9, atol=0)
+        np.testing.assert_allclose(names["run"][quantity], wanted[quantity], rtol=tolerance["rounding"], atol=0)
