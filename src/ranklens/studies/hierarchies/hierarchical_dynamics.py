@@ -206,8 +206,11 @@ def draw(record: xr.Dataset) -> Figure:
         (panels[2], first.inner_component[:, 0], "Inner node: local components", "local component norm"),
         (panels[3], first.inner_spectrum[:, 0], "Mode 1: singular values", "singular value"),
     ]:
-        names = [f"{what} {k + 1}" for k in range(settings.rank)]
+        names = [f"{what.split()[-1]} {k + 1}" for k in range(settings.rank)]
         drawing.lines(axes, onsets.distance(first), values.values, names, rest="all others")
+        axes.set_ylim(top=1.6 * float(values.max()))  # space for the legend
+        handles, labels = axes.get_legend_handles_labels()
+        axes.legend(handles[::-1], labels[::-1], fontsize=8, loc="upper left", ncols=2)
         drawing.label(axes, title, "arc length of the parameters' trajectory", what)
     _draw_ends(panels[4], first, settings.rank)
     share = settings.observed / settings.size**TREE.order
