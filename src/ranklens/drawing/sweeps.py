@@ -131,11 +131,13 @@ def _draw_curves(data: xr.Dataset, layout: _Layout, names: Sequence[str]) -> tup
 
 def _draw_panel(axes: Axes, data: xr.Dataset, layout: _Layout, name: str) -> str:
     """Draw a quantity: a line and a band per value of the first setting, or per component. Return the axis label."""
-    values, heights, ends = data[name], [], []
+    values = data[name]
+    heights: list[Floats] = []
+    ends: list[float] = []
     extra = [dim for dim in values.dims if dim not in (*layout.settings, SEED, layout.rows)]
     by_component = not layout.settings and len(extra) == 1 and values.sizes[extra[0]] > 1
     if extra and not by_component:
-        values = np.sqrt((abs(values.astype(float)) ** 2).sum(extra, skipna=False))
+        values = ((abs(values.astype(float)) ** 2).sum(extra, skipna=False)) ** 0.5
     along = extra[0] if by_component else layout.settings[0] if layout.settings else None
     parts = [None] if along is None else list(range(values.sizes[along]))
     for k in reversed(parts) if by_component else parts:

@@ -146,7 +146,8 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
     descent = _Descent(net, task, optimizer, recorder, first, steps, every, small)
 
     def record(stopped: str, message: str = "") -> xr.Dataset:
-        outcome = Outcome(stopped, message, _cost(before, first, descent.kept.step, started))
+        step, seconds = descent.kept.step, before.seconds + clock.perf_counter() - started
+        outcome = Outcome(stopped, message, Cost(before.evaluations + step - first, step, seconds))
         attrs = run_attributes(
             outcome,
             task,
@@ -158,17 +159,12 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
             seed=seed,
         )
         optimizer_state = {} if stopped in ("nan", "interrupted") else _optimizer_state(optimizer)
-        return recorder.result(outcome, {"state": _flat(net), **optimizer_state}, attrs, descent.kept.step)
+        return recorder.result(outcome, {"state": _flat(net), **optimizer_state}, attrs, step)
 
     with threads(contract.work(net.layout)), reporter(progress) as report:
         stopped, message = descent.go(batches, checkpoint.watch(report, lambda: record(UNFINISHED)))
     warn_if_early(Outcome(stopped, message, Cost()), descent.kept.loss, goal)
     return checkpoint.end(record(stopped, message))
-
-
-def _cost(before: Cost, first: int, step: int, started: float) -> Cost:
-    """Return the work up to a step of a descent that started at step `first`, with that of those it resumed."""
-    return Cost(before.evaluations + step - first, step, before.seconds + clock.perf_counter() - started)
 
 
 @dataclass(frozen=True)
