@@ -54,10 +54,16 @@ class _LogProduct(torch.autograd.Function):
     def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
         dtype = table.dtype
         table = table if dtype.itemsize >= 4 else table.float()  # half precision cannot count exactly to 784
-        nonzero = _collect(rows, table.abs().log().where(table != 0, 0.0)).exp()
-        if bool((table < 0).any()):
-            nonzero = nonzero * (1 - 2 * _collect(rows, (table < 0).to(table.dtype)).remainder(2))
-        zeros = _collect(rows, (table == 0).to(table.dtype)) if bool((table == 0).any()) else None
+        size, zeros = table.shape[2], None
+        if bool(table.min() > 0):  # one pass over the table instead of seven
+            nonzero = _collect(rows, table.log()).exp_()[:, :size]
+        else:
+            nonzero = _collect(rows, table.abs().log().where(table != 0, 0.0)).exp_()[:, :size]
+            if bool((table < 0).any()):
+                negative = _collect(rows, (table < 0).to(table.dtype))[:, :size]
+                nonzero = nonzero * (1 - 2 * negative.remainder(2))
+            if bool((table == 0).any()):
+                zeros = _collect(rows, (table == 0).to(table.dtype))[:, :size]
         ctx.save_for_backward(table, rows, nonzero, zeros)
         return (nonzero if zeros is None else nonzero.where(zeros == 0, 0.0)).to(dtype)
 
@@ -66,43 +72,57 @@ class _LogProduct(torch.autograd.Function):
         table, rows, nonzero, zeros = ctx.saved_tensors
         if zeros is not None and torch.is_grad_enabled():
             raise RuntimeError("second derivatives of a product of many factors are not known where a factor is zero")
-        weighted = upstream.to(table.dtype) * nonzero
-        alive = weighted if zeros is None else weighted.where(zeros == 0, 0.0)
-        gradient = _distribute(rows, alive, table) / table.where(table != 0, 1.0)
-        if zeros is not None:
-            gradient = gradient.where(table != 0, _distribute(rows, weighted.where(zeros == 1, 0.0), table))
-        return gradient, None
+        upstream = upstream.to(table.dtype)
+        if zeros is None:
+            return _distribute(rows, _counted_product(upstream, nonzero), table) / table, None
+        weighted = upstream * nonzero
+        alive = _distribute(rows, _counted(weighted.where(zeros == 0, 0.0)), table)
+        only = _distribute(rows, _counted(weighted.where(zeros == 1, 0.0)), table)
+        return (alive / table.where(table != 0, 1.0)).where(table != 0, only), None
 
 
 def _collect(rows: Tensor, table: Tensor) -> Tensor:
-    """Return the sums over n of table[n, rows[b, n], r], of shape (batch, size).
+    """Return the sums over n of table[n, rows[b, n], r], of shape (batch, size or more); further columns are padding.
 
     The sum for rows that read level 0 of every node comes first. Each further level adds one matrix product, of its
     indicators with its difference from level 0.
     """
-    size = table.shape[2]
-    padded = functional.pad(table, (0, _padding(table)))
+    padding = _padding(table)
+    padded = functional.pad(table, (0, padding)) if padding else table
     first = padded[:, 0].sum(dim=0)
     from_first = [padded[:, level] - padded[:, 0] for level in range(1, table.shape[1])]
     parts = []
     for block in _blocks(rows):
         reads = _later_reads(block, table)
-        part = torch.mm(reads[0], from_first[0]) if reads else first.new_zeros(len(block), len(first))
+        part = torch.addmm(first, reads[0], from_first[0]) if reads else first.expand(len(block), -1).clone()
         for later, difference in zip(reads[1:], from_first[1:], strict=True):
             part.addmm_(later, difference)
-        parts.append(part.add_(first))
-    return (parts[0] if len(parts) == 1 else torch.cat(parts))[:, :size]
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _distribute(rows: Tensor, values: Tensor, table: Tensor) -> Tensor:
+def _counted(values: Tensor) -> Tensor:
+    """Return the values with a last column of ones, which `_distribute` sums along to count rows."""
+    return functional.pad(values, (0, 1), value=1.0)
+
+
+def _counted_product(a: Tensor, b: Tensor) -> Tensor:
+    """Return `_counted(a * b)`; where no second derivative is wanted, it is written to one new piece of memory."""
+    if torch.is_grad_enabled():
+        return _counted(a * b)
+    counted = b.new_empty(len(b), b.shape[1] + 1)
+    counted[:, -1] = 1.0
+    torch.mul(a, b, out=counted[:, :-1])
+    return counted
+
+
+def _distribute(rows: Tensor, counted: Tensor, table: Tensor) -> Tensor:
     """Return the sums of values[b, r] over the rows b that read a level, for every node and level.
 
     This is the transpose of `_collect`, and has the shape (nodes, levels, size) of `table`. Level 0 gets the sum over
-    all rows minus the sums of the other levels. A column of ones is summed along, which counts how often level 0 is
-    read: if it is never read, its sum is set to exactly 0, in place of a rounding error.
+    all rows minus the sums of the other levels. The values come with a column of ones (`_counted`), whose sums count
+    how often level 0 is read: if it is never read, its sum is set to exactly 0, in place of a rounding error.
     """
-    counted = values.new_ones(len(values), values.shape[1] + 1)
-    counted[:, :-1] = values
     blocks = _blocks(rows)
     sums: list[Tensor] = []
     for block, part in zip(blocks, counted.split([len(block) for block in blocks]), strict=True):
@@ -111,7 +131,7 @@ def _distribute(rows: Tensor, values: Tensor, table: Tensor) -> Tensor:
             sums = [torch.mm(part.T, later) for later in reads]
         else:
             sums = [found.addmm_(part.T, later) for found, later in zip(sums, reads, strict=True)]
-    first = counted.sum(dim=0)[:, None] - reduce(torch.add, sums, counted.new_zeros(1, table.shape[0]))
+    first = counted.sum(dim=0)[:, None] - (reduce(torch.add, sums) if sums else counted.new_zeros(1, table.shape[0]))
     first = first.where(first[-1] != 0, 0.0)
     return torch.stack([first, *sums])[:, :-1].permute(2, 0, 1)
 
