@@ -53,7 +53,7 @@ def test_factors_that_are_not_balanced_satisfy_the_bound_as_long_as_the_determin
     assert math.isnan(study._over_bound(r.assign(sign=("row", [1.0, math.nan, -1.0]))))
     claims = study._unbalanced([(2, r), (3, r.assign(hole=("row", [0.1, 8.0, 30.0])))])
     assert [claim.measured for claim in claims] == pytest.approx([1.5, 2.0, 30.0])
-    assert [claim.kind for claim in claims] == ["theorem", "finding", "finding"]
+    assert [claim.kind for claim in claims] == ["exactness", "finding", "finding"]
     assert len(study._unbalanced([(2, r)])) == 2
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ranklens import drawing, problems, theory
 from ranklens.dynamics import flow
 from ranklens.studies.kit import records, reduce, sources, starts
-from ranklens.studies.kit.claim import Claim, finding, theorem
+from ranklens.studies.kit.claim import Claim, exactness, finding, theorem
 from ranklens.tensors import measures
 
 TITLE = "Rank, not norms: all norms grow to infinity while the rank is minimized"
@@ -225,7 +225,7 @@ def _unbalanced(runs: list[tuple[int, xr.Dataset]]) -> list[Claim]:
     start = (
         "from independent Gaussian factors, which are not balanced: |w11| at the end, where the training loss is 1e-4"
     )
-    bound = theorem(
+    bound = exactness(
         "The 2 x 2 end matrix of independent Gaussian factors, which are not balanced, has an unobserved entry |w11| "
         "of at least (1 - e)^2 / e, where e = sqrt(2 loss) < 1, as long as its determinant is positive: |w11| divided "
         f"by this bound, least at all times with a positive determinant of {reduce.count(runs, 'run')}",
