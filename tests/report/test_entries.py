@@ -2,6 +2,7 @@ import pytest
 import xarray as xr
 
 import ranklens as rl
+from ranklens import studies
 from ranklens.report import entries
 from ranklens.studies.kit.claim import Claim
 
@@ -32,11 +33,29 @@ def test_a_failure_names_the_study_and_the_command_without_importing_it():
     assert made.command == "ranklens run analogy --preset 'paper and ink'"
 
 
-def test_clear_removes_reports_only(tmp_path):
-    (tmp_path / "index.html").write_text("old")
-    (tmp_path / "analogy.svg").write_text("old")
-    (tmp_path / "matrix_dynamics.nc").write_text("of another run")
-    (tmp_path / "mine.txt").write_text("kept")
-    entries.clear(tmp_path, ["analogy"])
-    assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", "matrix_dynamics.nc"}
-    entries.clear(tmp_path / "none", ["analogy"])
+@pytest.fixture(scope="module")
+def record():
+    return studies.perform("penalty_trap", studies.preset("penalty_trap", "tiny"))
+
+
+def test_records_of_the_same_settings_and_version_are_kept(record, tmp_path):
+    settings = {name: studies.preset(name, "tiny") for name in ("penalty_trap", "analogy", "depth")}
+    assert entries.kept(tmp_path, settings) == {}
+    rl.save(record, tmp_path / "penalty_trap.nc")
+    rl.save(record, tmp_path / "analogy.nc")  # a record of another study
+    (tmp_path / "depth.nc").write_bytes(b"damaged")
+    assert [*entries.kept(tmp_path, settings)] == ["penalty_trap"]
+    assert entries.kept(tmp_path, {"penalty_trap": studies.preset("penalty_trap", "laptop")}) == {}
+    rl.save(record.assign_attrs(versions="ranklens 0.0"), tmp_path / "penalty_trap.nc")
+    assert entries.kept(tmp_path, settings) == {}
+
+
+def test_a_study_whose_files_cannot_be_written_is_a_failure(record, tmp_path):
+    made = entries.made(record, "tiny", tmp_path / "r")
+    assert isinstance(made, entries.Entry)
+    assert (tmp_path / "r" / "penalty_trap.svg").is_file()
+    (tmp_path / "full").write_text("a file in the way of the folder")
+    failed = entries.made(record, "tiny", tmp_path / "full")
+    assert isinstance(failed, entries.Failure)
+    assert "Error: " in failed.error
+    assert entries.made(failed, "tiny", tmp_path) is failed

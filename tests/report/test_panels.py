@@ -92,3 +92,10 @@ def test_values_are_found_from_places(found):
 def test_logarithmic_axes_are_explained(found):
     assert found[0].hint == "Logarithmic: equal steps upward and to the right multiply by equal factors."
     assert found[1].hint == ""
+
+
+def test_a_label_that_explains_its_scale_needs_no_hint():
+    figure, (axes,) = drawing.figure()
+    axes.semilogy([1, 2], [1, 1e4])
+    drawing.label(axes, "", "", "size (log scale)")
+    assert panels.split(figure, "study")[0].hint == ""

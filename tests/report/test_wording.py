@@ -12,6 +12,7 @@ from ranklens.studies.kit.claim import Claim
     ("text", "html"),
     [
         ("d sigma / dt = K sigma^(2 - 2/K) gamma", "d σ / dt = K σ<sup>2 − 2/K</sup> γ"),
+        ("t^(L / (2L + 2))", "t<sup>L / (2L + 2)</sup>"),
         ("alpha^N, eps^2", "α<sup>N</sup>, ε<sup>2</sup>"),
         ("w11 and W2^T W2", "w<sub>11</sub> and W<sub>2</sub><sup>T</sup> W<sub>2</sub>"),
         ("sigma_r of u_r", "σ<sub>r</sub> of u<sub>r</sub>"),

@@ -1,7 +1,10 @@
 """The course of a talk: its studies run, while the terminal shows how far they are."""
 
 import os
+import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager
 
 import typer
@@ -9,8 +12,10 @@ import xarray as xr
 from rich.live import Live
 
 from ranklens import progress, studies
+from ranklens.report.entries import Failure, failure
 from ranklens.report.terminal import Board, console
 from ranklens.studies import Settings
+from ranklens.sweeps.worker import Worker
 
 
 def cores() -> int:
@@ -18,8 +23,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def records(settings: Mapping[str, Settings], preset: str, jobs: int, board: Board) -> Iterator[xr.Dataset]:
-    """Run studies and yield their records as they finish.
+def records(settings: Mapping[str, Settings], preset: str, jobs: int, board: Board) -> Iterator[xr.Dataset | Failure]:
+    """Run studies and yield their records as they finish, and a failure for each that raises or whose process dies.
 
     Args:
         settings: settings by the name of the study.
@@ -28,9 +33,9 @@ def records(settings: Mapping[str, Settings], preset: str, jobs: int, board: Boa
         board: the table in which a study is marked when it begins.
 
     Yields:
-        One record per study.
+        One record or failure per study.
     """
-    yield from _one_by_one(settings, board) if jobs == 1 else _side_by_side(settings, preset, jobs, board)
+    yield from _one_by_one(settings, preset, board) if jobs == 1 else _side_by_side(settings, preset, jobs, board)
 
 
 @contextmanager
@@ -56,39 +61,52 @@ def following(board: Board, *, plain: bool) -> Iterator[Callable[[str], None]]:
         yield lambda _: None
 
 
-def _one_by_one(settings: Mapping[str, Settings], board: Board) -> Iterator[xr.Dataset]:
-    """Run studies in the given order and yield their records.
-
-    Args:
-        settings: settings by the name of the study.
-        board: the table in which a study is marked when it begins.
-
-    Yields:
-        One record per study.
-    """
+def _one_by_one(settings: Mapping[str, Settings], preset: str, board: Board) -> Iterator[xr.Dataset | Failure]:
+    """Run studies in the given order in this process, and yield the record or the failure of each."""
     for name, how in settings.items():
         board.begin(name)
-        yield studies.perform(name, how)
+        try:
+            found: xr.Dataset | Failure = studies.perform(name, how)
+        except Exception as error:  # whatever a study raises, the others go on
+            found = _failed(name, error, preset)
+        yield found
 
 
-def _side_by_side(settings: Mapping[str, Settings], preset: str, jobs: int, board: Board) -> Iterator[xr.Dataset]:
-    """Run several studies at a time, those that take longest first, and yield their records as they finish.
+def _side_by_side(
+    settings: Mapping[str, Settings], preset: str, jobs: int, board: Board
+) -> Iterator[xr.Dataset | Failure]:
+    """Run several studies at a time, those that take longest first, and yield the record or the failure of each.
+
+    Every study that runs has a process, and a process that dies is replaced for the next study.
 
     Args:
         settings: settings by the name of the study.
         preset: the preset that the settings come from; its MINUTES say which studies take longest.
         jobs: number of studies that run at a time.
-        board: the table in which a study is marked when it begins: each process takes the next one of the queue.
+        board: the table in which a study is marked when it begins.
 
     Yields:
-        One record per study.
+        One record or failure per study.
     """
-    longest = sorted(settings, key=lambda name: -studies.load(name).MINUTES[preset])
-    waiting = list(longest)
-    for name in waiting[:jobs]:
-        board.begin(name)
-    for record in studies.perform_all({name: settings[name] for name in longest}, jobs):
-        waiting.remove(record.attrs["study"])
-        yield record
-        for name in waiting[:jobs]:
-            board.begin(name)
+    waiting = deque(sorted(settings, key=lambda name: -studies.load(name).MINUTES[preset]))
+    workers: list[Worker[str, xr.Dataset]] = [Worker() for _ in range(jobs)]
+    try:
+        while waiting or any(worker.task for worker in workers):
+            for worker in workers:
+                if worker.task is None and waiting:
+                    board.begin(name := waiting.popleft())
+                    worker.start(name, studies.perform, name, settings[name])
+            wait([worker.future for worker in workers if worker.future is not None], return_when=FIRST_COMPLETED)
+            for worker in workers:
+                if worker.future is not None and worker.future.done():
+                    name, found = worker.take()
+                    yield _failed(name, found, preset) if isinstance(found, Exception) else found
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def _failed(name: str, error: Exception, preset: str) -> Failure:
+    """Return the failure of a study that raised an error, with its traceback."""
+    details = "".join(traceback.format_exception(error))
+    return failure(name, f"{type(error).__name__}: {error}", preset, details=details)

@@ -1,9 +1,10 @@
 """Entries of the report: what each study found, or the error that ended it, and the files that keep it."""
 
+import dataclasses
 import json
 import shlex
-import shutil
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ranklens import drawing, files, studies
+from ranklens.dynamics.record import versions
 from ranklens.report.panels import settle
 from ranklens.studies.kit.claim import Claim
 from ranklens.studies.outline import outline
@@ -110,6 +112,26 @@ def failure(name: str, error: str, preset: str, *, details: str = "") -> Failure
     return Failure(name, outline(name).title, error, details, _command(name, preset))
 
 
+def made(found: xr.Dataset | Failure, preset: str, folder: Path) -> Entry | Failure:
+    """Return the entry of a study after its files were written, or its failure if they cannot be.
+
+    Args:
+        found: the record of the study, or its failure, which is returned as it is.
+        preset: the preset that was run.
+        folder: the folder of the report.
+    """
+    if isinstance(found, Failure):
+        return found
+    name = str(found.attrs["study"])
+    try:
+        new = entry(found, preset)
+        keep(new, found, folder)
+    except Exception as error:  # a full disk, or claims and figures that a damaged record does not bear
+        details = "".join(traceback.format_exception(error))
+        return failure(name, f"{type(error).__name__}: {error}", preset, details=details)
+    return new
+
+
 def keep(made: Entry, record: xr.Dataset, folder: Path) -> None:
     """Write a study's record, as NetCDF, and its figure, as PNG, PDF and SVG, to a folder.
 
@@ -126,17 +148,27 @@ def keep(made: Entry, record: xr.Dataset, folder: Path) -> None:
         name.write_text(drawing.svg(made.figure), encoding="utf-8")
 
 
-def clear(folder: Path, names: Sequence[str]) -> None:
-    """Remove the page of an earlier report and its files of the named studies; leave every other file.
+def kept(folder: Path, settings: Mapping[str, studies.Settings]) -> dict[str, xr.Dataset]:
+    """Return the records in a folder that an earlier run made with these settings and this version, by study.
 
-    A folder that is empty afterwards is removed too.
+    A file that cannot be read, or that has other settings, is left out: its study is run again.
+
+    Args:
+        folder: the folder of a report.
+        settings: settings by the name of the study.
     """
-    for name in names:
-        for kind in ("nc", "png", "pdf", "svg"):
-            (folder / f"{name}.{kind}").unlink(missing_ok=True)
-    (folder / "index.html").unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        shutil.rmtree(folder)
+    found: dict[str, xr.Dataset] = {}
+    for name, how in settings.items():
+        try:
+            record = files.load(folder / f"{name}.nc")
+        except (OSError, ValueError):
+            continue
+        wanted = json.dumps(dataclasses.asdict(how))
+        if not isinstance(record, xr.Dataset) or record.attrs.get("study") != name:
+            continue
+        if record.attrs.get("settings") == wanted and record.attrs.get("versions") == versions():
+            found[name] = record
+    return found
 
 
 def _command(name: str, preset: str) -> str:

@@ -290,11 +290,12 @@ def _end(text: str, start: int) -> int:
 
 
 def _hint(axes: Axes) -> str:
-    """Return a sentence on the logarithmic axes that span more than a decade; "" without such an axis."""
+    """Return a sentence on the logarithmic axes that span more than a decade and whose labels do not say so, or ""."""
     hints = []
     for word, axis in (("upward", axes.yaxis), ("to the right", axes.xaxis)):
         low, high = sorted(axis.get_view_interval())
-        if axis.get_scale() == "symlog" or (axis.get_scale() == "log" and high > low * 10**FEW_DECADES):
+        wide = axis.get_scale() == "symlog" or (axis.get_scale() == "log" and high > low * 10**FEW_DECADES)
+        if wide and not re.search(r"\blog\b|tick", axis.get_label_text()):
             hints.append(word)
     where = " and ".join(hints)
     return f"Logarithmic: equal steps {where} multiply by equal factors." if hints else ""

@@ -83,7 +83,7 @@ def _tokens() -> re.Pattern[str]:
     ]
     letters = [re.escape(word) for term in glossary() for word in term.spellings if term.symbol]
     return re.compile(
-        r"\^(?:\((?P<raised>[^()]*)\)|(?P<power>-?\w+))"
+        r"\^(?:\((?P<raised>(?:[^()]|\([^()]*\))*)\)|(?P<power>-?\w+))"
         rf"|\b(?P<base>{'|'.join(GREEK)}|[A-Za-z])_(?P<index>[A-Za-z0-9]{{1,2}})\b"
         r"|\b(?P<factor>[wW])(?P<number>\d{1,2})\b"
         rf"|(?<![\w/])(?P<symbol>{'|'.join(letters)})(?![\w/])|\b(?P<greek>{'|'.join(GREEK)})\b"

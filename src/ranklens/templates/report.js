@@ -94,7 +94,11 @@
     }
     return found;
   };
-  const idle = at => { at.classList.add("idle"); at.textContent = "Point at the figure to read values."; };
+  const first = document.querySelector(".panel[data-frame]");
+  const idle = at => {  // one figure says what can be done with all
+    at.classList.add("idle");
+    at.textContent = first.contains(at) ? "Point at a figure to read values; press a name to hide its curve." : "";
+  };
   const prepare = panel => {
     const frame = JSON.parse(panel.dataset.frame), [left, top, right, bottom] = frame.box;
     const plot = panel.querySelector(".plot"), svg = plot.querySelector("svg"), view = svg.viewBox.baseVal;
@@ -150,10 +154,10 @@
     const plot = panel.querySelector(".plot"), at = document.createElement("span"), reader = document.createElement("input");
     at.className = "at";
     at.setAttribute("aria-hidden", "true");
-    idle(at);
     Object.assign(reader, { type: "range", min: 0, max: 100, value: 50, className: "reader" });
     reader.setAttribute("aria-label", `Read values of ${panel.querySelector(".panel-title")?.textContent ?? "this panel"} along ${panel.dataset.x}`);
     plot.after(reader, at);
+    idle(at);
     plot.classList.add("readable");
     let ready = null;
     const get = () => ready ??= prepare(panel);
