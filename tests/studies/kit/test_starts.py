@@ -5,6 +5,9 @@ import torch
 
 from ranklens.studies.kit import starts
 
+# Relative error of the standard deviation of 1,600 drawn entries.
+DRAWN = 0.15
+
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(10))
@@ -29,4 +32,4 @@ def test_independent_factors_have_a_positive_determinant_and_are_not_balanced(de
 def test_the_standard_deviation_is_that_of_the_product(draw):
     """Over 400 seeds of 4 entries each, the root mean square of the entries is within 15% of std."""
     entries = torch.stack([draw(2, 0.5, seed).tensor().detach() for seed in range(400)])
-    assert float(entries.square().mean().sqrt()) == pytest.approx(0.5, rel=0.15)
+    assert float(entries.square().mean().sqrt()) == pytest.approx(0.5, rel=DRAWN)

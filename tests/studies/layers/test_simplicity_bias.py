@@ -11,6 +11,8 @@ from torch import nn
 from ranklens import studies
 from ranklens.studies.layers import simplicity_bias as study
 
+# Relative error of the standard deviation, or of the share, of some thousand drawn numbers.
+DRAWN = 0.1
 # Relative error of the clipped gradient: torch adds 1e-6 to the norm by which it divides.
 CLIPPING = 1e-6
 
@@ -29,9 +31,9 @@ def test_outputs_are_linear_of_the_named_rank_and_noise_is_in_training_only(tole
         s = torch.linalg.svdvals(A)
         assert int((s > tolerance["rounding"] * s[0]).sum()) == rank
         noise = made.y - made.x @ A
-        assert float(noise.std() / made.test_y.std()) == pytest.approx(0.5, rel=0.1)
+        assert float(noise.std() / made.test_y.std()) == pytest.approx(0.5, rel=DRAWN)
         assert set(made.observed.unique().tolist()) == {0.0, 1.0}
-        assert float(made.observed.mean()) == pytest.approx(settings.shown, rel=0.1)
+        assert float(made.observed.mean()) == pytest.approx(settings.shown, rel=DRAWN)
 
 
 def test_training_is_on_observed_outputs_only(tolerance):
@@ -59,7 +61,7 @@ def test_outputs_keep_their_size_through_the_layers(kind):
     assert [type(layer) for layer in model].count(nn.ReLU) == (2 if kind == "ReLU" else 0)
     assert [layer.weight.shape for layer in model if isinstance(layer, nn.Linear)] == [(300, 300)] * 3
     x = study.examples(study.Settings(size=300), "low", seed=0).x
-    assert float(model(x).detach().square().mean() / x.square().mean()) == pytest.approx(1, rel=0.2)
+    assert float(model(x).detach().square().mean() / x.square().mean()) == pytest.approx(1, rel=2 * DRAWN)
     small = study.network(kind, 300, 3, seed=0, scale=0.5)
     assert all(torch.equal(a, 0.5 * b) for a, b in zip(small.parameters(), model.parameters(), strict=True))
 
