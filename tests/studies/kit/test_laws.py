@@ -71,9 +71,9 @@ def flown(poisoned=None):
 def test_claims_of_a_flow_hold_and_fail_with_one_nan():
     clean = flown()
     assert laws.law_claim(clean, "component norms", "own").holds
-    assert laws.drift_claim(clean, 1e-6, "Differences").holds
+    assert laws.drift_claim(clean, 1e-6, "Differences", "own").holds
     assert not laws.law_claim(flown("law_error"), "component norms", "own").holds
-    assert not laws.drift_claim(flown("drift"), 1e-6, "Differences").holds
+    assert not laws.drift_claim(flown("drift"), 1e-6, "Differences", "own").holds
     for of in ("largest", "median"):
-        assert math.isfinite(laws.recovery_claim(clean, of).measured)
-        assert math.isnan(laws.recovery_claim(flown("error"), of).measured)
+        assert math.isfinite(laws.recovery_claim(clean, of, "own").measured)
+        assert math.isnan(laws.recovery_claim(flown("error"), of, "own").measured)
