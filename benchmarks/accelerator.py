@@ -4,8 +4,9 @@
 
 The jobs run in this order: pairs of the same class on 224 x 224 canvases with ResNet-18, Pathfinder of nine dashes at
 150 x 150, a hierarchical flow, an ensemble of descents, and the tensor factorization of order 784. Each has a share of
-the time. `results.json` holds what every job has measured so far. Started again with the same folder, the script
-skips jobs that are done, and training continues from its checkpoints. `--toy` runs every job at a size for tests.
+the time, which is printed before it begins, and its own time after it. `results.json` holds what every job has measured
+so far. Started again with the same folder, the script skips jobs that are done, and training continues from its
+checkpoints. `--toy` runs every job at a size for tests.
 """
 
 import argparse
@@ -255,8 +256,8 @@ def draw(results: dict[str, dict[str, object]], path: Path) -> None:
             axes[2].semilogy([r[0] for r in curve], [r[1 + k] for r in curve], label=name, **drawing.style(k))
         axes[2].legend(fontsize=8)
     drawing.label(axes[2], "Order 784, digit 6, 15 components", "step", "mean squared error")
-    with files.atomic(path) as name:
-        made.savefig(name, dpi=120)
+    with files.atomic(path) as beside:
+        made.savefig(beside, dpi=120)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -271,13 +272,21 @@ def main(arguments: list[str] | None = None) -> int:
     chosen.out.mkdir(parents=True, exist_ok=True)
     path = chosen.out / "results.json"
     results = load(path)
-    print(f"{device_name(chosen.device)}; torch {torch.__version__}", flush=True)
-    todo = [name for name in chosen.only or JOBS if not results.get(name, {}).get("done")]
+    if any(result.get("toy") != chosen.toy for result in results.values()):
+        parser.error(
+            f"{path} holds results of {'full' if chosen.toy else 'toy'} size; choose another folder with --out"
+        )
+    names = [name for name in JOBS if name in (chosen.only or JOBS)]
+    print(f"{device_name(chosen.device)}; torch {torch.__version__}; order: {', '.join(names)}", flush=True)
+    todo = [name for name in names if not results.get(name, {}).get("done")]
+    for name in names:
+        if name not in todo:
+            print(f"{name}: done before, in {results[name]['seconds']:.1f} s", flush=True)
     left, shares = 60 * chosen.minutes, sum(JOBS[name][1] for name in todo)
     for name in todo:
         job, share = JOBS[name]
         begun = time.perf_counter()
-        print(f"{name}: {left * share / shares:.0f} s", flush=True)
+        print(f"{name}: up to {max(left, 0.0) * share / shares:.0f} s", flush=True)
         rows: list[Result] = []
         results[name] = {"device": device_name(chosen.device), "toy": chosen.toy, "rows": rows, "done": False}
         for row in job(Machine(chosen.device, chosen.toy, left * share / shares, chosen.out)):
@@ -285,8 +294,10 @@ def main(arguments: list[str] | None = None) -> int:
             short = {key: value for key, value in row.items() if not isinstance(value, list)}
             print(f"  {name}: {json.dumps(short)}", flush=True)
             save(results, path)
-        results[name] |= {"done": True, "seconds": time.perf_counter() - begun}
+        seconds = time.perf_counter() - begun
+        results[name] |= {"done": True, "seconds": seconds}
         save(results, path)
+        print(f"{name}: done in {seconds:.1f} s", flush=True)
         draw(results, chosen.out / "accelerator.png")
         left, shares = left - (time.perf_counter() - begun), shares - share
     return 0

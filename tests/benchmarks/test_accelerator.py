@@ -32,9 +32,20 @@ def test_flow_ensemble_and_order_784(accelerator, tmp_path, capsys):
     assert found["order_784"]["rows"][0]["steps"] == 20
     assert (tmp_path / "accelerator.png").stat().st_size > 0
     printed = capsys.readouterr().out
-    assert printed.index("flow:") < printed.index("ensemble:") < printed.index("order_784:")
-    again = run(accelerator, tmp_path, "flow", "ensemble", "order_784")
+    assert "order: flow, ensemble, order_784" in printed.splitlines()[0]
+    places = [printed.index(f"{name}: {what}") for name in found for what in ("up to", "done in")]
+    assert places == sorted(places)
+    again = run(accelerator, tmp_path, "order_784", "ensemble", "flow")
     assert again == found, "finished jobs are not run twice"
+    printed = capsys.readouterr().out
+    assert [line.split(",")[0] for line in printed.splitlines()[1:]] == [f"{name}: done before" for name in found]
+
+
+def test_results_of_another_size_are_not_taken_for_those_of_this_one(accelerator, tmp_path, capsys):
+    (tmp_path / "results.json").write_text(json.dumps({"flow": {"toy": False, "rows": [], "done": True}}))
+    with pytest.raises(SystemExit):
+        run(accelerator, tmp_path, "flow")
+    assert "holds results of full size; choose another folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

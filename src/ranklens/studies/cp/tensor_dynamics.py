@@ -125,8 +125,9 @@ MINUTES = {
 }
 # Number of largest component norms in the record.
 SHOWN = 12
-# Number of components that need not wait for the one before; the published figure shows one such pair.
-EXCEPTIONS = 1
+# Share of the later components that must wait for the one before: more do than do not. Components whose final norms are
+# nearly equal are learned together, so that not all can wait; pilot seed 10: 4 of 4.
+MOST = 0.5
 # Standard deviation up to which the claims are about the worst seed; from larger ones a seed in eight can fit the
 # observed entries with a component too many.
 SMALL = 1e-4
@@ -245,7 +246,6 @@ def claims(record: xr.Dataset) -> list[Claim]:
     settings = records.settings_of(record, Settings)
     rank, runs = settings.rank, reduce.count(record.seed)
     waits = [onsets.increments(records.times(r), r.component.values, rank) for r in records.runs(record)]
-    needed = max(rank - 1 - EXCEPTIONS, 1)
     gaps = onsets.gap(records.last(record, "component"), rank)
     found = [laws.law_claim(record, f"component norms sigma, {laws.COMPONENT_LAW},", source=sources.COMPONENT_LAW)]
     if "drift" in record:
@@ -253,11 +253,11 @@ def claims(record: xr.Dataset) -> list[Claim]:
         found.append(laws.drift_claim(record, settings.rtol, quantities, source=sources.TENSOR_CONSERVATION))
     found += [
         finding(
-            f"Components are learned one at a time, in descending order of their norms: share of {runs} in which at "
-            f"least {needed} of the components 2 to {rank} pass 10% of their final norm only after the component "
-            "before has passed 90% of its own",
-            reduce.share(waits, lambda w: w >= needed),
-            at_least=0.6,
+            f"Components are learned one at a time, in descending order of their norms: share of the components 2 to "
+            f"{rank}, over {runs}, that pass 10% of their final norm only after the component before has passed 90% of "
+            "its own",
+            reduce.mean(waits) / max(rank - 1, 1),
+            at_least=MOST,
             source=sources.TENSOR_DYNAMICS,
         ),
         finding(
@@ -320,8 +320,8 @@ def _draw_gaps(axes: Axes, record: xr.Dataset, settings: Settings) -> None:
     of, later = f"{settings.small_size}^{settings.order}, rank {settings.small_rank}", settings.small_rank + 1
     drawing.label(
         axes,
-        f"The rest vanishes like std^{settings.order} ({of})",
-        "std, standard deviation of the initial entries",
+        f"The rest falls like std^{settings.order}",
+        f"std of the initial entries ({of})",
         f"norm {later} over norm {later - 1} at the end",
     )
 
