@@ -8,9 +8,13 @@ from itertools import count
 
 import opt_einsum
 import torch
+from opt_einsum.contract import PathInfo
 from torch import Tensor
 
 Label = Hashable
+# Number of operands up to which the order of a contraction is searched by dynamic programming too, which takes some
+# milliseconds for 8 operands that share an index, and several times longer for each further one.
+PROGRAMMED = 8
 
 
 def symbols() -> Iterator[str]:
@@ -143,9 +147,20 @@ def find_path(inputs: Sequence[Sequence[Label]], out: Sequence[Label], sizes: di
     names = dict(zip(dict.fromkeys([x for labels in (*inputs, out) for x in labels]), symbols(), strict=False))
     text = ",".join("".join(names[x] for x in labels) for labels in inputs) + "->" + "".join(names[x] for x in out)
     shapes = [tuple(sizes[x] for x in labels) for labels in inputs]
-    _, info = opt_einsum.contract_path(text, *shapes, shapes=True, optimize="auto")
+    info = _cheapest(text, shapes)
     steps = tuple((positions, _compact(equation)) for positions, _, equation, *_ in info.contraction_list)
     return Path(steps, int(info.opt_cost) // 2)
+
+
+def _cheapest(text: str, shapes: list[tuple[int, ...]]) -> PathInfo:
+    """Return the path of fewest operations among those of the searches that are fast for this number of operands.
+
+    From five operands on, the default search of opt_einsum may multiply a large operand by a vector of weights,
+    where a smaller intermediate result could be multiplied instead; the dynamic program does not.
+    """
+    searches = ["auto", "dp"] if 4 < len(shapes) <= PROGRAMMED else ["auto"]
+    found = [opt_einsum.contract_path(text, *shapes, shapes=True, optimize=search)[1] for search in searches]
+    return min(found, key=lambda info: info.opt_cost)
 
 
 def _compact(equation: str) -> str:
