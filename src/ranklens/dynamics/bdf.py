@@ -5,7 +5,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from ranklens.dynamics.newton import Newton, Vector, blank, functions_of, numbers
+from ranklens.dynamics.newton import Newton, Vector, blank, copy, functions_of, numbers
 
 # Highest order. Formulas of order 6 are unstable for eigenvalues near the imaginary axis, those above 6 for all.
 HIGHEST = 5
@@ -81,7 +81,7 @@ class BDF:
         self._newton = Newton(vector, rate, rtol, atol)
         self._past = blank(vector, ROWS)
         self._newest = ROWS - 2  # the row of the latest state; the older ones follow
-        self._past[self._newest] = vector
+        copy(vector, self._past[self._newest])
         self._order, self._wait, self._growth = 1, COMPARED, FIRST_GROWTH
         self._length = first
         self._restart()
@@ -93,7 +93,7 @@ class BDF:
 
     def _restart(self) -> None:
         """Go on from the latest state alone, at order 1, along its velocity."""
-        self._vector[...] = self.state
+        copy(self.state, self._vector)
         xp, before = self._xp, self._past[self._newest + 1]
         xp.multiply(self._rate(), -self._length, out=before)
         xp.add(before, self.state, out=before)
@@ -108,7 +108,7 @@ class BDF:
         """
         if not self._newest:
             self._newest = ROWS - KEPT
-            self._past[self._newest :] = self._past[:KEPT]
+            copy(self._past[:KEPT], self._past[self._newest :])
         self._newton.weigh(self.state)
         errors = divergences = 0
         while True:

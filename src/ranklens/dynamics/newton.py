@@ -44,6 +44,14 @@ def blank(vector: Vector, rows: int) -> Vector:
     return np.zeros((rows, len(vector)))
 
 
+def copy(source: Vector, to: Vector) -> None:
+    """Write the numbers of a vector to another vector, which may be of another kind or on another device."""
+    if isinstance(to, Tensor):
+        to.copy_(torch.as_tensor(source))
+    else:
+        np.copyto(to, source)
+
+
 def numbers(values: Sequence[float] | Sequence[Sequence[float]], vector: Vector) -> Vector:
     """Return a list of numbers, or several lists, as an array or tensor of the kind of a vector."""
     if isinstance(vector, Tensor):
@@ -181,8 +189,8 @@ class Newton:
     def _residual(self, here: Vector, predicted: Vector, slope: Vector, gamma: float) -> float:
         """Write the residual r, divided by its norm, to the first direction, and return the norm."""
         xp, first = self._xp, self._basis[1]
-        self.vector[...] = here
-        self._here[...] = self.rate()
+        copy(here, self.vector)
+        copy(self.rate(), self._here)
         xp.subtract(self._here, slope, out=first)
         if here is not predicted:
             xp.subtract(here, predicted, out=self._spare)

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from ranklens.dynamics.bdf import BDF, NoStepError
-from ranklens.dynamics.newton import DIRECTIONS, Vector
+from ranklens.dynamics.newton import DIRECTIONS, Vector, copy
 from ranklens.dynamics.record import Recorder
 from ranklens.progress import Report
 from ranklens.tensors import arguments
@@ -211,7 +211,7 @@ class Run(Generic[Subject]):
     def _solver(self) -> BDF:
         """Return the solver, at the present point."""
         vector = self.field.vector
-        vector[...] = torch.from_numpy(self.point.state) if isinstance(vector, Tensor) else self.point.state
+        copy(self.point.state, vector)
         atol = torch.from_numpy(self.atol).to(vector) if isinstance(vector, Tensor) else self.atol
         return BDF(vector, self.field.rate, self.rtol, atol, self.point.time, self._first_step)
 
