@@ -65,6 +65,7 @@ class Board:
 
     def end(self, made: "Entry") -> None:
         """Write down the verdict of a study."""
+        self.progress = ""
         row = self.rows[made.name]
         row.seconds = made.seconds
         row.must = _share([claim for claim in made.claims if claim.must_hold])
@@ -74,6 +75,7 @@ class Board:
 
     def fail(self, failure: "Failure") -> None:
         """Mark a study that has no record."""
+        self.progress = ""
         self.rows[failure.name].state = "ERROR"
 
     @property
