@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,52 @@ def test_studies_side_by_side_stand_in_the_talks_order(tmp_path):
     assert page.index('id="matrix_dynamics"') < page.index('id="tensor_completion"')
     for name in names:
         assert rl.load(tmp_path / f"{name}.nc").attrs["study"] == name
+
+
+def test_a_talk_with_a_study_that_raises_shows_the_others_and_can_be_resumed(tmp_path, monkeypatch):
+    perform, only = studies.perform, ["--only", "penalty_trap", "--only", "linear_regression"]
+
+    def fails(name, settings):
+        if name == "linear_regression":
+            raise RuntimeError("no luck <today>")
+        return perform(name, settings)
+
+    monkeypatch.setattr(studies, "perform", fails)
+    (tmp_path / "mine.txt").write_text("kept")
+    talk = ["talk", "--preset", "tiny", "--out", str(tmp_path), "--jobs", "1"]
+    answer = call(*talk, *only)
+    assert answer.exit_code == 3, answer.output
+    assert "linear_regression could not be run: RuntimeError: no luck <today>" in answer.output
+    page = (tmp_path / "index.html").read_text()
+    assert "no luck &lt;today&gt;" in page
+    assert 'id="penalty_trap"' in page
+    made = (tmp_path / "penalty_trap.nc").stat().st_mtime_ns
+
+    monkeypatch.setattr(studies, "perform", lambda name, how: perform(name, how) if name != "penalty_trap" else None)
+    answer = call(*talk, *only, "--resume")
+    assert answer.exit_code in (0, 1), answer.output
+    assert 'id="linear_regression"' in (tmp_path / "index.html").read_text()
+    assert made <= (tmp_path / "penalty_trap.nc").stat().st_mtime_ns
+    assert (tmp_path / "mine.txt").read_text() == "kept"
+
+    answer = call(*talk, "--only", "linear_regression", "--resume")  # the page keeps the studies of the earlier talk
+    assert 'id="penalty_trap"' in (tmp_path / "index.html").read_text()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"])
+def test_a_talk_that_is_told_to_end_leaves_whole_files(number, code, tmp_path):
+    command = [COMMAND, "talk", "--preset", "tiny", "--out", tmp_path, "--plain"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        assert running.stdout.readline().startswith("1/")  # one study has ended
+        running.send_signal(number)
+        said = running.stdout.read()
+    assert running.returncode == code, said
+    assert "ranklens talk --resume goes on" in (tmp_path / "index.html").read_text()
+    for path in tmp_path.glob("*.nc"):
+        assert rl.load(path).attrs["study"] == path.stem
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_run_changes_settings(tmp_path):

@@ -39,7 +39,8 @@ def test_a_study_that_fails_leaves_the_others(jobs, monkeypatch):
 
 def test_a_study_whose_process_dies_is_named(monkeypatch):
     monkeypatch.setattr(course.studies, "perform", dies_or_answers)
-    found = list(course.records(dict.fromkeys(NAMES, 3), "tiny", 2, Board(NAMES)))
+    settings = {name: studies.preset(name, "tiny") for name in NAMES}
+    found = list(course.records(settings, "tiny", 2, Board(NAMES)))
     assert {each.name for each in found if isinstance(each, Failure)} == {NAMES[1]}
     assert "WorkerDied: its process died" in next(each.error for each in found if isinstance(each, Failure))
     assert NAMES[0] in found

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
@@ -167,22 +167,6 @@ def perform(name: str, settings: Settings) -> "xr.Dataset":
         "versions": versions(),
     }
     return record
-
-
-def perform_all(settings: Mapping[str, Settings], jobs: int) -> "Iterator[xr.Dataset]":
-    """Run several studies side by side and yield their records in the order in which they finish.
-
-    Args:
-        settings: settings by the name of the study; studies are started in this order.
-        jobs: number of processes. Each runs one study at a time, with one thread.
-
-    Yields:
-        One record per study, as `perform` returns it.
-    """
-    from joblib import Parallel, delayed
-
-    calls = (delayed(perform)(name, how) for name, how in settings.items())
-    yield from Parallel(n_jobs=jobs, return_as="generator_unordered", inner_max_num_threads=1)(calls)
 
 
 def judge(record: "xr.Dataset") -> list[Claim]:
