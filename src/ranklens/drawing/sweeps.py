@@ -91,8 +91,8 @@ def _layout(data: xr.Dataset) -> _Layout:
         )
     for axis in ("time", "step"):
         if axis in data.coords:
-            [rows] = [str(dim) for dim in data[axis].dims if dim not in swept] or [""]
-            return _Layout(settings, axis, rows)
+            rows = [str(dim) for dim in data[axis].dims if dim in (axis, "row")]
+            return _Layout(settings, axis, rows[0] if rows else "")
     return _Layout(settings, "", "")
 
 
