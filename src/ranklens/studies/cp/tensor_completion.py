@@ -72,7 +72,7 @@ PRESETS = {
     "rank 3": Settings(target_rank=3, observed3=(100, 200, 300, 400, 511), seeds=(0, 1, 2)),
     "tiny": Settings(size=4, observed3=(40, 60), observed4=(150,), stds=(1e-2,), largest_rank=3, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.55, "paper": 20.0, "rank 3": 1.0, "tiny": 0.05}
+MINUTES = {"laptop": 0.4, "paper": 20.0, "rank 3": 1.0, "tiny": 0.05}
 # Orders of the tensors.
 ORDERS = (3, 4)
 # Norm of a component, over the norm of the largest one, above which it counts as present.

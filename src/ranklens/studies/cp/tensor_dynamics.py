@@ -111,7 +111,7 @@ PRESETS = {
     ),
 }
 MINUTES = {
-    "laptop": 2.0,
+    "laptop": 1.15,
     "paper": 0.6,
     "order 4": 10.0,
     "order 4, std 0.01": 10.0,

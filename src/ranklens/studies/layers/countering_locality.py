@@ -138,7 +138,21 @@ PAPER = Settings(
     seeds=(0,),
 )
 PRESETS = {
-    "laptop": Settings(ranges=(48,), epochs=36, test=2000, seeds=(0,)),
+    "laptop": Settings(
+        classes=(0, 1, 2),
+        ranges=(0, 16, 32, 48),
+        train=300,
+        test=2000,
+        network="columns",
+        epochs=80,
+        lr=0.05,
+        cosine=True,
+        hold=0.6,
+        decays=(0.01,),
+        dropouts=(0.5,),
+        watch=10,
+        jobs=2,
+    ),
     "digits": Settings(jobs=2),
     "pairs": Settings(classes=(0, 1, 2), ranges=(0, 16, 32, 48), train=300, test=2000, lr=0.05, cosine=True, watch=10),
     "distances": Settings(ranges=(0, 16, 32, 40, 48), weights=(0.0, 0.1, 1.0), jobs=2, seeds=(0,)),
@@ -164,7 +178,7 @@ PRESETS = {
     "tiny": Settings(canvas=(8, 32), ranges=(0, 16), train=64, test=50, epochs=2, seeds=(0,)),
 }
 MINUTES = {
-    "laptop": 1.35,
+    "laptop": 3.7,
     "digits": 28.0,
     "pairs": 10.0,
     "distances": 36.0,
@@ -497,7 +511,8 @@ def _draw_by_range(accuracy: Axes, dependence: Axes, record: xr.Dataset, setting
     accuracy.set_ylim(*ACCURACIES)
     for axes in (accuracy, dependence):
         axes.set_xticks(list(settings.ranges))
-        axes.legend(fontsize=8)
+    accuracy.legend(fontsize=8, loc="center left")
+    dependence.legend(fontsize=8)
     reach = "columns between the two images" if settings.task == "same_class" else "dashes of a path"
     drawing.label(accuracy, "Accuracy with and without penalty", reach, "test accuracy at the last epoch, %")
     drawing.label(dependence, "Joint dependence on both patches", reach, "share of the logit's variance, %")
