@@ -227,6 +227,10 @@ class Run(Generic[Subject]):
                 return
         state = _array(solver.state)
         loss = self.field.loss_at(state)
+        # Rounding errors of the gradient drive a flow at rest along flat directions, ever faster, until the loss rises.
+        if not loss <= self.point.loss + self.rtol * abs(self.point.loss) and self._is_gradient_error(ROUNDING):
+            self._end("stationary", f"at time {before:g} the gradient is no more than its rounding error")
+            return
         if not math.isfinite(loss + self.field.slope):
             self._end("nan", f"after time {before:g} the loss or its gradient is not finite")
             return
