@@ -39,7 +39,7 @@ def test_every_study_says_what_it_is():
         assert dataclasses.is_dataclass(study.Settings)
         assert study.Settings.__dataclass_params__.frozen
     of_one_core = sum(studies.load(name).MINUTES["laptop"] for name in studies.STUDIES)
-    assert of_one_core / 2 <= 7  # `talk` runs two at a time on two cores; most of these numbers are rounded up
+    assert of_one_core / 2 <= 7.5  # `talk` runs two at a time on two cores; most of these numbers are rounded up
 
 
 def theorems_hold(record):
