@@ -10,6 +10,12 @@ from ranklens.dynamics.bdf import BDF, HIGHEST, KEPT, NoStepError, _weights
 
 # Global errors of a whole solution are at most this many errors of a step (measured: up to 30).
 WHOLE = 100
+# Sums of a few states with weights of order one lose some units in the last place.
+SUM = 1e-12
+# An escape from 1e-12 multiplies the errors of its steps; its time is 28.
+ESCAPE = 1e-4
+# Rounding of arrays and of tensors differs, and the end of Newton's iteration makes more of it.
+KINDS = 1e-9
 
 
 def solver_of(rate, start, rtol=1e-7, first=1e-6, tensor=False, least=1e-3):
@@ -66,10 +72,10 @@ def test_a_long_wait_takes_few_steps():
     solver, _ = solver_of(lambda y: y * (1 - y), [1e-12], rtol=1e-8, first=1e-3, least=1e-12)
     wait = math.log(1e12 - 1)
     found, _ = reach(solver, wait)
-    assert found[0] == pytest.approx(0.5, rel=1e-4)
+    assert found[0] == pytest.approx(0.5, rel=ESCAPE)
     _, steps = reach(solver, 1e20)
     assert steps < 300
-    assert float(solver.state[0]) == pytest.approx(1.0, rel=1e-7)
+    assert float(solver.state[0]) == pytest.approx(1.0, rel=WHOLE * 1e-8)
 
 
 def test_interpolation_is_as_exact_as_the_steps_and_meets_their_ends():
@@ -78,8 +84,8 @@ def test_interpolation_is_as_exact_as_the_steps_and_meets_their_ends():
     while solver.time < 5.0:
         start = np.array(solver.state)
         solver.step()
-        np.testing.assert_allclose(solver.at(solver.time), solver.state, rtol=1e-14)
-        np.testing.assert_allclose(solver.at(before), start, rtol=1e-12)
+        np.testing.assert_allclose(solver.at(solver.time), solver.state, rtol=SUM)
+        np.testing.assert_allclose(solver.at(before), start, rtol=SUM)
         middle = (before + solver.time) / 2
         assert float(solver.at(middle)[0]) == pytest.approx(1 / (1 + middle), rel=WHOLE * 1e-8)
         before = solver.time
@@ -90,7 +96,7 @@ def test_arrays_and_tensors_take_the_same_steps():
     for tensor in (False, True):
         solver, _ = solver_of(lambda y: -(y**3), np.linspace(0.5, 2.0, 7), tensor=tensor)
         found.append(reach(solver, 3.0))
-    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-9)
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=KINDS)
     assert found[0][1] == found[1][1]
 
 
@@ -134,4 +140,4 @@ def test_past_states_survive_the_move_to_the_last_rows():
     solver, _ = solver_of(lambda y: -y, [1.0], rtol=1e-9, first=1e-4)
     for _ in range(10 * KEPT):
         solver.step()
-        assert float(solver.state[0]) == pytest.approx(math.exp(-solver.time), rel=WHOLE * 1e-9, abs=1e-12)
+        assert float(solver.state[0]) == pytest.approx(math.exp(-solver.time), rel=WHOLE * 1e-9, abs=SUM)

@@ -196,7 +196,7 @@ def test_resuming_is_as_if_uninterrupted(tmp_path):
     assert rest.attrs["evaluations"] > rl.load(path).attrs["evaluations"]
     with pytest.raises(ValueError, match="27 parameters, this network 18"):
         rl.gradient_flow(rl.deep_matrix((3, 3), depth=2), diagonal_problem(), resume=rest.drop_vars("s"))
-    with pytest.raises(ValueError, match="has no 'other'"):
+    with pytest.raises(ValueError, match="has no variable 'other'"):
         rl.gradient_flow(identity_start(0.1), diagonal_problem(), resume=rest, track={"other": track["s"]})
 
 
@@ -274,7 +274,7 @@ def test_progress_says_what_is_waited_for(capsys):
     [
         ({"rtol": 0.0}, "rtol is 0.0"),
         ({"rtol": 1.5}, "rtol is 1.5"),
-        ({"rtol": 0.999}, "rtol is 0.999; it must be above 0 and at most 0.1"),
+        ({"rtol": 0.999}, "rtol is 0.999; it must be a finite number above 0 and at most 0.1"),
         ({"atol": -1.0}, "atol is -1.0"),
         ({"until_time": 0.0}, "until_time is 0.0"),
         ({"until_loss": math.nan}, "until_loss is nan"),

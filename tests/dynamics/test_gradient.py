@@ -30,6 +30,13 @@ def check(net, task, bound):
     return gradient
 
 
+class Squares:
+    """A problem of a user's own: the sum of the squared entries."""
+
+    def loss(self, net):
+        return net.tensor().square().sum()
+
+
 def values_of(net, count, seed=0):
     return torch.randn(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
@@ -47,6 +54,26 @@ def test_completion(einsum, data, loss, tolerance):
     indices = torch.stack([torch.randint(d, (count,), generator=made) for d in net.shape], dim=1)
     task = rl.Completion(indices, values_of(net, count), net.shape, loss=loss, duplicates="keep")
     check(net, task, tolerance["planned"])
+
+
+@pytest.mark.parametrize("task", ["few", "masked", "huber", "sensing", "own"])
+def test_minus_the_gradient_without_the_loss_is_minus_the_gradient(task):
+    """The flow writes its velocity by `write`, by any way there is: look-ups, a mask, autograd in part, autograd."""
+    net = rl.cp((4, 4, 4), rank=3, std=0.5)
+    target = rl.targets.cp((4, 4, 4), rank=2)
+    task = {
+        "few": lambda: rl.Completion.sample(target, observed=7),
+        "masked": lambda: rl.Completion.sample(target, observed=40),
+        "huber": lambda: rl.Completion.sample(target, observed=40, loss="huber"),
+        "sensing": lambda: rl.Sensing(values_of(net, 20 * 12).view(20, 3, 4), values_of(net, 20, seed=1)),
+        "own": Squares,
+    }[task]()
+    plus, minus = LossGradient(net, task), LossGradient(net, task, sign=-1)
+    for _ in range(2):  # memory is used again
+        plus()
+        minus.write()
+        assert all(torch.equal(part, -other) for part, other in zip(minus.parts, plus.parts, strict=True))
+        assert any(bool(part.any()) for part in plus.parts)
 
 
 @pytest.mark.parametrize("loss", LOSSES[:4])

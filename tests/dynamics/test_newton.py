@@ -10,6 +10,8 @@ from conftest import TOLERANCE
 from ranklens.dynamics.newton import LINEAR, SHARE, LeastSquares, Newton
 
 RTOL, ALLOWED = 1e-6, 1.0
+# Rounding of arrays and of tensors differs, and the end of the iteration makes more of it.
+KINDS = 1e-9
 
 
 def hessenberg(columns, seed=0):
@@ -66,7 +68,7 @@ def test_a_linear_equation_is_solved_to_its_share(tensor):
     weights = 1 / (RTOL * np.abs(p) + RTOL)
     error = math.sqrt(np.square((np.asarray(out) - wanted) * weights).mean())
     assert error <= SHARE * ALLOWED
-    assert size == pytest.approx(math.sqrt(np.square((wanted - p) * weights).mean()), rel=1e-6)
+    assert size == pytest.approx(math.sqrt(np.square((wanted - p) * weights).mean()), rel=RTOL)
 
 
 def test_arrays_and_tensors_give_the_same_numbers():
@@ -81,7 +83,7 @@ def test_arrays_and_tensors_give_the_same_numbers():
         out = torch.empty_like(vector) if tensor else np.empty_like(start)
         assert newton.solve(kind(start), kind(np.zeros(6)), 1e-3, ALLOWED, out) is not None
         found.append(np.asarray(out).copy())
-    np.testing.assert_allclose(*found, rtol=1e-9)
+    np.testing.assert_allclose(*found, rtol=KINDS)
     np.testing.assert_allclose(found[0] + 1e-3 * found[0] ** 3, np.linspace(0.5, 2.0, 6), rtol=RTOL)
 
 

@@ -54,6 +54,14 @@ def test_the_order_of_a_chain_is_the_cheap_one():
     assert float(path([A, B, c])[0]) == 100.0**2
 
 
+def test_weights_multiply_the_smaller_tensor():
+    """The vector w joins the product of size 4 x 100 instead of a matrix of size 100 x 100."""
+    inputs = ["ar", "br", "rk", "k", "sk", "cs", "ds"]
+    sizes = dict.fromkeys("abcd", 2) | dict.fromkeys("rks", 100)
+    path = find_path(inputs, "abcd", sizes)
+    assert path.work <= 2 * 4 * 100 + 2 * 4 * 100**2 + 4 * 100 + 16 * 100
+
+
 def test_there_is_no_end_of_symbols():
     found = [symbol for symbol, _ in zip(symbols(), range(2000), strict=False)]
     assert len(set(found)) == 2000
