@@ -36,6 +36,9 @@ results: .stamp-install  # writes the tables of README.md and docs/reproductions
 bench: .stamp-install
 	$(BIN)/python benchmarks/run.py
 
+fuzz: .stamp-test  # damaged input for every reader, ten minutes each
+	$(BIN)/python tests/fuzz.py
+
 clean:
 	rm -rf .venv .venv-oldest .stamp-* report docs/_build
 

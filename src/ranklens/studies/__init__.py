@@ -191,7 +191,7 @@ def _read(name: str, text: str, present: object) -> object:
     """
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         value = text
     if isinstance(present, tuple):
         value = tuple(value) if isinstance(value, list) else (value,)
