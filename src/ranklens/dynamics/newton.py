@@ -54,9 +54,8 @@ def copy(source: Vector, to: Vector) -> None:
 
 def numbers(values: Sequence[float] | Sequence[Sequence[float]], vector: Vector) -> Vector:
     """Return a list of numbers, or several lists, as an array or tensor of the kind of a vector."""
-    if isinstance(vector, Tensor):
-        return torch.tensor(values, dtype=vector.dtype, device=vector.device)
-    return np.array(values)
+    found = np.array(values)
+    return torch.from_numpy(found).to(vector) if isinstance(vector, Tensor) else found
 
 
 class LeastSquares:
