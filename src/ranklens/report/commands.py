@@ -1,0 +1,163 @@
+"""The command `ranklens talk`. torch, xarray and matplotlib are imported inside it, so that help appears at once."""
+
+import itertools
+import signal
+import threading
+import webbrowser
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from ranklens.report.entries import Entry, Failure
+    from ranklens.studies import Settings
+
+# Exit codes: a study could not be run; the command was interrupted from the keyboard, or by SIGTERM.
+FAILED_CODE, INTERRUPTED_CODE, TERMINATED_CODE = 3, 130, 143
+Out = Annotated[Path, typer.Option("--out", help="Folder to write the report, figures and records to.")]
+Preset = Annotated[
+    str,
+    typer.Option("--preset", help="Size of the runs: laptop (minutes on two cores), paper (the published size), ..."),
+]
+
+
+def talk(
+    *,
+    out: Out = Path("report"),
+    preset: Preset = "laptop",
+    only: Annotated[list[str] | None, typer.Option("--only", help="Run only this study. May be repeated.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Number of studies to run at a time; by default one per core.")
+    ] = None,
+    show_page: Annotated[bool, typer.Option("--open", help="Open the report in the browser at the end.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Print a line per study, for logs, and no live table.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Use the records that the folder has of these settings, and run the rest.")
+    ] = False,
+) -> None:
+    """Run all studies and write their figures, records and a report, index.html.
+
+    Exit code 1 if a claim that must hold does not, 3 if a study could not be run, 130 after Ctrl-C, 143 after SIGTERM.
+
+    Raises:
+        Exit: with that code.
+    """
+    from ranklens import studies
+    from ranklens.files.lock import locked
+    from ranklens.report import chapters
+
+    names = chapters.in_order(name for name in studies.STUDIES if not only or name in only)
+    for name in only or []:
+        studies.check_name(name)
+    check_folder(out)
+    with locked(out), _terminable():
+        beside = [name for name in studies.STUDIES if name not in names and preset in studies.load(name).PRESETS]
+        chosen, others = ({name: studies.preset(name, preset) for name in group} for group in (names, beside))
+        code = _talk(out, preset, chosen, others, jobs, resume=resume, plain=plain)
+    if show_page:
+        webbrowser.open((out / "index.html").resolve().as_uri())
+    raise typer.Exit(code)
+
+
+def _talk(
+    out: Path,
+    preset: str,
+    settings: "Mapping[str, Settings]",
+    others: "Mapping[str, Settings]",
+    jobs: int | None,
+    *,
+    resume: bool,
+    plain: bool,
+) -> int:
+    """Run studies, keep the files of each as soon as it has run, write the page, and return the exit code.
+
+    A study that raises, whose process dies, or whose files cannot be written is a failure on the page; the others go
+    on. After an interrupt the page says which studies were not run.
+
+    Args:
+        out: folder of the report.
+        preset: name of the preset.
+        settings: settings by the name of the study, in the order of the talk.
+        others: settings of the studies that are not run; where the folder has their records, the page shows them too.
+        jobs: number of studies that run at a time; None for one per core.
+        resume: whether records in the folder with these settings are used again.
+        plain: whether lines are written in place of a live table.
+
+    Returns:
+        0, or the code that the help of `talk` names.
+    """
+    from ranklens.report import course, entries, page
+    from ranklens.report.terminal import Board, summarize
+
+    board, code = Board([*settings]), 0
+    found: list[Entry] = []
+    failures: list[Failure] = []
+    records = entries.kept(out, settings) if resume else {}
+    left = {name: how for name, how in settings.items() if name not in records}
+    try:
+        with course.following(board, plain=plain) as tell:
+            running = course.records(left, preset, min(jobs or course.cores(), max(len(left), 1)), board)
+            each: xr.Dataset | Failure
+            for each in itertools.chain(records.values(), running):
+                made = entries.made(each, preset, out)
+                if isinstance(made, entries.Failure):
+                    failures.append(made)
+                    board.fail(made)
+                else:
+                    found.append(made)
+                    board.end(made)
+                tell(made.name)
+    except (KeyboardInterrupt, _Terminated) as error:
+        done = {made.name for made in found} | {made.name for made in failures}
+        again = "ranklens talk --resume goes on"
+        failures += [
+            entries.failure(name, f"not run: the talk was interrupted; {again}", preset)
+            for name in settings
+            if name not in done
+        ]
+        code = TERMINATED_CODE if isinstance(error, _Terminated) else INTERRUPTED_CODE
+    found += [entries.entry(record, preset) for record in entries.kept(out, others).values()]
+    written = page.write(found, out, preset, failures=failures)
+    summarize(board, found)
+    for each in failures:
+        typer.echo(f"{each.name} could not be run: {each.error}", err=True)
+    typer.echo(f"report: {written.resolve()}")
+    return code or (FAILED_CODE if failures else 0 if all(made.sound for made in found) else 1)
+
+
+class _Terminated(Exception):
+    """The command has been asked to end, by the signal SIGTERM."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise `_Terminated` inside the block when the process receives SIGTERM, so that whole files are left."""
+
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a file as the output folder now, not after minutes of work.
+
+    Raises:
+        ValueError: if `out` is an existing file.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give a folder")
