@@ -1,4 +1,3 @@
-import os
 import signal
 import threading
 
@@ -16,9 +15,8 @@ def test_a_file_is_no_folder(tmp_path):
 
 def test_sigterm_becomes_an_exception_inside_the_block_only():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(commands._Terminated), commands._terminable():
-        os.kill(os.getpid(), signal.SIGTERM)
-        threading.Event().wait(5)
+    with commands._terminable(), pytest.raises(commands._Terminated):
+        signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
