@@ -32,7 +32,7 @@ LONG_FILES = {
     "nn/circuits.py": "one mapping of networks to modules and back; each direction is checked by the other",
     "studies/cp/natural_images.py": "one study, with the published numbers and presets that it is compared at",
     "studies/hierarchies/data_entanglement.py": "one study, with entropies, bounds, networks and fits of three orders",
-    "studies/hierarchies/long_range.py": "one study, with the checks of truncation and of the circuit at the end of runs",
+    "studies/hierarchies/long_range.py": "one study, with checks of truncation and of the circuit at the end of runs",
     "studies/laws/optimizers.py": "one study: settings, run, claims and figure read each other's variables",
     "studies/laws/when_the_law_fails.py": "one study: settings, run, claims and figure read each other's variables",
     "studies/layers/autoencoder.py": "one study, with its controls: frozen layers, mean codes, few labels",

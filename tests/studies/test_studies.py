@@ -156,7 +156,7 @@ def figures_are_labelled(record):
     for axes in made.axes:
         assert axes.get_title(loc="left")
         assert axes.get_xlabel()
-        assert axes.lines
+        assert axes.lines or axes.patches  # curves, or bars
 
 
 def seeds_are_listed(record):

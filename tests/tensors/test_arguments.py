@@ -46,7 +46,7 @@ def test_numbers_of_every_kind(value):
     assert type(found) is float
 
 
-@pytest.mark.parametrize("value", [None, "2", True, 1j, [2.0], torch.ones(1), object()], ids=str)
+@pytest.mark.parametrize("value", [None, "2", True, 1j, [2.0], torch.ones(1), {}], ids=str)
 def test_what_is_no_number(value):
     with pytest.raises(TypeError, match=r"^x is .*; it must be a number$"):
         arguments.number("x", value)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import scipy.sparse as sp
@@ -81,9 +81,14 @@ class MatrixEntries:
         counts = sp.csr_matrix((weights, (i, j)), shape=observed.shape)
         sums = sp.csr_matrix((weights * values, (i, j)), shape=observed.shape)
         self._counts, self._sums = (counts, counts.T.tocsr()), (sums, sums.T.tocsr())
-        self._squared = float(weights @ values**2)
+        self._values, self._weights = values, weights
         self._numbers = tuple(np.asarray(table.sum(axis=1)).ravel() for table in self._counts)
         self._totals = tuple(np.asarray(table.sum(axis=1)).ravel() for table in self._sums)
+
+    @cached_property
+    def _squared(self) -> float:
+        """Return the sum of the squared values, which for values beyond 1e154 is infinite: not all uses need it."""
+        return float(self._weights @ self._values**2)
 
     def energy(self, n: int, factors: Sequence[Float[Tensor, "_ K"]]) -> float:
         """Return the sum of the squared targets of mode n: of the residuals with rows of zero in mode n.

@@ -24,8 +24,8 @@ EXPLANATION = (
     "A hierarchical factorization can fit data only if the patches that the tree is built of are hardly entangled with "
     "the other pixels. That is so for images as they are, less so after a permutation of their pixels, and again after "
     "the permuted pixels are rearranged by their correlations, without knowledge of their places. A convolutional "
-    "network classifies permuted images worse, and rearranged ones better again if they have many pixels. Labels of "
-    "one class against all others need so little of the data that a narrow factorization fits them in any order."
+    "network classifies permuted images worse, and rearranged ones better again if they have many pixels, while "
+    "labels of one class against all others need so little of the data that a narrow factorization fits any order."
 )
 SOURCE = "Alexander, De La Vega, Razin, Cohen (NeurIPS 2023): data entanglement, and feature arrangement by min-cuts"
 

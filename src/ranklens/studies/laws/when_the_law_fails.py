@@ -273,7 +273,7 @@ def ratios(record: xr.Dataset, family: str) -> tuple[NDArray[np.float64], NDArra
     """
     at = points(record, family)
     size = np.abs(at.law.values)
-    kept = ~(size <= COUNTS * np.nanmax(size)) & ~np.isinf(at.imbalance.values)
+    kept = ~(size <= COUNTS * np.nanmax(size)) & ~np.isinf(at.imbalance.values) | np.isnan(at.rate.values)
     return at.imbalance.values[kept], at.rate.values[kept] / at.law.values[kept]
 
 

@@ -27,8 +27,7 @@ EXPLANATION = (
     "can be multiplied into the encoder after training. Training with them leaves fewer directions in which codes "
     "vary: the more layers, the closer to the number of degrees of freedom of the images, at the price of a larger "
     "error of reconstruction. Most of this is in the initial values of the layers: layers that are not trained leave "
-    "nearly as few directions. A mean of two codes is decoded to an image more like the others than without linear "
-    "layers, and a classifier needs no more labels."
+    "nearly as few directions."
 )
 SOURCE = "Jing, Zbontar, LeCun (NeurIPS 2020): implicit rank-minimizing autoencoder"
 
