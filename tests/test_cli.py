@@ -164,6 +164,7 @@ def test_a_failed_theorem_is_exit_code_1(tmp_path, monkeypatch):
     assert "FAILS  theorem: measured 2, expected ≤ 1\n         does not hold [own]" in answer.stdout
 
 
+@pytest.mark.slow
 def test_a_killed_talk_leaves_no_half_written_file(tmp_path):
     process = subprocess.Popen([COMMAND, "talk", "--preset", "tiny", "--out", tmp_path / "r"], stdout=subprocess.PIPE)
     assert process.stdout is not None

@@ -294,6 +294,7 @@ EXCUSED = dict.fromkeys(
 )
 
 
+@pytest.mark.slow
 def test_scikit_learn_accepts_it():
     """In a Python without the suite's type checker, because scikit-learn passes arguments of all types on purpose."""
     answer = subprocess.run(

@@ -250,6 +250,7 @@ DISTRIBUTED = """
 """
 
 
+@pytest.mark.slow
 def test_two_devices_train_like_one(tmp_path):
     """Without a penalty, whose patches are exchanged within a device, and without batch-norm, to rounding."""
     pytest.importorskip("lightning_fabric", reason="the extra ranklens[train] is not installed")
@@ -260,6 +261,7 @@ def test_two_devices_train_like_one(tmp_path):
     assert run.stdout.strip().endswith("same"), run.stderr
 
 
+@pytest.mark.slow
 def test_pathfinder_is_trained_on_too(tmp_path):
     settings = dataclasses.replace(
         countering_locality.PRESETS["tiny"],

@@ -17,6 +17,7 @@ def record():
     return studies.perform("penalty_trap", dataclasses.replace(study.PRESETS["tiny"], seeds=(0, 1, 2)))
 
 
+@pytest.mark.slow
 def test_without_the_penalty_the_tensor_is_fitted_and_with_it_not():
     found = study.run(dataclasses.replace(study.PRESETS["tiny"], weights=(0.0, 0.1), steps=480))
     left = study.remaining(found).sel(initial="small", seed=0)
