@@ -1,7 +1,7 @@
 import xarray as xr
 
 import ranklens as rl
-import ranklens.dynamics.accessor  # noqa: F401  (registers it, as the first record of a run does)
+import ranklens.dynamics.accessor
 
 
 def test_a_record_shows_its_picture_and_says_what_is_in_it():
