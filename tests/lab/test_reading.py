@@ -7,7 +7,7 @@ from scipy.integrate import quad
 
 from ranklens.lab.experiment import Experiment
 from ranklens.lab.knobs import Knobs
-from ranklens.lab.reading import learnt, next_escape, reading, waiting_time
+from ranklens.lab.reading import learned, next_escape, reading, waiting_time
 
 
 @pytest.mark.parametrize("order", [1.0, 2.0, 2.5, 3.0, 7.0])
@@ -34,14 +34,14 @@ def test_the_escape_is_foretold(family):
 
     class Watched(Experiment):
         def tracked(self):
-            return super().tracked() | {"learnt": lambda _: learnt(self), "wait": self.wait}
+            return super().tracked() | {"learned": lambda _: learned(self), "wait": self.wait}
 
         def wait(self, _):
             escape = next_escape(self)
             return escape.wait if escape is not None else np.nan
 
     record = Watched(knobs).run(lambda _: None)
-    time, count, wait = record.time.values, record.learnt.values, record.wait.values
+    time, count, wait = record.time.values, record.learned.values, record.wait.values
     second = time[np.argmax(count >= 2)]
     first = time[np.argmax(count >= 1)]
     for k in range(len(time)):
@@ -54,11 +54,11 @@ def test_the_escape_is_foretold(family):
 def test_the_line_says_where_the_run_stands():
     experiment = Experiment(Knobs(size=6, rank=2))
     line = reading(experiment, 0.0)
-    assert line.startswith("None of two singular values have been learnt; the next one leaves at about t = ")
+    assert line.startswith("None of two singular values have been learned; the next one leaves at about t = ")
     experiment.net.with_nodes(experiment.net.nodes)
     with torch.no_grad():
         for node, factor in zip(experiment.net.nodes, (experiment.target, torch.eye(6), torch.eye(6)), strict=True):
             node.copy_(factor)
-    assert reading(experiment, 1.0).startswith("Two of two singular values have been learnt; what is left")
+    assert reading(experiment, 1.0).startswith("Two of two singular values have been learned; what is left")
     assert "The loss has reached its goal; the effective rank is 1." in reading(experiment, 1.0, "loss")
     assert "take a smaller learning rate" in reading(experiment, 1.0, "nan")

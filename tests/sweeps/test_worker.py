@@ -16,6 +16,10 @@ def call(worker, function, *arguments):
     return worker.take()
 
 
+def threads():
+    return os.environ.get("OMP_NUM_THREADS")
+
+
 def raises():
     raise KeyError("a")
 
@@ -32,7 +36,7 @@ def test_a_worker_answers_and_outlives_what_its_calls_do():
         assert isinstance(error, KeyError)
         task, error = call(worker, dies)
         assert (task, type(error)) == ("task", WorkerDied)
-        assert call(worker, os.environ.get, "OMP_NUM_THREADS") == ("task", "1")
+        assert call(worker, threads) == ("task", "1")
         assert worker.task is None
     finally:
         worker.close()

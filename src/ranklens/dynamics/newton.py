@@ -133,7 +133,7 @@ class Newton:
         # Row 0 is the latest difference J v, and the rows after it are the directions, orthonormal in the norm.
         self._basis = blank(vector, DIRECTIONS + 1)
         self._here, self._squares, self._spare, self._moved = blank(vector, 4)
-        self._contraction, self._left = 1.0, 0.0
+        self._contraction = 1.0
 
     def weigh(self, y: Vector) -> None:
         """Take the weights of the norm from a state."""
@@ -177,8 +177,6 @@ class Newton:
             correction = math.hypot(*coefficients)
             if iteration:
                 contraction = max(FALL * contraction, correction / before)
-            # What a linear solve leaves is still missing, however fast earlier iterations converged.
-            contraction = max(contraction, self._left)
             if correction * min(1.0, contraction) <= tolerance:
                 self._contraction = min(1.0, FORGET * contraction)
                 return self.norm(xp.subtract(out, predicted, out=self._moved)) if iteration else correction
@@ -214,7 +212,6 @@ class Newton:
             tolerance: largest norm of the residual of this linear system.
             inexact: whether any solution that makes the residual smaller will do if none is good enough.
         """
-        self._left = 0.0
         if size <= tolerance:
             return [size]
         xp, basis, problem = self._xp, self._basis, LeastSquares(size)
@@ -238,6 +235,4 @@ class Newton:
             xp.matmul(basis[: j + 1].T, weights, out=basis[j + 1])
         if problem.residual > tolerance and not (inexact and problem.residual < size):
             return None
-        if problem.residual > tolerance:
-            self._left = problem.residual / size
         return problem.solution()

@@ -27,7 +27,7 @@ UNTIL_LOSS, RTOL = 1e-4, 1e-4  # of flows: curves that are looked at
 MOST_EVALUATIONS = 20_000  # of the gradient, in a flow: some seconds for the largest networks
 STEPS, EVERY = 3000, 10  # of a descent
 RATES_EVERY = 8  # rows: the law is drawn as short pieces of line at some of them
-LEARNT = 0.25  # a component counts as learnt at this share of its size in the target
+LEARNT = 0.25  # a component counts as learned at this share of its size in the target
 
 
 @dataclass
@@ -254,7 +254,7 @@ class Experiment:
         )
 
     def goal(self) -> list[float]:
-        """Return the sizes from which on components count as learnt, one per component of the target, largest first."""
+        """Return the sizes from which on components count as learned, one per component of the target, largest first."""
         if self.knobs.family == "example":
             return [1.0]
         if self.knobs.family == "cp" and not self.is_matrix:

@@ -1,4 +1,4 @@
-"""The line under the pictures: how many components have been learnt, and when the next one leaves."""
+"""The line under the pictures: how many components have been learned, and when the next one leaves."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Escape:
     Attributes:
         size: its present size.
         alignment: the alignment with which it grows.
-        wait: how long it takes from now until the component counts as learnt.
+        wait: how long it takes from now until the component counts as learned.
     """
 
     size: float
@@ -28,7 +28,7 @@ class Escape:
     wait: float
 
 
-def learnt(experiment: Experiment) -> int:
+def learned(experiment: Experiment) -> int:
     """Return the number of components that have reached a quarter of the size that they have in the target.
 
     Components of CP are counted by their norms. In every other tensor they are counted by the singular values of the
@@ -67,12 +67,12 @@ def waiting_time(size: float, goal: float, alignment: float, order: float) -> fl
 
 
 def next_escape(experiment: Experiment) -> Escape | None:
-    """Return the prediction for the largest component that is not learnt yet, or None if all are.
+    """Return the prediction for the largest component that is not learned yet, or None if all are.
 
     It assumes a balanced component that keeps the alignment which the best rank-one direction of minus the gradient
     has now: it is exact on a plateau once the component has turned into that direction, and early before.
     """
-    count, goals = learnt(experiment), experiment.goal()
+    count, goals = learned(experiment), experiment.goal()
     if count >= len(goals):
         return None
     sizes = experiment.sizes().sort(descending=True).values
@@ -115,10 +115,10 @@ def reading(experiment: Experiment, at: float, stopped: str = "") -> str:
         at: the present time, or number of steps.
         stopped: why the run has ended; empty while it runs.
     """
-    count, whole = learnt(experiment), len(experiment.goal())
+    count, whole = learned(experiment), len(experiment.goal())
     what = "singular value" if experiment.is_matrix else "component"
     verb = f"{what} has" if whole == 1 else f"{what}s have"
-    text = f"{_word(count).capitalize()} of {_word(whole)} {verb} been learnt"
+    text = f"{_word(count).capitalize()} of {_word(whole)} {verb} been learned"
     if stopped:
         rank = float(measures.effective_rank(unfolded(experiment.end)))
         ends = {

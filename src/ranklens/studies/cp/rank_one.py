@@ -54,7 +54,7 @@ class Settings:
     alphas: tuple[float, ...] = (0.1, 0.03, 0.01, 0.003)
     until_loss: float = 1e-8
     compared: int = 2
-    rtol: float = 1e-6
+    rtol: float = 1e-7
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 

@@ -285,7 +285,7 @@ def draw(record: xr.Dataset) -> Figure:
     ranks.axhline(settings.rank, **drawing.THEORY, label=f"rank of the matrix: {settings.rank}")
     drawing.label(errors, "From few entries, depth decides", "depth L", "relative error (log scale)")
     drawing.label(ranks, "Depth lowers the rank", "depth L", "effective rank")
-    drawing.label(norms, "The nuclear norm is above the least", "depth L", "nuclear norm above the least, %")
+    drawing.label(norms, "From few entries, above the least norm", "depth L", "nuclear norm above the least, %")
     errors.legend(fontsize=7, loc=(0.45, 0.08))
     ranks.legend(fontsize=7, loc="upper right")
     norms.legend(fontsize=7, loc="center right")
