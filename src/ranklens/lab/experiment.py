@@ -254,7 +254,7 @@ class Experiment:
         )
 
     def goal(self) -> list[float]:
-        """Return the sizes from which on components count as learned, one per component of the target, largest first."""
+        """Return the sizes from which on components count as learned, one for each of the target, largest first."""
         if self.knobs.family == "example":
             return [1.0]
         if self.knobs.family == "cp" and not self.is_matrix:
