@@ -53,12 +53,14 @@ def test_the_escape_is_foretold(family):
 
 def test_the_line_says_where_the_run_stands():
     experiment = Experiment(Knobs(size=6, rank=2))
-    line = reading(experiment, 0.0)
+    line = reading(experiment, 0.0, next_escape(experiment))
     assert line.startswith("None of two singular values have been learned; the next one leaves at about t = ")
     experiment.net.with_nodes(experiment.net.nodes)
     with torch.no_grad():
         for node, factor in zip(experiment.net.nodes, (experiment.target, torch.eye(6), torch.eye(6)), strict=True):
             node.copy_(factor)
-    assert reading(experiment, 1.0).startswith("Two of two singular values have been learned; what is left")
-    assert "The loss has reached its goal; the effective rank is 1." in reading(experiment, 1.0, "loss")
-    assert "take a smaller learning rate" in reading(experiment, 1.0, "nan")
+    assert reading(experiment, 1.0, next_escape(experiment)).startswith(
+        "Two of two singular values have been learned; what is left"
+    )
+    assert "The loss has reached its goal; the effective rank is 1." in reading(experiment, 1.0, None, "loss")
+    assert "take a smaller learning rate" in reading(experiment, 1.0, None, "nan")

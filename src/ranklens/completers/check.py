@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ranklens.completers.prepared import HeldOut
+from ranklens.tensors import arguments
 from ranklens.tensors.checks import check_indices
 
 
@@ -72,14 +73,14 @@ def check_arguments(completer: Completer, *, least_depth: int | None = None) -> 
     Raises:
         ValueError: for a number outside its range.
     """
-    check_count("max_steps", completer.max_steps, 1)
+    arguments.count("max_steps", completer.max_steps, 1)
     for name in ("batch_size", "width"):
         if getattr(completer, name) is not None:
-            check_count(name, getattr(completer, name), 1)
+            arguments.count(name, getattr(completer, name), 1)
     if completer.posterior is not None:
-        check_count("posterior", completer.posterior, 0)
+        arguments.count("posterior", completer.posterior, 0)
     if least_depth is not None:
-        check_count("depth", getattr(completer, "depth", None), least_depth)
+        arguments.count("depth", getattr(completer, "depth", None), least_depth)
     for name in ("learning_rate", "patience"):
         _check_positive(name, getattr(completer, name))
     if completer.scale is not None:
@@ -105,24 +106,6 @@ def _check_held_out(held_out: object) -> None:
             raise ValueError(
                 f"held_out is {held_out}; it is a fraction of the observed entries: pass a number below 1, such as 0.1"
             )
-
-
-def check_count(name: str, value: object, least: int) -> None:
-    """Refuse an argument that is no integer, or below the least allowed.
-
-    Args:
-        name: name of the argument.
-        value: its value.
-        least: the least allowed.
-
-    Raises:
-        TypeError: if it is no integer.
-        ValueError: if it is too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} is {value!r}; it must be an integer")
-    if int(value) < least:
-        raise ValueError(f"{name} is {value}; it must be at least {least}")
 
 
 def _check_positive(name: str, value: object) -> None:

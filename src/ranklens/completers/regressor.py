@@ -13,7 +13,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_X_y, validate_data
 from torch import Tensor
 
-from ranklens.completers.check import check_arguments, check_count
+from ranklens.completers.check import check_arguments
 from ranklens.completers.completion import Settings, complete
 from ranklens.completers.descent import FIRST_WIDTH
 from ranklens.completers.entries import predict
@@ -37,7 +37,7 @@ from ranklens.completers.side import (
 from ranklens.completers.start import aligned_
 from ranklens.completers.table import check_names, check_no_masks
 from ranklens.completers.tensor import leaning_
-from ranklens.tensors import init
+from ranklens.tensors import arguments, init
 from ranklens.tensors.families import cp, deep_matrix
 from ranklens.tensors.network import TensorNetwork
 
@@ -169,7 +169,7 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
             ValueError: for implicit feedback with other than two columns of labels, or if there is no column `time`.
         """
         seed = check_arguments(self, least_depth=2)
-        check_count("bins", self.bins, 1)
+        arguments.count("bins", self.bins, 1)
         table, values = self._checked(X, y)
         weights = None
         if sample_weight is not None:

@@ -1,16 +1,51 @@
-"""A lock on a folder: one process at a time writes to it. The lock ends with its process, however that ends."""
+"""Locks on files and folders. A lock ends with the process that holds it, however that ends."""
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # on Windows, where two processes may write to one folder
+except ImportError:  # on Windows, where nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 NAME = ".ranklens.lock"
+
+
+def acquire(path: Path) -> int | None:
+    """Return a handle that holds the lock of a file, which is made if it does not exist; None if it is held already.
+
+    The folders of its path are made too. Pass the handle to `release`.
+
+    Args:
+        path: the file that carries the lock.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        if fcntl is None:
+            return handle
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        with suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(handle).st_ino:
+                return handle
+        os.close(handle)  # whoever had the lock has removed the file since it was opened
+
+
+def release(path: Path, handle: int) -> None:
+    """Remove the file of a lock, and end the lock.
+
+    Args:
+        path: the file.
+        handle: what `acquire` returned for it.
+    """
+    path.unlink(missing_ok=True)
+    os.close(handle)
 
 
 @contextmanager
@@ -26,16 +61,11 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: if another process holds the lock.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = acquire(path)
+    if handle is None:
+        raise ValueError(f"another process writes to {folder}; wait for it, or give another folder")
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ValueError(f"another process writes to {folder}; wait for it, or give another folder") from error
         yield
-        path.unlink(missing_ok=True)  # only by the process that had the lock
     finally:
-        os.close(handle)
+        release(path, handle)

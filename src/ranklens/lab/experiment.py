@@ -253,7 +253,8 @@ class Experiment:
             progress=progress,
         )
 
-    def goal(self) -> list[float]:
+    @cached_property
+    def goals(self) -> list[float]:
         """Return the sizes from which on components count as learned, one for each of the target, largest first."""
         if self.knobs.family == "example":
             return [1.0]

@@ -38,7 +38,7 @@ def learned(experiment: Experiment) -> int:
         found = experiment.sizes().sort(descending=True).values.tolist()
     else:
         found = measures.singular_values(unfolded(experiment.end)).tolist()
-    return sum(size >= goal for size, goal in zip(found, experiment.goal(), strict=False))
+    return sum(size >= goal for size, goal in zip(found, experiment.goals, strict=False))
 
 
 def waiting_time(size: float, goal: float, alignment: float, order: float) -> float:
@@ -72,7 +72,7 @@ def next_escape(experiment: Experiment) -> Escape | None:
     It assumes a balanced component that keeps the alignment which the best rank-one direction of minus the gradient
     has now: it is exact on a plateau once the component has turned into that direction, and early before.
     """
-    count, goals = learned(experiment), experiment.goal()
+    count, goals = learned(experiment), experiment.goals
     if count >= len(goals):
         return None
     sizes = experiment.sizes().sort(descending=True).values
@@ -107,15 +107,16 @@ def _largest_inner_product(direction: Tensor) -> float:
     return value
 
 
-def reading(experiment: Experiment, at: float, stopped: str = "") -> str:
+def reading(experiment: Experiment, at: float, escape: Escape | None, stopped: str = "") -> str:
     """Return one line that says where a run stands.
 
     Args:
         experiment: the run, at its present state.
         at: the present time, or number of steps.
+        escape: what `next_escape` returns for the run; it is not used if the run has ended.
         stopped: why the run has ended; empty while it runs.
     """
-    count, whole = learned(experiment), len(experiment.goal())
+    count, whole = learned(experiment), len(experiment.goals)
     what = "singular value" if experiment.is_matrix else "component"
     verb = f"{what} has" if whole == 1 else f"{what}s have"
     text = f"{_word(count).capitalize()} of {_word(whole)} {verb} been learned"
@@ -129,7 +130,6 @@ def reading(experiment: Experiment, at: float, stopped: str = "") -> str:
             "nan": "The run diverged: take a smaller learning rate",
         }
         return f"{text}. {ends.get(stopped, f'Stopped by {stopped}')}; the effective rank is {rank:.2f}."
-    escape = next_escape(experiment)
     if escape is None:
         return f"{text}; what is left of the loss is noise and fine detail."
     if experiment.knobs.optimizer != "flow" or math.isinf(escape.wait):

@@ -2,10 +2,12 @@
 
 import json
 import secrets
+import sys
 import tempfile
 import threading
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -79,8 +81,6 @@ class Laboratory(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing of clients that have gone; other errors are printed as usual."""
-        import sys
-
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
         """Answer a table or a checkpoint that was sent."""
         self._answer({"table": self._table, "checkpoint": self._checkpoint})
 
-    def _answer(self, ways: "dict[str, object]") -> None:
+    def _answer(self, ways: Mapping[str, Callable[[dict[str, str]], None]]) -> None:
         """Answer by the function of a path, or by 404; a wrong value is 400 with its message."""
         parts = urlsplit(self.path)
         way = parts.path.removeprefix(f"/{self.server.token}/")
@@ -117,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(404, b"there is no such page; open the address that `ranklens lab` printed")
             return
         try:
-            ways[way](dict(parse_qsl(parts.query)))  # type: ignore[operator]
+            ways[way](dict(parse_qsl(parts.query)))
         except (ValueError, TypeError, ArithmeticError) as error:
             self._send(400, str(error).encode())
 

@@ -108,7 +108,7 @@ def _start(experiment: Experiment) -> dict[str, object]:
         "order": experiment.order,
         "axis": "time" if is_flow else "step",
         "target": _image(experiment.target),
-        "goal": _plain(np.array(experiment.goal())),
+        "goal": _plain(np.array(experiment.goals)),
         "observed": len(experiment.task),
         "entries": experiment.target.numel(),
     }
@@ -132,9 +132,10 @@ def _rows(record: xr.Dataset) -> dict[str, object]:
 
 def _state(experiment: Experiment, at: float, stopped: str = "") -> dict[str, object]:
     """Return what the page shows of the present state."""
-    found: dict[str, object] = {"image": _image(experiment.end), "reading": reading(experiment, at, stopped), "at": at}
-    escape = next_escape(experiment) if not stopped and experiment.knobs.optimizer == "flow" else None
-    if escape is not None and math.isfinite(escape.wait):
+    escape = None if stopped else next_escape(experiment)
+    text = reading(experiment, at, escape, stopped)
+    found: dict[str, object] = {"image": _image(experiment.end), "reading": text, "at": at}
+    if escape is not None and experiment.knobs.optimizer == "flow" and math.isfinite(escape.wait):
         found["escape"] = {"at": at + escape.wait, "size": escape.size, "alignment": escape.alignment}
     return found
 

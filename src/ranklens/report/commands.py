@@ -58,7 +58,8 @@ def talk(
         studies.check_name(name)
     check_folder(out)
     with locked(out), _terminable():
-        beside = [name for name in studies.STUDIES if name not in names and preset in studies.load(name).PRESETS]
+        kept = [name for name in studies.STUDIES if name not in names and (out / f"{name}.nc").exists()]
+        beside = [name for name in kept if preset in studies.load(name).PRESETS]
         chosen, others = ({name: studies.preset(name, preset) for name in group} for group in (names, beside))
         code = _talk(out, preset, chosen, others, jobs, resume=resume, plain=plain)
     if show_page:
@@ -95,6 +96,7 @@ def _talk(
     """
     from ranklens.report import course, entries, page
     from ranklens.report.terminal import Board, summarize
+    from ranklens.sweeps.worker import cores
 
     board, code = Board([*settings]), 0
     found: list[Entry] = []
@@ -103,7 +105,7 @@ def _talk(
     left = {name: how for name, how in settings.items() if name not in records}
     try:
         with course.following(board, plain=plain) as tell:
-            running = course.records(left, preset, min(jobs or course.cores(), max(len(left), 1)), board)
+            running = course.records(left, preset, min(jobs or cores(), max(len(left), 1)), board)
             each: xr.Dataset | Failure
             for each in itertools.chain(records.values(), running):
                 made = entries.made(each, preset, out)

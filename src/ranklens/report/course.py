@@ -1,6 +1,5 @@
 """The course of a talk: its studies run, while the terminal shows how far they are."""
 
-import os
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +15,6 @@ from ranklens.report.entries import Failure, failure
 from ranklens.report.terminal import Board, console
 from ranklens.studies import Settings
 from ranklens.sweeps.worker import Worker
-
-
-def cores() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def records(settings: Mapping[str, Settings], preset: str, jobs: int, board: Board) -> Iterator[xr.Dataset | Failure]:

@@ -17,13 +17,9 @@ from pathlib import Path
 import xarray as xr
 
 from ranklens import files
+from ranklens.files import lock
 from ranklens.sweeps.entry import DONE, Entry, File
 from ranklens.tensors.network import TensorNetwork
-
-try:
-    import fcntl
-except ImportError:  # on Windows, where two sweeps of one store may both run what neither has finished
-    fcntl = None  # type: ignore[assignment]
 
 FORMAT = "ranklens store 1"
 MARK = "store.json"
@@ -99,29 +95,22 @@ class Store:
 
         A claim ends with the process that has it, however that ends.
         """
-        if key in self._claims or fcntl is None:
+        if key in self._claims:
             return True
-        path = self.folder(key) / f"{key}.lock"
-        while True:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(handle)
-                return False
-            with suppress(FileNotFoundError):
-                if os.stat(path).st_ino == os.fstat(handle).st_ino:
-                    self._claims[key] = handle
-                    return True
-            os.close(handle)  # whoever had the claim has removed the file since it was opened
+        handle = lock.acquire(self._lock(key))
+        if handle is not None:
+            self._claims[key] = handle
+        return handle is not None
 
     def release(self, key: str) -> None:
         """End a claim."""
         handle = self._claims.pop(key, None)
         if handle is not None:
-            (self.folder(key) / f"{key}.lock").unlink(missing_ok=True)
-            os.close(handle)
+            lock.release(self._lock(key), handle)
+
+    def _lock(self, key: str) -> Path:
+        """Return the file that carries the claim on a run."""
+        return self.folder(key) / f"{key}.lock"
 
     def tidy(self, key: str) -> None:
         """Remove half-written files of a run, which a killed process has left; only for whoever has claimed it."""

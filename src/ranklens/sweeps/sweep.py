@@ -24,6 +24,8 @@ from ranklens.sweeps.local import run_here, run_side_by_side
 from ranklens.sweeps.perform import Job, Report
 from ranklens.sweeps.store import Store
 from ranklens.sweeps.work import Setting, Work, key_of, setting, work_of
+from ranklens.sweeps.worker import cores
+from ranklens.tensors import arguments
 
 # A sweep with a store is returned as values in memory up to this size in bytes, and larger ones are read when used.
 IN_MEMORY = 2**30
@@ -165,10 +167,8 @@ class _State:
 def _check(executor: str, jobs: int | None) -> None:
     if executor not in ("local", "ray"):
         raise ValueError(f"executor is {executor!r}; choose 'local' or 'ray'")
-    if jobs is not None and (isinstance(jobs, bool) or not hasattr(jobs, "__index__")):
-        raise TypeError(f"jobs is {jobs!r}; it must be an integer, or None")
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"jobs is {jobs}; it must be at least 1")
+    if jobs is not None:
+        arguments.count("jobs", jobs)
 
 
 def _jobs(work: Work, grid: Grid, fixed: Mapping[str, Setting]) -> list[Job]:
@@ -196,13 +196,8 @@ def _executed(
         return iter(())
     if executor == "ray":
         return run_on_ray(store, work, missing, address)
-    processes = min(jobs or _cores(), len(missing))
+    processes = min(jobs or cores(), len(missing))
     return run_here(store, work, missing) if processes == 1 else run_side_by_side(store, work, missing, processes)
-
-
-def _cores() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run(state: _State, reports: Iterator[Report], tell: Tell, store: str | os.PathLike[str] | None) -> None:
