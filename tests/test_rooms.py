@@ -31,7 +31,7 @@ LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 MOST_PARTS, MOST_ARROWS = 20, 72
 STUDIES_MAY_BE_IMPORTED_BY = {"sweeps", "report", "cli", "studies"}
 # Chapters of studies, and within each folder the files that nothing in the folder may import.
-LEAVES = re.compile(r"ranklens\.studies\.(laws|matrices|cp|hierarchies|layers)\.")
+LEAVES = re.compile(r"ranklens\.studies\.(laws|matrices|cp|hierarchies|layers|beyond)\.")
 
 
 def modules():

@@ -38,8 +38,19 @@ def test_every_study_says_what_it_is():
         assert set(study.MINUTES) == set(study.PRESETS)
         assert dataclasses.is_dataclass(study.Settings)
         assert study.Settings.__dataclass_params__.frozen
-    of_one_core = sum(studies.load(name).MINUTES["laptop"] for name in studies.STUDIES)
+    of_one_core = sum(studies.load(name).MINUTES["laptop"] for name in studies.chosen([]))
     assert of_one_core / 2 <= 7.5  # `talk` runs two at a time on two cores; most of these numbers are rounded up
+
+
+def test_studies_beyond_the_talk_run_only_when_asked_for():
+    beyond = {name for name in studies.STUDIES if studies.CHAPTER[name] == studies.BEYOND}
+    assert set(studies.chosen([])) == set(studies.STUDIES) - beyond
+    assert set(studies.chosen(["beyond"])) == beyond
+    assert set(studies.chosen(["beyond", "depth"])) == beyond | {"depth"}
+    with pytest.raises(ValueError, match="there is no study 'depht'"):
+        studies.chosen(["depht"])
+    for name in beyond:
+        assert studies.load(name).MINUTES["laptop"] <= 1
 
 
 def theorems_hold(record):

@@ -71,7 +71,7 @@ def chapters() -> tuple[Chapter, ...]:
     """Return all chapters, in the order of the talk.
 
     >>> [chapter.key for chapter in chapters()]
-    ['matrices', 'cp', 'hierarchies', 'layers', 'conclusion']
+    ['matrices', 'cp', 'hierarchies', 'layers', 'conclusion', 'beyond']
     """
     return tuple(Chapter(**{**text, "studies": tuple(text["studies"])}) for text in _texts()["chapters"])
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Exit codes: a study could not be run; the command was interrupted from the keyboard, or by SIGTERM.
 FAILED_CODE, INTERRUPTED_CODE, TERMINATED_CODE = 3, 130, 143
+ONLY = "Run only this study; 'beyond' stands for the studies that go beyond the talk. May be repeated."
 Out = Annotated[Path, typer.Option("--out", help="Folder to write the report, figures and records to.")]
 Preset = Annotated[
     str,
@@ -30,7 +31,7 @@ def talk(
     *,
     out: Out = Path("report"),
     preset: Preset = "laptop",
-    only: Annotated[list[str] | None, typer.Option("--only", help="Run only this study. May be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help=ONLY)] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Number of studies to run at a time; by default one per core.")
     ] = None,
@@ -42,7 +43,7 @@ def talk(
         bool, typer.Option("--resume", help="Use the records that the folder has of these settings, and run the rest.")
     ] = False,
 ) -> None:
-    """Run all studies and write their figures, records and a report, index.html.
+    """Run the studies of the talk and write their figures, records and a report, index.html.
 
     Exit code 1 if a claim that must hold does not, 3 if a study could not be run, 130 after Ctrl-C, 143 after SIGTERM.
 
@@ -53,9 +54,7 @@ def talk(
     from ranklens.files.lock import locked
     from ranklens.report import chapters
 
-    names = chapters.in_order(name for name in studies.STUDIES if not only or name in only)
-    for name in only or []:
-        studies.check_name(name)
+    names = chapters.in_order(studies.chosen(only or []))
     check_folder(out)
     with locked(out), _terminable():
         kept = [name for name in studies.STUDIES if name not in names and (out / f"{name}.nc").exists()]

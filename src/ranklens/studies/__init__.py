@@ -39,6 +39,9 @@ CHAPTER = {
     "optimizers": "laws",
 }
 STUDIES = tuple(CHAPTER)
+# The folder of the studies that go beyond the talk: other architectures, each with its own notion of rank. They run
+# only when they are asked for.
+BEYOND = "beyond"
 
 
 @runtime_checkable
@@ -95,6 +98,27 @@ def check_name(name: str) -> str:
     if name not in STUDIES:
         raise ValueError(f"there is no study {name!r}; choose one of {', '.join(STUDIES)}")
     return name
+
+
+def chosen(only: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of studies that were asked for, in the order of `STUDIES`.
+
+    Args:
+        only: names of studies; the name "beyond" stands for all studies that go beyond the talk. Empty for the
+            studies of the talk, without those.
+
+    Raises:
+        ValueError: for a name that is neither.
+
+    >>> chosen(["depth", "matrix_dynamics"])
+    ('matrix_dynamics', 'depth')
+    """
+    for name in only:
+        if name != BEYOND:
+            check_name(name)
+    if not only:
+        return tuple(name for name in STUDIES if CHAPTER[name] != BEYOND)
+    return tuple(name for name in STUDIES if name in only or (BEYOND in only and CHAPTER[name] == BEYOND))
 
 
 def load(name: str) -> Study:
