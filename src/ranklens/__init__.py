@@ -9,6 +9,7 @@ _HOMES = {
     "tensors.network": ["TensorNetwork"],
     "tensors.ensemble": ["stack"],
     "tensors.families": ["deep_matrix", "cp", "hierarchical", "tensor_train", "tensor_ring", "tucker"],
+    "tensors.state_space": ["StateSpace"],
     "tensors.trees": ["ModeTree"],
     "tensors.truncation": ["truncate"],
     # problems

@@ -40,6 +40,7 @@ from ranklens.tensors.measures import schatten_norm as schatten_norm
 from ranklens.tensors.measures import singular_values as singular_values
 from ranklens.tensors.measures import stable_rank as stable_rank
 from ranklens.tensors.network import TensorNetwork as TensorNetwork
+from ranklens.tensors.state_space import StateSpace as StateSpace
 from ranklens.tensors.trees import ModeTree as ModeTree
 from ranklens.tensors.truncation import truncate as truncate
 from ranklens.theory.convex import nuclear_norm_completion as nuclear_norm_completion

@@ -172,3 +172,22 @@ def test_modes_of_a_matricization_are_a_set():
     for modes in ((0, 2), (2, 0)):
         assert torch.equal(rl.matricize(T, modes), expected)
     assert torch.equal(rl.matricize(T, (2, 1)), rl.matricize(T, [0]).T)
+
+
+@pytest.mark.parametrize("states", [1, 2, 3, 4])
+def test_hankel_rank_is_the_number_of_states(states):
+    A = torch.linspace(-0.9, 0.8, states + 1, dtype=torch.float64)[1:]
+    h = rl.StateSpace(A).impulse_response(16)
+    H = rl.measures.hankel(h)
+    assert H.shape == (8, 9)
+    assert all(float(H[i, j]) == float(h[i + j]) for i in range(8) for j in range(9))
+    assert int(rl.measures.hankel_rank(h)) == states
+    assert int(rl.measures.hankel_rank(h, rows=2)) == min(states, 2)
+    assert rl.measures.hankel_rank(torch.stack([h, 0 * h])).tolist() == [states, 0]
+
+
+def test_hankel_matrices_need_delays_and_fewer_rows():
+    with pytest.raises(ValueError, match="at least one delay"):
+        rl.measures.hankel([])
+    with pytest.raises(ValueError, match="rows is 4; a response of 3 delays"):
+        rl.measures.hankel([1.0, 2.0, 3.0], rows=4)

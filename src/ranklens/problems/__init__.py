@@ -7,5 +7,6 @@ from ranklens.problems.problem import Split as Split
 from ranklens.problems.problem import TensorProblem as TensorProblem
 from ranklens.problems.sensing import DenseSensing as DenseSensing
 from ranklens.problems.sensing import Sensing as Sensing
+from ranklens.problems.sequences import Sequences as Sequences
 
-__all__ = ["BatchedProblem", "Completion", "DenseSensing", "Problem", "Sensing", "Split", "TensorProblem"]
+__all__ = ["BatchedProblem", "Completion", "DenseSensing", "Problem", "Sensing", "Sequences", "Split", "TensorProblem"]

@@ -10,6 +10,7 @@ from ranklens.problems.completion import Completion
 from ranklens.problems.losses import Loss, half_sse, mse
 from ranklens.problems.problem import Observations, Problem
 from ranklens.problems.sensing import DenseSensing, Sensing
+from ranklens.problems.sequences import Sequences
 from ranklens.tensors import contract
 from ranklens.tensors.layout import Layout
 from ranklens.tensors.planned import Planned
@@ -47,8 +48,8 @@ def reads_end_tensor(task: Problem, layout: Layout, observations: int | None = N
     """Return whether the loss of a problem is computed from the whole end tensor, by `readout`.
 
     True for a completion if the whole end tensor takes no more operations than the observed entries one by one. True
-    for sensing of both kinds if the end tensor has at most 2^26 entries. False for any other problem, and for a
-    subclass of these, whose loss may be another.
+    for sensing of both kinds and for sequences if the end tensor has at most 2^26 entries. False for any other problem,
+    and for a subclass of these, whose loss may be another.
 
     Args:
         task: the problem.
@@ -57,7 +58,7 @@ def reads_end_tensor(task: Problem, layout: Layout, observations: int | None = N
     """
     if type(task) is Completion:
         return contract.reads_whole(layout, len(task) if observations is None else observations)
-    if type(task) in (Sensing, DenseSensing):
+    if type(task) in (Sensing, DenseSensing, Sequences):
         return math.prod(layout.shape) <= contract.WHOLE
     return False
 
@@ -75,6 +76,8 @@ def readout(task: Problem, planned: Planned, sign: int = 1) -> Readout:
     """
     if not isinstance(task, Observations):
         raise TypeError(f"a {type(task).__name__} has a loss of its own; take its gradient by autograd")
+    if isinstance(task, Sequences) and not task.everything:
+        return _Transition(task, planned, sign)
     if not isinstance(task, Completion):
         return _WholeTensor(task, planned, sign)
     strides = torch.tensor(planned.value.stride(), device=task.indices.device)
@@ -167,6 +170,42 @@ class _WholeTensor:
             loss = self.task.loss(free)
             (derivative,) = torch.autograd.grad(loss, free)
         torch.mul(self.planned.in_memory_order(derivative), self.sign, out=self.planned.upstream)
+        return loss.detach()
+
+    def write_upstream(self) -> None:
+        self.loss_and_upstream()
+
+
+class _Transition:
+    """Any loss of last outputs of a state space model, whose end tensor is its diagonal A.
+
+    The response is h_l = sum_r w_r A_r^l, so a loss with derivatives g_l in the response has the derivative
+    w_r sum_l l g_l A_r^(l-1) in A_r.
+    """
+
+    def __init__(self, task: Sequences, planned: Planned, sign: int) -> None:
+        like = planned.memory
+        self.task, self.planned, self.sign = task, planned, sign
+        self.inputs, self.values, self.weights = (x.to(like) for x in (task.reversed, task.values, task.weights))
+        self.delays = torch.arange(self.inputs.shape[1], dtype=like.dtype, device=like.device)
+        self.exponents = self.delays.unsqueeze(1)
+
+    def of(self, rows: Tensor) -> "_Transition":
+        return _Transition(self.task.subset(rows), self.planned, self.sign)
+
+    def _powers_and_prediction(self) -> tuple[Tensor, Tensor]:
+        """Return the powers of A, (time, states), and the outputs that they give."""
+        P = self.planned.memory.pow(self.exponents)
+        return P, self.inputs @ (P @ self.weights)
+
+    def loss(self) -> Tensor:
+        return self.task.objective(self._powers_and_prediction()[1], self.values).detach()
+
+    def loss_and_upstream(self) -> Tensor:
+        P, prediction = self._powers_and_prediction()
+        loss, derivative = self.task.objective.with_derivative(prediction, self.values)
+        slopes = (derivative @ self.inputs) * self.delays * self.sign
+        torch.mul(slopes[1:] @ P[:-1], self.weights, out=self.planned.upstream)
         return loss.detach()
 
     def write_upstream(self) -> None:

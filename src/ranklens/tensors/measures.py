@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.checks import check_finite
 from ranklens.tensors.convert import ArrayLike, as_floating, as_tensor
 from ranklens.tensors.cp_rank import CPRankEstimate, cp_rank_estimate
@@ -26,6 +27,8 @@ __all__ = [
     "effective_rank_of",
     "entanglement_entropy",
     "entropy",
+    "hankel",
+    "hankel_rank",
     "hierarchical_rank",
     "matricize",
     "nuclear_norm",
@@ -38,6 +41,7 @@ __all__ = [
 ]
 
 Matrices: TypeAlias = Float[Tensor, "*batch rows columns"] | ArrayLike
+Responses: TypeAlias = Float[Tensor, "*batch delays"] | ArrayLike
 Tensors: TypeAlias = Shaped[Tensor, "..."] | ArrayLike
 
 # Largest rank cut-off. In half precision, max(rows, columns) times the rounding error exceeds 1 for large matrices, and
@@ -49,6 +53,7 @@ def __dir__() -> list[str]:
     return __all__
 
 
+@checked
 def rank_cutoff(dtype: torch.dtype, shape: Sequence[int]) -> float:
     """Return the relative size below which a singular value counts as zero: max(rows, columns) eps.
 
@@ -59,7 +64,12 @@ def rank_cutoff(dtype: torch.dtype, shape: Sequence[int]) -> float:
     Args:
         dtype: floating-point type of the matrix, with rounding error eps.
         shape: shape of the matrix, or of a batch of matrices.
+
+    Raises:
+        ValueError: for an empty shape.
     """
+    if len(shape) == 0:
+        raise ValueError(f"shape is {tuple(shape)}; it needs the number of columns at least")
     return min(max(shape[-2:]) * torch.finfo(dtype).eps, LARGEST_CUTOFF)
 
 
@@ -121,6 +131,7 @@ def stable_rank(W: Matrices) -> Float[Tensor, "*batch"]:
     return stable_rank_of(singular_values(W))
 
 
+@checked
 def effective_rank_of(spectrum: Float[Tensor, "*batch values"]) -> Float[Tensor, "*batch"]:
     """Return the `effective_rank` of matrices from their singular values, one number per matrix.
 
@@ -132,6 +143,7 @@ def effective_rank_of(spectrum: Float[Tensor, "*batch values"]) -> Float[Tensor,
     return entropy(spectrum).exp().where(spectrum.sum(dim=-1) > 0, 0.0)
 
 
+@checked
 def stable_rank_of(spectrum: Float[Tensor, "*batch values"]) -> Float[Tensor, "*batch"]:
     """Return the `stable_rank` of matrices from their singular values, one number per matrix.
 
@@ -144,15 +156,18 @@ def stable_rank_of(spectrum: Float[Tensor, "*batch values"]) -> Float[Tensor, "*
     return (spectrum / top.where(top > 0, 1.0)).square().sum(dim=-1)
 
 
+@checked
 def entropy(weights: Float[Tensor, "*batch values"]) -> Float[Tensor, "*batch"]:
     """Return the entropy -sum p ln p of normalized weights, p = weights / sum of the weights, in nats.
 
     The sums run over the last dimension, so the result has the shape of the other dimensions. It is 0 if all weights
-    are zero. Its gradient is finite where some weights are zero.
+    are zero, and without weights. Its gradient is finite where some weights are zero.
 
     Args:
         weights: numbers that are not negative, along the last dimension.
     """
+    if weights.shape[-1] == 0:
+        return weights.sum(dim=-1)
     top = weights.amax(dim=-1, keepdim=True)  # without this division the sum may overflow
     weights = weights / top.where(top > 0, 1.0)
     total = weights.sum(dim=-1, keepdim=True)
@@ -281,11 +296,11 @@ def matricize(T: Tensors, modes: Sequence[int], order: int | None = None) -> Sha
     T = as_tensor("T", T)
     order = T.ndim if order is None else arguments.count("order", order)
     if order > T.ndim:
-        raise ValueError(f"order is {order}; the tensor has {T.ndim} dimensions")
+        raise ValueError(f"order is {order}; T has {T.ndim} dimensions")
     modes = [arguments.count(f"modes[{k}]", mode, least=0) for k, mode in enumerate(arguments.sequence("modes", modes))]
     for mode in modes:
         if mode >= order:
-            raise ValueError(f"mode {mode} does not exist; a tensor of order {order} has modes 0 to {order - 1}")
+            raise ValueError(f"mode {mode} does not exist; T, of order {order}, has modes 0 to {order - 1}")
     if len(set(modes)) < len(modes):
         raise ValueError(f"modes {tuple(modes)} repeat one; name every mode once")
     batch = T.ndim - order
@@ -321,8 +336,62 @@ def hierarchical_rank(T: Tensors, tree: ModeTree, rtol: float | None = None) -> 
     """
     T, tree = as_floating("T", T), arguments.instance("tree", tree, ModeTree)
     if T.ndim < tree.order:
-        raise ValueError(f"the tensor has {T.ndim} dimensions, fewer than the tree's {tree.order} modes")
+        raise ValueError(f"T has {T.ndim} dimensions, fewer than the tree's {tree.order} modes")
     return {node: numerical_rank(matricize(T, node, tree.order), rtol) for node in tree.nodes if node != tree.root}
+
+
+def hankel(response: Responses, rows: int | None = None) -> Float[Tensor, "*batch rows columns"]:
+    """Return the Hankel matrix H_ij = h_(i+j) of an impulse response h.
+
+    Args:
+        response: (*batch, delays) h_0, h_1, ...: floating-point numbers. To measure what a model remembers, without its
+            immediate response h_0, pass ``h[..., 1:]``.
+        rows: number of rows, from 1 to the number of delays. None takes half of the delays, rounded up, which makes
+            the matrix as square as it can be and so shows the largest rank.
+
+    Returns:
+        A matrix (*batch, rows, delays - rows + 1).
+
+    Raises:
+        ValueError: if there is no delay, or there are more rows than delays.
+
+    >>> import ranklens as rl
+    >>> rl.measures.hankel([1.0, 2.0, 3.0, 4.0]).tolist()
+    [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]
+    """
+    h = as_floating("response", response)
+    delays = h.shape[-1] if h.ndim else 0
+    if delays == 0:
+        raise ValueError(f"response has shape {tuple(h.shape)}; pass (*batch, delays) with at least one delay")
+    rows = (delays + 1) // 2 if rows is None else arguments.count("rows", rows)
+    if rows > delays:
+        raise ValueError(f"rows is {rows}; a response of {delays} delays makes at most {delays} rows")
+    return h.unfold(-1, delays - rows + 1, 1)
+
+
+def hankel_rank(response: Responses, rows: int | None = None, rtol: float | None = None) -> Int[Tensor, "*batch"]:
+    """Return the rank of the Hankel matrix of an impulse response: the number of states that explain it.
+
+    If the response is that of a linear state space model, the rank is at most its number of states. It equals the
+    smallest number of states of any model with this response, if rows and columns are at least as many as that number.
+
+    Args:
+        response: (*batch, delays) impulse response h_0, h_1, ...: finite floating-point numbers.
+        rows: number of rows of the matrix, from 1 to the number of delays; None takes half of the delays, rounded up.
+        rtol: singular values of at most this times the largest count as zero. None takes `rank_cutoff`, the level of
+            rounding. Choose the size of the noise, relative to the response, for a response that was measured.
+
+    Returns:
+        One integer per response.
+
+    Source: Kronecker (1881); Ho and Kalman (1966) for the minimal model.
+
+    >>> import torch, ranklens as rl
+    >>> delay = torch.arange(12, dtype=torch.float64)
+    >>> int(rl.measures.hankel_rank(0.5**delay + 2 * (-0.8)**delay))  # two states
+    2
+    """
+    return numerical_rank(hankel(response, rows), rtol)
 
 
 def entanglement_entropy(T: Tensors, modes: Sequence[int], order: int | None = None) -> Float[Tensor, "*batch"]:
@@ -341,6 +410,9 @@ def entanglement_entropy(T: Tensors, modes: Sequence[int], order: int | None = N
     Returns:
         One number per tensor of the batch; 0 for the zero tensor.
 
+    Raises:
+        ValueError: for a tensor without entries.
+
     Source: Levine, Yakira, Cohen, Shashua (ICLR 2018).
 
     >>> import math, torch, ranklens as rl
@@ -348,7 +420,10 @@ def entanglement_entropy(T: Tensors, modes: Sequence[int], order: int | None = N
     >>> abs(float(rl.entanglement_entropy(bell, [0])) - math.log(2)) < 1e-12
     True
     """
-    s = singular_values(matricize(as_floating("T", T), modes, order))
+    T = as_floating("T", T)
+    if T.numel() == 0:
+        raise ValueError(f"T has shape {tuple(T.shape)}; pass a tensor with at least one entry")
+    s = singular_values(matricize(T, modes, order))
     top = s[..., :1]
     return entropy((s / top.where(top > 0, 1.0)).square())
 
