@@ -18,6 +18,8 @@ _HOMES = {
     "dynamics.flow": ["gradient_flow"],
     "dynamics.end_matrix": ["end_matrix_flow"],
     "dynamics.descent": ["gradient_descent"],
+    "dynamics.guess_and_check": ["guess_and_check"],
+    "tensors.random_product": ["random_product"],
     "theory.convex": ["nuclear_norm_completion", "nuclear_norm_psd"],
     # measures
     "tensors.measures": [

@@ -9,6 +9,7 @@ from ranklens.dynamics import optim as optim
 from ranklens.dynamics.descent import gradient_descent as gradient_descent
 from ranklens.dynamics.end_matrix import end_matrix_flow as end_matrix_flow
 from ranklens.dynamics.flow import gradient_flow as gradient_flow
+from ranklens.dynamics.guess_and_check import guess_and_check as guess_and_check
 from ranklens.files import load as load
 from ranklens.files import save as save
 from ranklens.problems import Completion as Completion
@@ -40,6 +41,7 @@ from ranklens.tensors.measures import schatten_norm as schatten_norm
 from ranklens.tensors.measures import singular_values as singular_values
 from ranklens.tensors.measures import stable_rank as stable_rank
 from ranklens.tensors.network import TensorNetwork as TensorNetwork
+from ranklens.tensors.random_product import random_product as random_product
 from ranklens.tensors.state_space import StateSpace as StateSpace
 from ranklens.tensors.trees import ModeTree as ModeTree
 from ranklens.tensors.truncation import truncate as truncate

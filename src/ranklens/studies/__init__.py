@@ -37,6 +37,7 @@ CHAPTER = {
     "penalty_trap": "layers",
     "when_the_law_fails": "laws",
     "optimizers": "laws",
+    "volume": "beyond",
 }
 STUDIES = tuple(CHAPTER)
 # The folder of the studies that go beyond the talk: other architectures, each with its own notion of rank. They run

@@ -50,3 +50,6 @@ AUTOENCODER = "Jing, Zbontar, LeCun (NeurIPS 2020), implicit rank-minimizing aut
 SIMPLICITY = "Huh, Mobahi, Zhang, Cheung, Agrawal, Isola (TMLR 2023), low-rank simplicity bias"
 EXPANSION = "Guo, Alvarez, Salzmann (NeurIPS 2020), expansion and contraction of layers"
 COMPRESSION = "Li, Sun, Su, Suzuki, Huang (AISTATS 2020), compression measure"
+# Beyond the talk.
+VOLUME = "Alexander, Slutzky, Ran-Milo, Cohen (NeurIPS 2025), guess and check by width and depth"
+SUBSET = "Au and Beck (Probabilistic Engineering Mechanics 2001), subset simulation; classical closed forms"
