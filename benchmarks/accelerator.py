@@ -22,7 +22,6 @@ import torch
 from safetensors import safe_open
 
 import ranklens as rl
-from ranklens import files
 from ranklens.data import pixels
 from ranklens.training import long_range
 from ranklens.training.resumable import Plan, train

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ranklens import seeds
-from ranklens.files import atomic
+from ranklens.files.writing import atomic
 from ranklens.nn.resnet import ResidualBlock
 from ranklens.training import networks
 

@@ -31,6 +31,7 @@ LONG_FILES = {
     "dynamics/solver.py": "one integration: stepping, ending and recording change one state",
     "nn/circuits.py": "one mapping of networks to modules and back; each direction is checked by the other",
     "studies/beyond/volume.py": "one study: settings, run, claims and figure read each other's variables",
+    "studies/beyond/state_space.py": "one study: flows, a search, a proved bound, and the published numbers beside them",
     "studies/cp/natural_images.py": "one study, with the published numbers and presets that it is compared at",
     "studies/hierarchies/data_entanglement.py": "one study, with entropies, bounds, networks and fits of three orders",
     "studies/hierarchies/long_range.py": "one study, with checks of truncation and of the circuit at the end of runs",

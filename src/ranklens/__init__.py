@@ -38,7 +38,7 @@ _HOMES = {
     # practice
     "completers": ["MatrixCompleter", "TensorCompleter", "EntryRegressor"],
     # files and pictures
-    "files": ["save", "load"],
+    "files.stored": ["save", "load"],
     "report.figures": ["plot"],
     # many runs
     "sweeps.sweep": ["sweep"],

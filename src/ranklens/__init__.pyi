@@ -10,8 +10,8 @@ from ranklens.dynamics.descent import gradient_descent as gradient_descent
 from ranklens.dynamics.end_matrix import end_matrix_flow as end_matrix_flow
 from ranklens.dynamics.flow import gradient_flow as gradient_flow
 from ranklens.dynamics.guess_and_check import guess_and_check as guess_and_check
-from ranklens.files import load as load
-from ranklens.files import save as save
+from ranklens.files.stored import load as load
+from ranklens.files.stored import save as save
 from ranklens.problems import Completion as Completion
 from ranklens.problems import DenseSensing as DenseSensing
 from ranklens.problems import Sensing as Sensing

@@ -26,7 +26,7 @@ def test_numbers_count_from_zero_and_the_shape_is_the_largest(monkeypatch):
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(ValueError, match="there are no ratings called 'nothing'; choose one of ml-100k"):
+    with pytest.raises(ValueError, match="name is 'nothing', and there are no such ratings; choose one of ml-100k"):
         rl.data.ratings("nothing")
 
 

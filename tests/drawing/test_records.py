@@ -34,7 +34,7 @@ def test_long_times_get_a_scale_that_shows_them():
 def test_datasets_that_are_no_records_are_refused():
     with pytest.raises(ValueError, match="a record has one of time, step, distance"):
         rl.plot(xr.Dataset({"x": ("y", [1.0])}))
-    with pytest.raises(ValueError, match="the list of records is empty"):
+    with pytest.raises(ValueError, match="run is an empty list"):
         rl.plot([])
     with pytest.raises(ValueError, match="run along step and time"):
         rl.plot([record(), record().rename(time="step")])

@@ -75,9 +75,9 @@ def test_random_numbers_of_a_function_are_the_same_in_every_call():
     [
         (3, TypeError, "data is of type int"),
         ([], ValueError, "no batches"),
-        ([3], TypeError, "a batch is of type int"),
-        ([(X, MASK)], ValueError, "a batch has 2 positional arguments, which Linear.forward does not take"),
-        ({"ids": X}, ValueError, "a batch has the arguments ids"),
+        ([3], TypeError, "data has a batch of type int"),
+        ([(X, MASK)], ValueError, "data has a batch with 2 positional arguments, which Linear.forward does not take"),
+        ({"ids": X}, ValueError, "data has a batch with the arguments ids"),
     ],
 )
 def test_what_is_no_data_is_refused(data, error, said):
@@ -149,5 +149,5 @@ def test_evaluation_mode_is_restored_and_running_statistics_are_averages():
     ],
 )
 def test_data_that_do_not_fit_the_model_are_named(data, said):
-    with pytest.raises(ValueError, match=f"does not run on a batch of {re.escape(said)}"):
+    with pytest.raises(ValueError, match=f"does not run on a batch of data of {re.escape(said)}"):
         rl.nn.compress(nn.Linear(16, 16), rank=2, data=data)

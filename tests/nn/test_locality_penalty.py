@@ -443,7 +443,7 @@ def test_bad_input_is_named():
     pair = ((0, 0, 2, 2), (3, 3, 2, 2))
     y = torch.zeros(4, dtype=torch.long)
     cases = [
-        ({"x": x[:1], "y": y[:1]}, "the batch has 1 samples; patches are exchanged between samples"),
+        ({"x": x[:1], "y": y[:1]}, "x has 1 samples; patches are exchanged between samples"),
         ({}, "the model gives 3 logits; pass the true classes"),
         ({"y": y[:2]}, "y has shape"),
         ({"y": y, "fraction": 0.0}, "fraction is 0.0; it is a share"),

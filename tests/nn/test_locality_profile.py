@@ -78,7 +78,7 @@ def test_profiles_are_drawn_and_refuse_what_has_no_room():
     for change, message in (
         ({"data": x[:1]}, "give two images"),
         ({"pairs": 0}, "0 pairs"),
-        ({"size": 7}, "there is no distance at which two patches of 7 x 7 fit 8 x 8"),
+        ({"size": 7}, "there is none at which two patches of 7 x 7 fit 8 x 8"),
         ({"distances": [9]}, "has no room"),
         ({"distances": []}, "there is no distance"),
     ):

@@ -83,7 +83,7 @@ def test_a_monitor_that_has_seen_nothing_is_empty(tmp_path):
         ({"every": 0}, "every is 0"),
         ({"share": 0.0}, "share is 0"),
         ({"queue": 1}, "queue is 1"),
-        ({"activations": ["x"]}, "there is no module 'x'"),
+        ({"activations": ["x"]}, "activations has 'x', no name of a module"),
     ],
 )
 def test_what_makes_no_sense(options, said):

@@ -6,6 +6,7 @@ import torch
 
 import ranklens as rl
 from ranklens.sweeps import perform as performing
+from ranklens.sweeps.contents import record_of
 from ranklens.sweeps.entry import DONE, FAILED
 from ranklens.sweeps.perform import Job, lost, perform
 from ranklens.sweeps.store import Store
@@ -96,7 +97,7 @@ def test_a_run_goes_on_from_its_checkpoint(store, monkeypatch):
     monkeypatch.setattr(performing, "SECONDS", 1e9)
     assert perform(store, work, job).state == DONE
     entry = store.entry(job.key)
-    record = store.record(entry)
+    record = record_of(store, entry)
     assert record.time.values[: len(kept.time)].tolist() == kept.time.values.tolist()
     assert record.attrs["steps"] > kept.attrs["steps"] > 5
     assert {path.name for path in store.folder(job.key).iterdir()} == {f"{job.key}.json", entry.record.name}
@@ -107,7 +108,7 @@ def test_a_damaged_checkpoint_is_not_used(store, monkeypatch):
     job = job_of(work)
     store.write(job.key, f"{job.key}.run0.nc", b"damaged")
     assert perform(store, work, job).state == DONE
-    assert store.record(store.entry(job.key)).attrs["stopped"] == "loss"
+    assert record_of(store, store.entry(job.key)).attrs["stopped"] == "loss"
 
 
 def thing(store, job, name):

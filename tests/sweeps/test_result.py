@@ -4,7 +4,7 @@ import torch
 import xarray as xr
 
 import ranklens as rl
-from ranklens.sweeps.result import how_it_stopped, result_of
+from ranklens.sweeps.result import how_it_stopped, is_small, result_of
 
 
 def test_numbers_arrays_and_dictionaries_become_records():
@@ -43,3 +43,9 @@ def test_how_runs_stopped():
     resting = xr.Dataset({"run_stopped": ("seed", ["stationary"])})
     assert how_it_stopped(resting, 0.0) == ("stationary", False)
     assert how_it_stopped(resting, 1e-3) == ("stationary", True)
+
+
+def test_records_that_json_cannot_hold_are_kept_in_a_file():
+    assert not is_small(xr.Dataset({"a": 1.0}, attrs={"stopped": "loss"}))
+    assert not is_small(xr.Dataset({"a": ("n", np.zeros(65))}))
+    assert not is_small(xr.Dataset({"a": 1j}))

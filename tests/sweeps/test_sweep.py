@@ -12,6 +12,7 @@ import xarray as xr
 import ranklens as rl
 from ranklens.dynamics.record import StoppedEarly
 from ranklens.sweeps import local
+from ranklens.sweeps.contents import network_of
 from ranklens.sweeps.store import Store
 from ranklens.sweeps.sweep import RunsFailed, SweepInterrupted
 
@@ -195,7 +196,7 @@ def test_networks_stay_in_the_store(tmp_path):
     data = rl.sweep(f, over={"rank": [1, 2]}, store=tmp_path / "s", jobs=1)
     assert list(data.data_vars) == ["norm"]
     store = Store(tmp_path / "s")
-    assert {store.network(entry, "net").nodes[0].shape[-1] for entry in store.entries()} == {1, 2}
+    assert {network_of(store, entry, "net").nodes[0].shape[-1] for entry in store.entries()} == {1, 2}
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
 import functools
 
-import numpy as np
 import pytest
 
-from ranklens.sweeps.work import is_setting, key_of, own_version, setting, work_of
+from ranklens.sweeps.work import key_of, work_of
 
 
 def f(a, b=2, *, c="x"):
@@ -55,12 +54,3 @@ def test_studies_presets_and_settings_that_do_not_exist_are_refused():
         work_of("matrix_dynamics", "huge")
     with pytest.raises(ValueError, match="no setting 'width'"):
         work_of("matrix_dynamics", "tiny").settings({"width": 2})
-
-
-def test_settings_are_what_json_holds():
-    assert setting("a", np.float32(0.5)) == 0.5
-    assert type(setting("a", np.int64(3))) is int
-    assert setting("a", np.array([1, 2])) == (1, 2)
-    assert setting("a", [None, ["x", True]]) == (None, ("x", True))
-    assert not is_setting(object())
-    assert own_version()

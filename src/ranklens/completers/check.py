@@ -1,9 +1,8 @@
 """Checks of the arguments of completers; they are made by `fit`, as in all estimators of scikit-learn."""
 
-import math
 import os
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ranklens.completers.prepared import HeldOut
 from ranklens.tensors import arguments
+from ranklens.tensors.annotations import check_attributes
 from ranklens.tensors.checks import check_indices
 
 
@@ -82,10 +82,12 @@ def check_arguments(completer: Completer, *, least_depth: int | None = None) -> 
     if least_depth is not None:
         arguments.count("depth", getattr(completer, "depth", None), least_depth)
     for name in ("learning_rate", "patience"):
-        _check_positive(name, getattr(completer, name))
+        arguments.number(name, getattr(completer, name), above=0)
     if completer.scale is not None:
-        _check_positive("scale", completer.scale)
+        arguments.number("scale", completer.scale, above=0)
+    arguments.device("device", completer.device)
     _check_held_out(completer.held_out)
+    check_attributes(completer)
     return seed_of(completer.random_state)
 
 
@@ -100,25 +102,10 @@ def _check_held_out(held_out: object) -> None:
             raise ValueError(
                 f"held_out is {held_out!r}; pass 'entries', 'blocks', a fraction such as 0.1, or a function"
             )
-    elif not callable(held_out):
-        _check_positive("held_out", held_out)
-        if isinstance(held_out, Real) and float(held_out) >= 1:
-            raise ValueError(
-                f"held_out is {held_out}; it is a fraction of the observed entries: pass a number below 1, such as 0.1"
-            )
-
-
-def _check_positive(name: str, value: object) -> None:
-    """Refuse an argument that is no positive finite number.
-
-    Raises:
-        TypeError: if it is no number.
-        ValueError: if it is not positive, or not finite.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} is {value!r}; it must be a number")
-    if not (math.isfinite(value) and float(value) > 0):
-        raise ValueError(f"{name} is {value}; it must be positive and finite")
+    elif not callable(held_out) and arguments.number("held_out", held_out, above=0) >= 1:
+        raise ValueError(
+            f"held_out is {held_out}; it is a fraction of the observed entries: pass a number below 1, such as 0.1"
+        )
 
 
 def check_positions(indices: ArrayLike | pd.DataFrame, shape: Sequence[int]) -> Int[Tensor, "m order"]:

@@ -81,7 +81,7 @@ def by_column(table: pd.DataFrame, given: Mapping[Hashable, Value] | None, name:
     for column, value in (given or {}).items():
         if column in table.columns:
             found[int(table.columns.get_loc(column))] = value
-        elif isinstance(column, int) and 0 <= column < table.shape[1]:
+        elif isinstance(column, int) and not isinstance(column, bool) and 0 <= column < table.shape[1]:
             found[column] = value
         else:
             raise ValueError(f"{name} has the column {column!r}; X has the columns {list(table.columns)}")

@@ -29,6 +29,8 @@ from ranklens.completers.side import Features, aligned, decompose, encode, obser
 from ranklens.completers.start import aligned_
 from ranklens.completers.table import Matrix, are_labels, are_positions, numbers, observed_entries, warn_of_empty
 from ranklens.seeds import stream
+from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.families import deep_matrix
 from ranklens.tensors.network import TensorNetwork
 from ranklens.tensors.products import product_svd
@@ -190,19 +192,17 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
                 f"TensorCompleter(X.shape).fit(np.argwhere(~np.isnan(X)), X[~np.isnan(X)])"
             )
         _warn_of_a_long_table(X)
-        checked = validate_data(
-            self, numbers(X), accept_sparse=["csr", "csc", "coo"], dtype=np.float64, ensure_all_finite="allow-nan"
-        )
+        table = self._table(X)
         self._index: pd.Index | None = X.index if isinstance(X, pd.DataFrame) else None
         self._columns: pd.Index | None = X.columns if isinstance(X, pd.DataFrame) else None
-        self.column_scale_ = _column_scale(checked)
-        observed = self._scaled(observed_entries(checked))
+        self.column_scale_ = _column_scale(table)
+        observed = self._scaled(observed_entries(table))
         warn_of_empty(observed, self._index, self._columns)
         self._complete(observed)
         uneven = bool((self.column_scale_ != 1).any())
         for _ in range(REWEIGHTED if uneven and self._error() > NOISE_FREE else 0):
             self.column_scale_ *= _noise_of_columns(observed, self._fitted)
-            observed = self._scaled(observed_entries(checked))
+            observed = self._scaled(observed_entries(table))
             self._complete(observed)
         self.left_, self.right_ = self._fitted.left, self._fitted.right
         self.mean_ = self._fitted.mean
@@ -305,6 +305,7 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
         filled[tuple(observed.indices.numpy().T)] = observed.values.numpy()
         return pd.DataFrame(filled, index=X.index, columns=X.columns) if isinstance(X, pd.DataFrame) else filled
 
+    @checked
     def predict(
         self, X: Matrix, return_std: bool = False
     ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -385,7 +386,9 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
         check_is_fitted(self)
         if y is not None and (are_positions(X) or are_labels(X)):
             positions = self._positions(X)
-            values = np.asarray(y, dtype=np.float64) / self.column_scale_[positions[:, 1].numpy()]
+            with arguments.reading("y"):
+                values = np.asarray(y, dtype=np.float64)
+            values = values / self.column_scale_[positions[:, 1].numpy()]
             return float(r2_score(values, self._fitted.at(positions)))
         observed = self._scaled(self._observed_rows(X))
         part = torch.randint(PARTS, (len(observed),), generator=stream(self._seed, "parts of a score"))
@@ -404,21 +407,27 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
         """
         check_is_fitted(self)
         try:
-            checked = validate_data(
-                self,
-                numbers(X),
-                accept_sparse=["csr", "csc", "coo"],
-                dtype=np.float64,
-                ensure_all_finite="allow-nan",
-                reset=False,
-            )
+            table = self._table(X, reset=False)
         except ValueError as error:
             if getattr(X, "ndim", np.ndim(X) if isinstance(X, list) else 0) == 2 and np.shape(X)[1] == 2:
                 raise ValueError(
                     f"{error} Or pass positions (row, column), two columns of integers: .astype(int)."
                 ) from None
             raise
-        return observed_entries(checked, least=0)
+        return observed_entries(table, least=0)
+
+    def _table(self, X: Matrix, *, reset: bool = True) -> NDArray[np.float64] | sp.spmatrix | sp.sparray:
+        """Return a table as an array, or as a sparse matrix, after the checks that scikit-learn prescribes.
+
+        Args:
+            X: the table.
+            reset: whether its columns are remembered, as in a fit, or compared with those of the fit.
+        """
+        formats = ["csr", "csc", "coo"]
+        with arguments.reading("X"):
+            return validate_data(
+                self, numbers(X), accept_sparse=formats, dtype=np.float64, ensure_all_finite="allow-nan", reset=reset
+            )
 
     def _rows(self, X: Matrix, observed: Observed) -> FittedMatrix:
         """Return the fitted matrix with the rows that are given, fitted to their observed entries."""

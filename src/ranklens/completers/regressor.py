@@ -38,6 +38,7 @@ from ranklens.completers.start import aligned_
 from ranklens.completers.table import check_names, check_no_masks
 from ranklens.completers.tensor import leaning_
 from ranklens.tensors import arguments, init
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.families import cp, deep_matrix
 from ranklens.tensors.network import TensorNetwork
 
@@ -173,7 +174,10 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         table, values = self._checked(X, y)
         weights = None
         if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
+            with arguments.reading("sample_weight"):
+                weights = _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
+            if not np.isfinite(weights).all():
+                raise ValueError("sample_weight has entries that are not finite; leave these rows out")
             weights = weights / min(weights[weights > 0].mean(), 1.0)  # scikit-learn refuses zeros only
         labels = table.shape[1] - (self.time is not None)
         if self.implicit and labels != 2:
@@ -234,23 +238,33 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         check_names(X)
         check_no_masks(X, "X")
         check_no_masks(y, "y")
-        if not isinstance(X, pd.DataFrame):
-            rows, values = validate_data(self, X, y, dtype=None, ensure_all_finite=False, y_numeric=True)
-            return pd.DataFrame(rows), np.asarray(values, dtype=np.float64)
-        # Columns keep their types: one array would turn large integers beside floating-point numbers into others.
-        validate_data(self, X, skip_check_array=True)
-        _, values = check_X_y(np.zeros((len(X), max(X.shape[1], 1))), y, y_numeric=True, estimator=self)
-        return X, np.asarray(values, dtype=np.float64)
+        table = self._frame(X)
+        with arguments.reading("y, the values of the rows of X,"):
+            _, values = check_X_y(np.zeros((len(table), max(table.shape[1], 1))), y, y_numeric=True, estimator=self)
+        return table, np.asarray(values, dtype=np.float64)
 
     def _table(self, X: ArrayLike | pd.DataFrame) -> pd.DataFrame:
         """Return labels as a frame, after checking that they have the columns of the fit."""
         check_is_fitted(self)
         check_names(X)
         check_no_masks(X, "X")
-        if isinstance(X, pd.DataFrame):
-            validate_data(self, X, skip_check_array=True, reset=False)
-            return X
-        return pd.DataFrame(validate_data(self, X, dtype=None, ensure_all_finite=False, reset=False))
+        return self._frame(X, reset=False)
+
+    def _frame(self, X: ArrayLike | pd.DataFrame, *, reset: bool = True) -> pd.DataFrame:
+        """Return labels as a frame, after the checks that scikit-learn prescribes.
+
+        Columns of a frame keep their types: one array would turn large integers beside floating-point numbers into
+        others.
+
+        Args:
+            X: the labels.
+            reset: whether the columns are remembered, as in a fit, or compared with those of the fit.
+        """
+        with arguments.reading("X"):
+            if isinstance(X, pd.DataFrame):
+                validate_data(self, X, skip_check_array=True, reset=reset)
+                return X
+            return pd.DataFrame(validate_data(self, X, dtype=None, ensure_all_finite=False, reset=reset))
 
     def _observed(
         self, table: pd.DataFrame, values: NDArray[np.float64], weights: NDArray[np.float64] | None
@@ -302,6 +316,7 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
         ]
         return with_feedback if self.implicit else [*plain, *with_feedback]
 
+    @checked
     def predict(
         self, X: ArrayLike | pd.DataFrame, return_std: bool = False
     ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -366,6 +381,7 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
             raise ValueError(f"{name} has the column of the time, {self.time!r}; it may have columns of labels only")
         return {n - (n > place): value for n, value in found.items()}
 
+    @checked
     def recommend(self, label: Hashable, n: int = 10, *, exclude: Sequence[Hashable] = ()) -> pd.Series:
         """Return the labels of the second column with the largest predictions for a label of the first column.
 

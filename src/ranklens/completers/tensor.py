@@ -27,7 +27,8 @@ from ranklens.completers.prepared import HeldOut
 from ranklens.completers.sampling import MakeFeatures
 from ranklens.completers.side import Features, smooth_features, strengths
 from ranklens.completers.table import check_no_masks
-from ranklens.tensors import families, init
+from ranklens.tensors import arguments, families, init
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.network import TensorNetwork
 
 # The default width of the bonds of each family, which is also a cap on the rank, is at most this.
@@ -207,7 +208,8 @@ class TensorCompleter(Explained, BaseEstimator):  # type: ignore[misc]
 
     def _shape(self) -> tuple[int, ...]:
         """Return the sizes of the modes as integers."""
-        return tuple(int(d) for d in self.shape)
+        shape = arguments.sequence("shape", self.shape)
+        return tuple(arguments.count(f"shape[{n}]", d) for n, d in enumerate(shape))
 
     def _network(self, shape: tuple[int, ...]) -> TensorNetwork:
         """Return a new network of the family.
@@ -231,6 +233,7 @@ class TensorCompleter(Explained, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"nodes {net.frozen} of the network are frozen; a completer fits all nodes: freeze none")
         return net
 
+    @checked
     def predict(self, indices: ArrayLike | pd.DataFrame, return_std: bool = False) -> Predictions:
         """Predict entries at positions.
 
@@ -272,7 +275,9 @@ class TensorCompleter(Explained, BaseEstimator):  # type: ignore[misc]
         Returns:
             1 minus the sum of squared errors divided by the sum of squared deviations of the values from their mean.
         """
-        return float(r2_score(np.asarray(values, dtype=np.float64), np.asarray(self.predict(indices))))
+        found = np.asarray(self.predict(indices))
+        with arguments.reading("values"):
+            return float(r2_score(np.asarray(values, dtype=np.float64), found))
 
 
 def _same(groups: list[list[Features]], entries: Observed) -> list[list[Features]]:
@@ -293,7 +298,8 @@ def _check_observations(indices: ArrayLike | pd.DataFrame, values: ArrayLike, sh
     """
     positions = check_positions(indices, shape)
     check_no_masks(values, "values")
-    numbers = np.asarray(values, dtype=np.float64).copy()  # frames share arrays that may not be written to
+    with arguments.reading("values"):
+        numbers = np.asarray(values, dtype=np.float64).copy()  # frames share arrays that may not be written to
     if numbers.shape != (len(positions),) or not len(positions):
         raise ValueError(
             f"{len(positions)} rows of indices and values of shape {numbers.shape}; give one value per row"

@@ -8,6 +8,7 @@ from jaxtyping import Float, Float64, Int64
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.trees import ModeTree, Node
 
 # Smallest gain of a swap, as a share of the sum of all weights. Smaller gains may be rounding errors, and swapping for
@@ -20,6 +21,7 @@ DECIMALS = 9
 GOLDEN = (1 + math.sqrt(5)) / 2
 
 
+@checked
 def correlations(values: Float[Tensor, "M N"]) -> Float64[Tensor, "N N"]:
     """Return the absolute correlation of every pair of features, over the rows of a data set.
 
@@ -52,6 +54,7 @@ def correlations(values: Float[Tensor, "M N"]) -> Float64[Tensor, "N N"]:
     return (unit.T @ unit).abs().clamp_max(1.0).fill_diagonal_(0.0)
 
 
+@checked
 def arrange(weights: Float[Tensor, "N N"], tree: ModeTree) -> Int64[Tensor, "N"]:
     r"""Return the feature to put at each mode of a tree, so that strongly related features share a subtree.
 

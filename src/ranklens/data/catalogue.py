@@ -148,5 +148,7 @@ def source(name: str) -> Source:
         ValueError: for an unknown name.
     """
     if name not in SOURCES:
-        raise ValueError(f"there is no data set {name!r} to fetch; choose one of {', '.join(SOURCES)}")
+        raise ValueError(
+            f"name is {name!r}, and there is no such data set to fetch; choose one of {', '.join(SOURCES)}"
+        )
     return SOURCES[name]

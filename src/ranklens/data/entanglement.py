@@ -13,12 +13,14 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ranklens.tensors import measures
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.trees import ModeTree, Node
 
 # Largest number of entries of a data tensor that is formed: half a GiB of float64 numbers.
 LARGEST = 2**26
 
 
+@checked
 def data_tensor(features: Float[Tensor, "M N D"], weights: Float[Tensor, "M"] | None = None) -> Float64[Tensor, "..."]:
     """Compute the data tensor: (1 / M) sum over rows m of w_m x_m1 (outer) ... (outer) x_mN.
 
@@ -47,6 +49,7 @@ def data_tensor(features: Float[Tensor, "M N D"], weights: Float[Tensor, "M"] | 
     return (weights @ rows / count).reshape((size,) * modes)
 
 
+@checked
 def entanglement(
     features: Float[Tensor, "M N D"], modes: Sequence[int], *, weights: Float[Tensor, "M"] | None = None
 ) -> Float64[Tensor, ""]:
@@ -92,6 +95,7 @@ def entanglement(
     return measures.entropy(_squares(directions, scaled, modes, _gram(directions, others)))
 
 
+@checked
 def canonical_entanglement(
     features: Float[Tensor, "M N D"], tree: ModeTree, *, weights: Float[Tensor, "M"] | None = None
 ) -> dict[Node, Float64[Tensor, ""]]:
@@ -125,6 +129,7 @@ def canonical_entanglement(
     return {node: measures.entropy(spectrum.square()) for node, spectrum in _spectra(features, tree, weights)}
 
 
+@checked
 def unreachable(
     features: Float[Tensor, "M N D"], tree: ModeTree, width: int, *, weights: Float[Tensor, "M"] | None = None
 ) -> Float64[Tensor, ""]:

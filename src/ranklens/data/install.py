@@ -14,6 +14,7 @@ from pathlib import Path
 from ranklens.data.catalogue import Array, File, Source, source
 from ranklens.data.download import download
 from ranklens.progress import Report, reporter
+from ranklens.tensors.annotations import checked
 
 # Largest number of bytes that a file may unpack to: more than any file of the catalogue, which has 47 MB at most.
 LARGEST = 2**26
@@ -60,6 +61,7 @@ def load(name: str) -> list[Array]:
     return [_read(name, file)[1] for file in source(name).files]
 
 
+@checked
 def fetch(name: str, *, home: str | None = None) -> Path:
     """Fetch the files of a data set that are missing in the data folder or damaged.
 

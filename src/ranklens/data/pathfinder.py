@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ranklens import seeds
+from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked, checked_class
 
 # Row and column, in pixels.
 Point = tuple[float, float]
@@ -37,6 +39,7 @@ PUBLISHED_SIDE, PUBLISHED_UNIT, PUBLISHED_INK = 150, 4.0, 90
 BETWEEN = 3.3
 
 
+@checked_class
 @dataclass(frozen=True)
 class Strokes:
     """Sizes of the dashes, paths and markers of an image, in pixels.
@@ -70,11 +73,13 @@ class Strokes:
         Raises:
             ValueError: as in the description of the class.
         """
+        for name, value in vars(self).items():
+            arguments.number(name, value)
         least = self.gap + 2 * self.radius + BETWEEN
         if self.spacing < least:
             raise ValueError(
-                f"spacing is {self.spacing}; for paths with gaps of {self.gap} and markers of radius {self.radius} to "
-                f"be told apart it must be {least:g} at least"
+                f"spacing is {self.spacing}; for paths with a gap of {self.gap} and markers of a radius of "
+                f"{self.radius} to be told apart it must be {least:g} at least"
             )
         if self.thickness < 1 or self.radius < 1.5 * self.thickness:
             raise ValueError(
@@ -124,6 +129,7 @@ class Pathfinder:
         return len(self.labels)
 
 
+@checked
 def pathfinder(
     count: int,
     length: int = 9,

@@ -12,6 +12,7 @@ from torch import Tensor
 from ranklens.data import install
 from ranklens.data.catalogue import Array
 from ranklens.data.formats import CHANNELS, CLASSES, SIDE
+from ranklens.tensors.annotations import checked, checked_class
 
 DIGITS = "digits"
 NAMES = (DIGITS, "mnist", "fashion-mnist", "cifar10")
@@ -21,6 +22,7 @@ DIGITS_TRAIN = 1200
 WHITE = {DIGITS: 16, "mnist": 255, "fashion-mnist": 255, "cifar10": 255}
 
 
+@checked_class
 @dataclass(frozen=True)
 class Labelled:
     """Images and their classes.
@@ -51,6 +53,7 @@ class Labelled:
         return len(self.labels)
 
 
+@checked_class
 @dataclass(frozen=True)
 class Images:
     """A data set of images.
@@ -66,6 +69,7 @@ class Images:
     largest: int
 
 
+@checked
 def images(name: str = DIGITS) -> Images:
     """Return a data set of labelled images from the data folder, after checking its content.
 
@@ -94,7 +98,7 @@ def images(name: str = DIGITS) -> Images:
     ((1200, 8, 8), 597, True)
     """
     if name not in NAMES:
-        raise ValueError(f"there are no images called {name!r}; choose one of {', '.join(NAMES)}")
+        raise ValueError(f"name is {name!r}, and there are no such images; choose one of {', '.join(NAMES)}")
     if name == DIGITS:
         loaded = load_digits()
         train, test = _split(loaded.images, loaded.target, DIGITS_TRAIN)

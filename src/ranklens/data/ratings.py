@@ -7,6 +7,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from ranklens.data import install
+from ranklens.tensors.annotations import checked
 
 NAMES = ("ml-100k",)
 
@@ -42,6 +43,7 @@ class Ratings:
         return torch.stack([self.users, self.items], dim=1)
 
 
+@checked
 def ratings(name: str = "ml-100k") -> Ratings:
     """Return a data set of ratings from the data folder, after checking its content.
 
@@ -62,7 +64,7 @@ def ratings(name: str = "ml-100k") -> Ratings:
     Source: Harper and Konstan (ACM TiiS 2015).
     """
     if name not in NAMES:
-        raise ValueError(f"there are no ratings called {name!r}; choose one of {', '.join(NAMES)}")
+        raise ValueError(f"name is {name!r}, and there are no such ratings; choose one of {', '.join(NAMES)}")
     rows = torch.from_numpy(install.load(name)[0])
     users, items, times = rows[:, 0].long() - 1, rows[:, 1].long() - 1, rows[:, 3].long()
     return Ratings(users, items, rows[:, 2].clone(), times, (int(users.max()) + 1, int(items.max()) + 1))

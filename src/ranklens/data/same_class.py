@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ranklens import seeds
 from ranklens.data.pictures import Labelled
+from ranklens.tensors.annotations import checked
 
 # Part of a canvas: top, left, height, width, in pixels.
 Box = tuple[int, int, int, int]
@@ -57,6 +58,7 @@ class SameClass:
         return found
 
 
+@checked
 def same_class(
     images: Labelled,
     count: int,

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ranklens import seeds
+from ranklens.tensors.annotations import checked
 
 # Smallest and largest radius of a shape, as a share of the image's side.
 SMALLEST, LARGEST = 0.12, 0.28
@@ -31,6 +32,7 @@ class Shapes:
     factors: Float[Tensor, "count 7"]
 
 
+@checked
 def shapes(count: int, side: int = 32, *, seed: int = 0) -> Shapes:
     """Return images of one disc or square each, of random colour, size and place, on black.
 

@@ -10,10 +10,14 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
+
 # Share of the brightest pixel above which a pixel counts as ink, so that the faint edges of dashes join no paths.
 INK = 0.4
 
 
+@checked
 def trace(
     images: UInt8[Tensor, "count side side"], *, radius: float = 1.5, reach: float = 3.2
 ) -> Int64[Tensor, "count"]:
@@ -45,6 +49,8 @@ def trace(
     >>> int(rl.data.trace(image))
     0
     """
+    for name, length in {"radius": radius, "reach": reach}.items():
+        arguments.number(name, length, above=0, most=max(images.shape))
     if not bool(images.flatten(1).any(dim=1).all()):
         raise ValueError("there is an image without ink; pass images of paths on black")
     return torch.tensor([_joined(image, radius, reach) for image in images.numpy()], dtype=torch.int64)

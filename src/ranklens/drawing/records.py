@@ -70,6 +70,8 @@ def plot(run: xr.Dataset | Sequence[xr.Dataset] | Drawable, *, ends: bool = Fals
     >>> [len(axes.lines) for axes in rl.plot(runs).axes]
     [2, 2]
     """
+    if not isinstance(ends, bool):
+        raise TypeError(f"ends is of type {type(ends).__name__}; it must be True or False")
     if isinstance(run, xr.Dataset) and "swept" in run.attrs:
         return draw_sweep(run, ends=ends)
     if ends:
@@ -84,9 +86,9 @@ def plot(run: xr.Dataset | Sequence[xr.Dataset] | Drawable, *, ends: bool = Fals
     else:
         wrong = [f"{kind} of {type(each).__name__}" for each in run if not isinstance(each, xr.Dataset)]
     if wrong:
-        raise TypeError(f"cannot draw a {wrong[0]}; pass a record (xarray.Dataset) or a list of records")
+        raise TypeError(f"run is a {wrong[0]}; pass a record (xarray.Dataset) or a list of records")
     if not run:
-        raise ValueError("the list of records is empty; pass at least one record")
+        raise ValueError("run is an empty list; pass at least one record")
     axes = sorted({_axis(record) for record in run})
     if len(axes) > 1:
         raise ValueError(f"the records run along {' and '.join(axes)}; compare records that run along the same one")

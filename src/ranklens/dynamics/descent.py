@@ -29,6 +29,7 @@ from ranklens.problems.problem import BatchedProblem, Problem, check_problem
 from ranklens.progress import Report, reporter
 from ranklens.seeds import stream
 from ranklens.tensors import arguments, contract
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.ensemble import Ensemble
 from ranklens.tensors.network import TensorNetwork, check_network
 from ranklens.threads import threads
@@ -38,6 +39,7 @@ SMALL_LOSS = 5e-5
 
 
 @torch.enable_grad()
+@checked
 def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how it steps)
     net: TensorNetwork | Ensemble,
     task: Problem | BatchedProblem | Sequence[Problem],
@@ -337,11 +339,6 @@ def _check(
     for name, value in {"steps": steps, "every": every, "batch_size": batch_size}.items():
         if value is not None or name != "batch_size":
             arguments.count(name, value)
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(
-            f"optimizer is {optimizer!r}; pass an optimizer of the network's parameters, such as "
-            f"torch.optim.SGD(net.parameters(), lr=0.1)"
-        )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise TypeError("LBFGS needs a closure; take an optimizer whose step evaluates the loss once")
     own = {id(stack) for stack in check_network("net", net).stacks if stack.requires_grad}

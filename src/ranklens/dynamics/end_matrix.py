@@ -27,6 +27,7 @@ from ranklens.dynamics.solver import (
 from ranklens.problems.problem import TensorProblem, check_smooth
 from ranklens.progress import Report, reporter
 from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.convert import TensorLike, as_floating
 from ranklens.tensors.measures import numerical_rank
 from ranklens.threads import threads
@@ -40,6 +41,7 @@ SINGULAR = 1e-8
 
 
 @torch.enable_grad()
+@checked
 def end_matrix_flow(  # noqa: PLR0913  (what ends a run, what it records, how exact it is)
     start: TensorLike,
     task: TensorProblem,
@@ -127,7 +129,7 @@ def end_matrix_flow(  # noqa: PLR0913  (what ends a run, what it records, how ex
     started = clock.perf_counter()
 
     def run_of(field: Field[_State], time: float, ending: Callable[[Floats], str]) -> Run[_State]:
-        errors = default_errors(field.array, rtol) if atol is None else np.full(field.array.size, atol)
+        errors = default_errors(field.array, rtol) if atol is None else np.full(field.array.size, float(atol))
         return Run(field, recorder, local_error(rtol), errors, time, ending)
 
     with threads(W.numel() * min(W.shape)), reporter(progress) as report:

@@ -21,6 +21,7 @@ from ranklens.dynamics.solver import SOLVER, Floats, Run, default_errors, flow_b
 from ranklens.problems.problem import Problem, check_smooth
 from ranklens.progress import Report, reporter
 from ranklens.tensors import contract
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.network import TensorNetwork
 from ranklens.threads import threads
 
@@ -32,6 +33,7 @@ AT_CALLER = 3
 
 
 @torch.enable_grad()
+@checked
 def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exact it is)
     net: TensorNetwork,
     task: Problem,
@@ -247,7 +249,7 @@ def _absolute_errors(flat: Tensor, rtol: float, atol: float | None, record: xr.D
     They are taken from the sizes at the very start: a parameter that is small now may have been large there.
     """
     if atol is not None:
-        return np.full(len(flat), atol)
+        return np.full(len(flat), float(atol))
     if record is not None:
         return np.array(record["atol"].values * (local_error(rtol) / local_error(float(record.attrs["rtol"]))))
     return default_errors(flat.cpu().numpy(), rtol)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.measures import rank_cutoff
 
 __all__ = ["GroupRMSprop", "SharedAdam", "SignDescent", "Spectral"]
@@ -47,6 +48,7 @@ class GroupRMSprop(torch.optim.Optimizer):
     [2.7, 3.6]
     """
 
+    @checked
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
@@ -63,7 +65,8 @@ class GroupRMSprop(torch.optim.Optimizer):
         if arguments.number("beta", beta) < 0 or beta >= 1:
             raise ValueError(f"beta is {beta}; it must be at least 0 and below 1")
         eps = arguments.number("eps", eps, least=0)
-        super().__init__(params, {"lr": lr, "beta": beta, "eps": eps})
+        with arguments.reading("params"):
+            super().__init__(params, {"lr": lr, "beta": beta, "eps": eps})
         for name, value in {"beta": beta, "eps": eps}.items():
             for group in self.param_groups:
                 if group[name] != value:
@@ -175,6 +178,7 @@ class SharedAdam(torch.optim.Optimizer):
     [2.7, 3.6]
     """
 
+    @checked
     def __init__(
         self,
         params: Iterable[Tensor],
@@ -186,7 +190,8 @@ class SharedAdam(torch.optim.Optimizer):
         _check_lr(lr)
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas are {betas}; both must be at least 0 and below 1")
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+        with arguments.reading("params"):
+            super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -232,9 +237,11 @@ class SignDescent(torch.optim.Optimizer):
     [2.5, 0.4]
     """
 
+    @checked
     def __init__(self, params: Iterable[Tensor], lr: float = 1e-3) -> None:
         _check_lr(lr)
-        super().__init__(params, {"lr": lr})
+        with arguments.reading("params"):
+            super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -270,9 +277,11 @@ class Spectral(torch.optim.Optimizer):
     [2.9, 0.1]
     """
 
+    @checked
     def __init__(self, params: Iterable[Tensor], lr: float = 1e-3) -> None:
         _check_lr(lr)
-        super().__init__(params, {"lr": lr})
+        with arguments.reading("params"):
+            super().__init__(params, {"lr": lr})
         for group in self.param_groups:
             for p in group["params"]:
                 if p.ndim < 2:

@@ -17,8 +17,9 @@ import torch
 import xarray as xr
 from jinja2 import Environment, PackageLoader
 
-from ranklens import drawing, files
+from ranklens import drawing
 from ranklens.dynamics.record import StoppedEarly
+from ranklens.files import stored
 from ranklens.lab import tables
 from ranklens.lab.knobs import BOUNDS, FAMILIES, OPTIMIZERS, PRESETS, Knobs, parse, query
 from ranklens.lab.script import script
@@ -164,7 +165,7 @@ class Handler(BaseHTTPRequestHandler):
     def _record(self, given: dict[str, str]) -> None:
         knobs = parse(given)
         with tempfile.TemporaryDirectory() as folder:
-            content = files.save(
+            content = stored.save(
                 self.server.record(knobs).assign_attrs(knobs=asdict(knobs)), Path(folder) / "run.nc"
             ).read_bytes()
         self._send(200, content, "application/x-netcdf", Content_Disposition='attachment; filename="run.nc"')

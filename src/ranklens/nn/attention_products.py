@@ -14,6 +14,7 @@ from ranklens.nn.attention_heads import Heads, head_counts
 from ranklens.nn.rank_profile import ENERGY, Weights, named_weights
 from ranklens.nn.rank_rows import Rows, singular_values
 from ranklens.nn.weight_matrices import Skipped, WeightMatrix, matrices_of, units
+from ranklens.tensors.annotations import checked
 
 # How the weights of queries, keys and values may be fused into one; see `AttentionLayout`.
 FUSED = ("", "rows", "heads")
@@ -90,6 +91,7 @@ def stored_layouts(path: Path) -> tuple[AttentionLayout, ...]:
     return found
 
 
+@checked
 def attention_products(
     model: Weights,
     *,

@@ -29,13 +29,15 @@ class Runs:
         data: a tensor, a tuple of positional arguments or a mapping of named arguments, which are one batch; an
             iterable of such batches, of which lists count as tuples; or a function that runs the model it is given on
             data, the same in every call. An iterator is read once, and its batches are kept.
+        name: name of the argument, for messages.
 
     Attributes:
         by_batch: whether there is a run for each batch.
     """
 
-    def __init__(self, data: object) -> None:
+    def __init__(self, data: object, name: str = "data") -> None:
         self.by_batch = True
+        self._name = name
         self._batches: Iterable[object] = ()
         self._function: Run | None = None
         if isinstance(data, Tensor | tuple | Mapping):
@@ -46,8 +48,8 @@ class Runs:
             self.by_batch, self._function = False, data
         else:
             raise TypeError(
-                f"data is of type {type(data).__name__}; give a batch (a tensor, a tuple or a mapping), an iterable of "
-                f"batches, or a function that runs the model"
+                f"{name} is of type {type(data).__name__}; give a batch (a tensor, a tuple or a mapping), an "
+                f"iterable of batches, or a function that runs the model"
             )
 
     def __iter__(self) -> Iterator[Run]:
@@ -58,9 +60,9 @@ class Runs:
         empty = True
         for batch in self._batches:
             empty = False
-            yield _run_of(batch)
+            yield _run_of(batch, self._name)
         if empty:
-            raise ValueError("data has no batches; give at least one")
+            raise ValueError(f"{self._name} has no batches; give at least one")
 
 
 def _repeatable(function: Run) -> Run:
@@ -73,8 +75,8 @@ def _repeatable(function: Run) -> Run:
     return run
 
 
-def _run_of(batch: object) -> Run:
-    """Return the run of a model on one batch.
+def _run_of(batch: object, name: str) -> Run:
+    """Return the run of a model on one batch of an argument of this name.
 
     Raises:
         TypeError: for a batch that is neither a tensor nor a list, tuple or mapping.
@@ -88,7 +90,9 @@ def _run_of(batch: object) -> Run:
     elif isinstance(batch, Tensor):
         positional = (batch,)
     else:
-        raise TypeError(f"a batch is of type {type(batch).__name__}; give a tensor, a tuple or a mapping of tensors")
+        raise TypeError(
+            f"{name} has a batch of type {type(batch).__name__}; give a tensor, a tuple or a mapping of tensors"
+        )
 
     def run(model: nn.Module) -> object:
         try:
@@ -96,8 +100,9 @@ def _run_of(batch: object) -> Run:
         except TypeError as error:
             what = f"{len(positional)} positional arguments" if positional else f"the arguments {', '.join(named)}"
             raise ValueError(
-                f"a batch has {what}, which {type(model).__name__}.forward does not take ({error}); give batches of "
-                f"the model's inputs only, as in data=[x for x, y in loader], or a function that runs the model"
+                f"{name} has a batch with {what}, which {type(model).__name__}.forward does not take ({error}); give "
+                f"batches of the model's inputs only, as in data=[x for x, y in loader], or a function that runs the "
+                f"model"
             ) from error
         place = next((p.device for p in model.parameters()), None)
         moved = [_at(value, place) for value in positional]
@@ -107,8 +112,8 @@ def _run_of(batch: object) -> Run:
             raise
         except RuntimeError as error:
             raise ValueError(
-                f"the model does not run on a batch of {_shapes(batch)}: {error}; give batches of the shape and dtype "
-                f"that the model takes"
+                f"the model does not run on a batch of {name} of {_shapes(batch)}: {error}; give batches of the shape "
+                f"and dtype that the model takes"
             ) from error
 
     return run

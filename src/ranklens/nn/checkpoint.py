@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ranklens.nn.file_kind import file_kind
 from ranklens.nn.saved_networks import saved_networks
+from ranklens.tensors.annotations import checked
 
 # Names of the file that holds the weights of a model in a folder with other files, the preferred one first.
 WEIGHT_FILES = ("model.safetensors", "adapter_model.safetensors", "pytorch_model.bin", "adapter_model.bin")
@@ -112,6 +113,7 @@ class _SafeTensors(Mapping[str, Tensor]):
         return len(self._names)
 
 
+@checked
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Return the weights in a checkpoint, by name, all in memory.
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ranklens.tensors import contract
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.checks import check_vectors
 from ranklens.tensors.layout import Label, Layout
 from ranklens.tensors.network import TensorNetwork
@@ -21,6 +22,7 @@ Equation = tuple[tuple[tuple[Label, ...], ...], tuple[Label, ...]]  # the labels
 NO_OUTPUT_NODE = -1
 
 
+@checked
 def circuit(net: TensorNetwork, shared: bool = False) -> "LinearCircuit | ArithmeticCircuit":
     """Return the neural network that computes `net.evaluate`, with the weights of the tensor network.
 
@@ -80,6 +82,7 @@ def circuit(net: TensorNetwork, shared: bool = False) -> "LinearCircuit | Arithm
     return ArithmeticCircuit(net, tree, shared=shared)
 
 
+@checked
 def product_pool(
     x: Float[Tensor, "*batch positions channels"], windows: Sequence[Sequence[int]] | None = None
 ) -> Float[Tensor, "*batch windows channels"]:

@@ -20,6 +20,7 @@ from ranklens.nn.pretrained import with_own_saving
 from ranklens.nn.rank_choice import Criterion, budgeted_ranks, criterion, layer_ranks
 from ranklens.nn.refit import refitted
 from ranklens.nn.survey import Survey, by_outputs, survey
+from ranklens.tensors.annotations import checked
 
 # Shares of the squared norm at which `pareto` compresses a model, unless others are given.
 ENERGIES = (1.0, 0.999, 0.99, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
@@ -45,6 +46,7 @@ class _Prepared:
     kept: list[KeptLayer]
 
 
+@checked
 def compress(  # noqa: PLR0913  (what decides the ranks, what they cost, and on which data)
     model: M,
     *,
@@ -211,7 +213,7 @@ def _cut_by_weight(ready: _Prepared, layers: Sequence[CutLayer], rule: Criterion
     found = _counted(table(layers, ready.kept, ranks), ready.model, small)
     if batch is None:
         return Compression(small, found)
-    runs = Runs(batch)
+    runs = Runs(batch, "batch")
     with evaluating(ready.model, small):
         seen, errors = _on_batch(ready, layers, ranks, runs)
         found = with_survey(found, layers, ranks, seen, errors)
@@ -281,6 +283,7 @@ def _on_batch(
     return seen, errors
 
 
+@checked
 def pareto(
     model: nn.Module,
     score: Callable[[nn.Module], float] | None = None,

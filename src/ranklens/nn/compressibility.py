@@ -12,6 +12,7 @@ from ranklens.nn.calibration import Runs, evaluating, watch
 from ranklens.nn.composed import tensor_factored
 from ranklens.nn.model_state import bare
 from ranklens.nn.overparameterize import collapse
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.network import TensorNetwork
 from ranklens.tensors.truncation import truncate
 
@@ -69,6 +70,7 @@ class _Components:
         return torch.cat([self.norms.flip(0).cumsum(0).flip(0)[1:], self.norms.new_zeros(1)])
 
 
+@checked
 def compressibility(model: nn.Module, data: object, *, error: float = ERROR) -> xr.Dataset:
     r"""Return how many components of each layer suffice for its outputs on given data, by a bound.
 

@@ -11,6 +11,7 @@ from torch import nn
 from ranklens.nn.composed import COMPOSED, PLAIN, Composed, ComposedMultiheadAttention
 from ranklens.nn.composition import Composition
 from ranklens.nn.layer_kinds import is_transposed, layers_with_weights
+from ranklens.tensors.annotations import checked
 
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 # Number of names of layers in a message: about two lines of text.
@@ -27,6 +28,7 @@ REMEDIES = {
 }
 
 
+@checked
 def factorable(model: nn.Module, where: Where = None) -> xr.Dataset:
     """Return a table of the layers with weights, and whether `overparameterize` factors them.
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ranklens import seeds
+from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 
 
 class KernelChain(nn.Module):
@@ -44,6 +46,7 @@ class KernelChain(nn.Module):
     True
     """
 
+    @checked
     def __init__(
         self,
         shapes: Sequence[Sequence[int]],
@@ -52,6 +55,7 @@ class KernelChain(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
+        arguments.device("device", device)
         for before, after in itertools.pairwise(shapes):
             if before[0] != after[1] or len(before) != len(after):
                 raise ValueError(

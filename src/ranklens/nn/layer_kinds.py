@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ranklens.tensors.annotations import checked
+
 ConvTranspose = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 # The plain layers of torch whose outputs are a matrix times vectors of inputs.
@@ -20,6 +22,7 @@ PlainForm = Callable[[nn.Module], nn.Module]
 _registered: dict[type[nn.Module], PlainForm] = {}
 
 
+@checked
 def register_layer(kind: type[nn.Module], plain: PlainForm | None = None) -> type[nn.Module]:
     """Make `compress` and `restore` treat a class of layers like the plain layer of torch that computes the same.
 

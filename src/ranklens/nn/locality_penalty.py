@@ -12,6 +12,8 @@ from ranklens import seeds
 from ranklens.nn.logits import logits
 from ranklens.nn.model_state import Model, active_dropout, state_kept, without_wrapper
 from ranklens.nn.regions import Pair, Sampler, masks
+from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 
 # Norm of an input gradient within a patch, below which it is divided by this number instead of by its norm. It is far
 # below the gradients of a network at a usual initialization, and keeps derivatives of the penalty below its inverse.
@@ -27,6 +29,7 @@ ONCE = (
 )
 
 
+@checked
 def locality_penalty(
     model: Model,
     x: Float[Tensor, "batch ..."],
@@ -107,9 +110,10 @@ def locality_penalty(
     if not x.is_floating_point():
         raise TypeError(f"x is a tensor of {x.dtype}; the penalty is a derivative in x, so give floating-point numbers")
     if len(x) < 2:
-        raise ValueError(f"the batch has {len(x)} samples; patches are exchanged between samples, so give two at least")
+        raise ValueError(f"x has {len(x)} samples; patches are exchanged between samples, so give two at least")
     if not eps > 0:
         raise ValueError(f"eps is {eps}; it is a norm above 0, below which a gradient counts as none")
+    eps = float(eps)
     if y is not None and y.shape != x.shape[:1]:
         raise ValueError(f"y has shape {tuple(y.shape)}; give one class for each of the {len(x)} samples")
     if output is not None and not x.requires_grad:
@@ -231,6 +235,7 @@ class LocalityPenalty:
     8
     """
 
+    @checked
     def __init__(
         self,
         patches: Pair | Sampler,
@@ -241,10 +246,8 @@ class LocalityPenalty:
         seed: int = 0,
         eps: float = EPS,
     ) -> None:
-        if every < 1:
-            raise ValueError(f"every is {every}; it is a number of steps, at least 1")
-        if not weight >= 0:
-            raise ValueError(f"weight is {weight}; it multiplies a penalty, so it is at least 0")
+        arguments.count("every", every)
+        weight = arguments.number("weight", weight, least=0)
         _check_fraction(fraction)
         self.patches, self.weight, self.every, self.fraction, self.eps = patches, weight, every, fraction, eps
         self.steps = 0

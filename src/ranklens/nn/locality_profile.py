@@ -13,10 +13,13 @@ from ranklens import seeds
 from ranklens.nn.logits import logits
 from ranklens.nn.regions import PatchPairs
 from ranklens.nn.separation_rank import evaluating, separation_rank
+from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 
 MEASURES = ("interaction", "share", "effective_rank", "entanglement")
 
 
+@checked
 def locality_profile(
     model: nn.Module,
     data: Float[Tensor, "samples *channels rows columns"],
@@ -83,7 +86,11 @@ def locality_profile(
     if distances is None:
         distances = range(0, max(rows - 2 * height, columns - 2 * width) + 1, max(height, width))
     if len(distances) == 0:
-        raise ValueError(f"there is no distance at which two patches of {height} x {width} fit {rows} x {columns}")
+        raise ValueError(
+            f"distances is empty, or there is none at which two patches of {height} x {width} fit {rows} x {columns}; "
+            f"give a distance, or a smaller size"
+        )
+    arguments.count("batch_size", batch_size)
     networks = {"trained": model}
     if control is not False:
         fresh = _initialized_anew(model, seed, data.device) if control is True else control

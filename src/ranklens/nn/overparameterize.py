@@ -22,6 +22,7 @@ from ranklens.nn.kernel_chain import KernelChain, expanded
 from ranklens.nn.model_state import M, copied
 from ranklens.tensors import families
 from ranklens.tensors import init as inits
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.network import TensorNetwork
 
 # A function that returns the factors of a weight: of the layer's name, the weight, and a key that equal weights share.
@@ -33,6 +34,7 @@ KEEP = "keep"
 EXPANSION_RATE = 4
 
 
+@checked
 def overparameterize(
     model: M,
     depth: int = 3,
@@ -147,6 +149,7 @@ def _factor(name: str, layer: nn.Module, weight: nn.Parameter, compose: _Compose
         layer.composition = composition
 
 
+@checked
 def collapse(model: M) -> M:
     """Return a copy of a model in which every factored weight is a plain weight again.
 

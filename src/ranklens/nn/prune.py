@@ -10,6 +10,7 @@ import xarray as xr
 from ranklens.nn.composed import tensor_factored
 from ranklens.nn.compression import Compression
 from ranklens.nn.model_state import M, copied
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.init import is_chain
 from ranklens.tensors.layout import Label
 from ranklens.tensors.network import TensorNetwork
@@ -29,6 +30,7 @@ class _Row:
 
 
 @torch.no_grad()
+@checked
 def prune(model: M, tolerance: float) -> Compression[M]:
     r"""Return a copy of a model whose tensor-factored layers lack the components that provably matter least.
 

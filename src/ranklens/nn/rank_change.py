@@ -14,7 +14,8 @@ from ranklens.nn.rank_profile import ENERGY, Scale, Weights, named_weights
 from ranklens.nn.rank_rows import Rows, singular_values
 from ranklens.nn.spectrum import gram_matrix
 from ranklens.nn.weight_matrices import Skipped, WeightMatrix, matrices_of, units
-from ranklens.tensors import measures
+from ranklens.tensors import arguments, measures
+from ranklens.tensors.annotations import checked
 
 # Default number of leading singular vectors that are compared.
 LEADING = 10
@@ -31,6 +32,7 @@ ROUNDINGS = 2.0
 BLOCK_ROWS = 4096
 
 
+@checked
 def rank_difference(
     before: Weights,
     after: Weights,
@@ -88,6 +90,7 @@ def rank_difference(
     >>> int(found.numerical_rank[0]), int(found.intruders[0]), round(float(found.change[0]), 2)
     (1, 1, 1.4)
     """
+    arguments.device("device", device)
     if leading < 1:
         raise ValueError(f"leading is {leading}; it is a number of singular vectors, at least 1")
     if not 0 < far <= 1:

@@ -23,7 +23,8 @@ from ranklens.nn.composed import tensor_factored
 from ranklens.nn.factorable import bare_name
 from ranklens.nn.spectrum import spectrum
 from ranklens.nn.weight_matrices import weight_matrices
-from ranklens.tensors import measures
+from ranklens.tensors import arguments, measures
+from ranklens.tensors.annotations import checked
 
 # Default number of rows of an activation that are kept over forward passes.
 QUEUE = 2048
@@ -123,6 +124,7 @@ class RankMonitor:
     (True, True)
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -339,12 +341,10 @@ def _check(every: int, share: float, queue: int, activations: Sequence[str], mod
     Raises:
         ValueError: if one is.
     """
-    if not every >= 1:
-        raise ValueError(f"every is {every}; give a number of steps, at least 1")
+    arguments.count("every", every)
+    arguments.count("queue", queue, least=2)
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}; give a share of the time, above 0 and at most 1")
-    if not (isinstance(queue, int) and queue >= 2):
-        raise ValueError(f"queue is {queue}; give a whole number of rows, at least 2")
     for name in activations:
         if name not in modules:
-            raise ValueError(f"there is no module {name!r} in the model; give names from model.named_modules()")
+            raise ValueError(f"activations has {name!r}, no name of a module; give names from model.named_modules()")

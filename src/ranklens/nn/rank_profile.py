@@ -14,6 +14,7 @@ from ranklens.nn.checkpoint import StoredWeights
 from ranklens.nn.rank_rows import ENERGY, ENERGY_SLACK, Rows, least_rank, least_without, singular_values
 from ranklens.nn.weight_matrices import ModuleWeights, Skipped, adapter_scale, matrices
 from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 
 __all__ = ["ENERGY", "ENERGY_SLACK", "least_rank", "least_without", "named_weights", "rank_profile"]
 
@@ -21,6 +22,7 @@ Weights = nn.Module | Mapping[str, object] | str | os.PathLike[str]
 Scale = Callable[[str, int], float]
 
 
+@checked
 def rank_profile(
     model: Weights,
     *,
@@ -79,6 +81,7 @@ def rank_profile(
     """
     if arguments.number("energy", energy) <= 0 or energy > 1:
         raise ValueError(f"energy is {energy}; it is a share of the squared norm, above 0 and at most 1")
+    arguments.device("device", device)
     weights, scale = named_weights(model)
     rows = Rows(energy, seed)
     with reports.reporter(progress) as report:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from ranklens import files
+from ranklens.files import stored, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -218,8 +218,8 @@ def write(profile: xr.Dataset, path: Path) -> Path:
     """
     check_path(path, is_profile="change" not in profile)
     if path.suffix == ".nc":
-        return files.save(profile, path)
-    with files.atomic(path) as beside:
+        return stored.save(profile, path)
+    with writing.atomic(path) as beside:
         if path.suffix in IMAGES:
             picture(profile).savefig(beside, format=path.suffix[1:], dpi=DPI)
         elif path.suffix == ".csv":

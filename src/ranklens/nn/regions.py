@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ranklens.tensors.annotations import checked_class
+
 # A box of the last two axes of an input: top, left, height, width, in pixels.
 Box = tuple[int, int, int, int]
 # A box, or a boolean mask that broadcasts to one input, True inside the region.
@@ -113,6 +115,7 @@ class EitherOrder:
         return pair if int(torch.randint(2, (), generator=generator)) == 0 else (self.second, self.first)
 
 
+@checked_class
 @dataclass(frozen=True)
 class PatchPairs:
     """A sampler of two disjoint boxes of equal size, at a given distance from each other.

@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 
 from ranklens import seeds
+from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 
 # Number of residual blocks of each width, by the number of layers of the network, as published.
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -48,6 +50,7 @@ class ResidualBlock(nn.Module):
         return nn.functional.relu(self.shortcut(x) + self.body(x))
 
 
+@checked
 def resnet(depth: int = 18, *, channels: int = 3, outputs: int = 1, seed: int = 0) -> nn.Sequential:
     """Return an untrained residual network for images of any size.
 
@@ -69,6 +72,8 @@ def resnet(depth: int = 18, *, channels: int = 3, outputs: int = 1, seed: int = 
     >>> sum(p.numel() for p in rl.nn.resnet(18).parameters())
     11177025
     """
+    arguments.count("channels", channels)
+    arguments.count("outputs", outputs)
     if depth not in BLOCKS:
         raise ValueError(f"depth is {depth}; there are residual networks of {' and '.join(map(str, BLOCKS))} layers")
     with seeds.initial_values(seed, "resnet"):

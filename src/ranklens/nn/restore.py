@@ -15,11 +15,13 @@ from ranklens.nn.low_rank import LowRank, empty_pair
 from ranklens.nn.model_state import M, all_names, bare, copied, replaced
 from ranklens.nn.pretrained import with_own_saving
 from ranklens.nn.saved import FORMAT, WEIGHTS, classes, heads_of, plain_description
+from ranklens.tensors.annotations import checked
 
 # What to do about a model that does not fit the file.
 REMEDY = "give a model of the architecture that was saved"
 
 
+@checked
 def restore(model: M, path: str | os.PathLike[str]) -> M:
     """Return a copy of a model with the cut layers and the weights that `Compression.save` wrote to a file.
 
@@ -82,7 +84,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as stored:
             structure = json.loads((stored.metadata() or {}).get("structure", "{}"))
             if not isinstance(structure, dict) or structure.get("format") != FORMAT:
-                raise ValueError(f"{path} was not written by Compression.save of this version")
+                raise ValueError(f"path {path} was not written by Compression.save of this version")
             return structure, {name: stored.get_tensor(name) for name in sorted(stored.keys())}
     except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no file of a compression, or damaged: {error}") from error

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ranklens.files import atomic
+from ranklens.files.writing import atomic
 from ranklens.nn.attention import SeparateAttention
 from ranklens.nn.composition import Composition
 from ranklens.nn.layer_kinds import Truncatable, groups, is_conv_transpose, matrices

@@ -12,6 +12,7 @@ from ranklens.nn import regions
 from ranklens.nn.logits import logits
 from ranklens.nn.regions import Region
 from ranklens.tensors import measures
+from ranklens.tensors.annotations import checked
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Separation:
     spectrum: Float[Tensor, "*outputs templates"]
 
 
+@checked
 def separation_rank(
     f: Callable[[Tensor], object],
     x: Float[Tensor, "samples ..."],
@@ -99,7 +101,7 @@ def separation_rank(
     """
     count = min(templates, len(x))
     if count < 2:
-        raise ValueError(f"there are {len(x)} samples and {templates} templates; a table has two of each at least")
+        raise ValueError(f"x has {len(x)} samples, and templates is {templates}; a table has two of each at least")
     inside = regions.mask(region, x.shape[1:])
     if against is None:
         other = ~inside

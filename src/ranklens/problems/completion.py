@@ -11,6 +11,7 @@ from ranklens.problems.losses import AnyLoss
 from ranklens.problems.problem import Observations
 from ranklens.seeds import stream
 from ranklens.tensors import arguments, contract
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.checks import check_indices
 from ranklens.tensors.convert import TensorLike, as_tensor
 from ranklens.tensors.network import TensorNetwork
@@ -44,6 +45,7 @@ class Completion(Observations):
     2.5
     """
 
+    @checked
     def __init__(
         self,
         indices: TensorLike,
@@ -96,12 +98,18 @@ class Completion(Observations):
             return tensor.tensor().reshape(-1)[self._like("flat", tensor.stacks[0])]
         return tensor.entries(self._like("indices", tensor.stacks[0]), check=False)
 
+    @checked
     def subset(self, rows: Tensor) -> "Completion":
         """Return the problem made of some of the observations, with their target and loss unchanged.
 
         Args:
             rows: integer positions of the observations to keep, in the order wanted.
+
+        Raises:
+            TypeError: if the rows are not integers.
         """
+        if rows.dtype.is_floating_point or rows.dtype.is_complex:
+            raise TypeError(f"rows are {rows.dtype}; positions are integers: convert with .long()")
         return Completion(
             self.indices[rows],
             self.values[rows],

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 
 __all__ = ["Loss", "half_sse", "huber", "l1", "mse"]
 
@@ -40,14 +41,24 @@ class Loss:
     smooth: bool = True
     derivative: Elementwise | None = None
 
+    @checked
     def __call__(self, prediction: Tensor, value: Tensor) -> Tensor:
         """Return the reduced loss, a differentiable scalar.
 
         Args:
             prediction: (m,) predictions.
             value: (m,) observed values.
+
+        Raises:
+            ValueError: if the loss cannot be computed of these, as for shapes that do not fit together.
         """
-        each = self.elementwise(prediction, value)
+        try:
+            each = self.elementwise(prediction, value)
+        except RuntimeError as error:
+            raise ValueError(
+                f"prediction has shape {tuple(prediction.shape)} and value {tuple(value.shape)}, of which the loss "
+                f"cannot be computed: {error}"
+            ) from error
         return each.mean() if self.reduction == "mean" else each.sum()
 
     def with_derivative(self, prediction: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

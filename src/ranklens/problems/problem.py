@@ -11,6 +11,7 @@ from ranklens.problems import losses
 from ranklens.problems.losses import AnyLoss, Loss
 from ranklens.seeds import stream
 from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.convert import TensorLike, as_tensor
 from ranklens.tensors.network import TensorNetwork
 
@@ -143,6 +144,7 @@ class Observations:
         self.check_shape(tensor)
         return self._predict(tensor)
 
+    @checked
     def check_shape(self, tensor: TensorNetwork | Tensor) -> None:
         """Refuse a network or a tensor of another shape than the problem's.
 
@@ -216,6 +218,7 @@ class Observations:
         """
         raise AssertionError("every subclass makes its own subsets")
 
+    @checked
     def split(self, fraction: float = 0.1, *, seed: int = 0) -> Split:
         """Return two problems: one of a random part of the observations, and one of the others.
 
@@ -229,7 +232,7 @@ class Observations:
         Raises:
             ValueError: if one of the two would be empty.
         """
-        held = round(fraction * len(self))
+        held = round(arguments.number("fraction", fraction) * len(self))
         if not 0 < held < len(self):
             raise ValueError(f"a fraction of {fraction} of {len(self)} observations leaves one part empty")
         order = torch.randperm(len(self), generator=stream(seed, "split"))

@@ -92,7 +92,8 @@ def hierarchical(
     >>> bool(s[4] > s[0] / 200), bool(s[5] < 1e-12 * s[0])
     (True, True)
     """
-    net = families.hierarchical(shape, rank, tree, std=1.0, seed=derive(seed, "hierarchical target"))
+    with arguments.renamed("width", "rank"):
+        net = families.hierarchical(shape, rank, tree, std=1.0, seed=derive(seed, "hierarchical target"))
     with torch.no_grad():
         for node in net.nodes:
             if node.ndim == 2 and node.shape[0] >= node.shape[1]:

@@ -11,8 +11,9 @@ from pathlib import Path
 import xarray as xr
 from matplotlib.figure import Figure
 
-from ranklens import drawing, files, studies
+from ranklens import drawing, studies
 from ranklens.dynamics.record import versions
+from ranklens.files import stored, writing
 from ranklens.report.panels import settle
 from ranklens.studies.kit.claim import Claim
 from ranklens.studies.outline import outline
@@ -140,11 +141,11 @@ def keep(made: Entry, record: xr.Dataset, folder: Path) -> None:
         record: the record of the study's run.
         folder: the folder of the report.
     """
-    files.save(record, folder / f"{made.name}.nc")
+    stored.save(record, folder / f"{made.name}.nc")
     for kind in ("png", "pdf"):
-        with files.atomic(folder / f"{made.name}.{kind}") as name:
+        with writing.atomic(folder / f"{made.name}.{kind}") as name:
             made.figure.savefig(name, dpi=150, metadata={"CreationDate": None} if kind == "pdf" else None)
-    with files.atomic(folder / f"{made.name}.svg") as name:
+    with writing.atomic(folder / f"{made.name}.svg") as name:
         name.write_text(drawing.svg(made.figure), encoding="utf-8")
 
 
@@ -160,7 +161,7 @@ def kept(folder: Path, settings: Mapping[str, studies.Settings]) -> dict[str, xr
     found: dict[str, xr.Dataset] = {}
     for name, how in settings.items():
         try:
-            record = files.load(folder / f"{name}.nc")
+            record = stored.load(folder / f"{name}.nc")
         except (OSError, ValueError):
             continue
         wanted = json.dumps(dataclasses.asdict(how))

@@ -39,7 +39,7 @@ def plot(run: xr.Dataset | Sequence[xr.Dataset] | Drawable, *, ends: bool = Fals
     ['loss']
     """
     if isinstance(run, xr.Dataset) and {"study", "settings"} <= run.attrs.keys() and "swept" not in run.attrs:
-        if ends:
+        if ends is not False:
             raise ValueError("ends is True, and this is no sweep; leave it out")
         return studies.load(run.attrs["study"]).draw(run)
     return drawing.plot(run, ends=ends)

@@ -10,7 +10,7 @@ import xarray as xr
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from ranklens import files
+from ranklens.files import stored, writing
 from ranklens.report import chapters, opening, palette, panels, wording
 from ranklens.report.chapters import Chapter, Guide
 from ranklens.report.entries import Entry, Failure
@@ -99,7 +99,7 @@ def write(entries: Sequence[Entry], folder: Path, preset: str, *, failures: Sequ
         new=set,
         explain=_explanation,
     )
-    with files.atomic(folder / "index.html") as name:
+    with writing.atomic(folder / "index.html") as name:
         name.write_text(page, encoding="utf-8")
     return folder / "index.html"
 
@@ -128,7 +128,7 @@ def _shown(made: Entry | Failure) -> Shown:
 
 def _records(folder: Path, names: set[str]) -> dict[str, xr.Dataset]:
     """Return the records of the opening picture, by study, as far as these studies were run."""
-    loaded = {kind.study: files.load(folder / f"{kind.study}.nc") for kind in opening.KINDS if kind.study in names}
+    loaded = {kind.study: stored.load(folder / f"{kind.study}.nc") for kind in opening.KINDS if kind.study in names}
     return {name: record for name, record in loaded.items() if isinstance(record, xr.Dataset)}
 
 

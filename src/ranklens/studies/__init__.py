@@ -38,6 +38,7 @@ CHAPTER = {
     "when_the_law_fails": "laws",
     "optimizers": "laws",
     "volume": "beyond",
+    "state_space": "beyond",
 }
 STUDIES = tuple(CHAPTER)
 # The folder of the studies that go beyond the talk: other architectures, each with its own notion of rank. They run

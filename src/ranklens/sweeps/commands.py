@@ -202,12 +202,12 @@ def _check_out(out: Path) -> None:
 
 def _write(data: "xr.Dataset", out: Path) -> Path:
     """Write runs as a figure, a record or a table, by the suffix of the file."""
-    from ranklens import files
     from ranklens.drawing.records import plot
+    from ranklens.files import stored, writing
 
     if out.suffix.lower() == ".nc":
-        return files.save(data.load(), out)
-    with files.atomic(out) as name:
+        return stored.save(data.load(), out)
+    with writing.atomic(out) as name:
         if out.suffix.lower() == ".csv":
             data.to_dataframe().to_csv(name)
         else:

@@ -17,6 +17,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from ranklens.files import hdf5_check
+from ranklens.sweeps.contents import record_of
 from ranklens.sweeps.entry import DONE, Entry, Variable, stored_values
 from ranklens.sweeps.result import RESUMES
 from ranklens.sweeps.store import Store
@@ -69,7 +70,7 @@ class StoreSource:
             return stored_values(variable)
         kind = np.dtype(variable.dtype).kind
         if kind in "mM":  # a number and a unit in the file
-            return np.asarray(self.store.record(entry)[name].values)
+            return np.asarray(record_of(self.store, entry)[name].values)
         with h5py.File(self.store.folder(entry.key) / entry.record.name, "r") as file:
             if kind in "OUST":
                 return np.asarray(file[name].asstr()[()], dtype=object)

@@ -1,18 +1,12 @@
 """An entry of a store: what is known of one run without opening its files."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-import xarray as xr
 
-from ranklens.sweeps.work import Setting
+from ranklens.sweeps.settings import Setting
 
-# Number of values up to which a record without attributes is kept inside its entry instead of a file of its own.
-SMALL = 64
-# Kinds of numpy arrays that JSON holds exactly.
-EXACT = "ifbU"
 DONE, FAILED = "done", "failed"
 
 
@@ -124,43 +118,9 @@ class Entry:
             raise ValueError(f"it is no entry of a run: {type(error).__name__}: {error}") from error
 
 
-def is_small(record: xr.Dataset) -> bool:
-    """Return whether a record can be kept inside its entry: few values, no attributes, dtypes that JSON holds."""
-    each = record.variables.values()
-    plain = all(variable.dtype.kind in EXACT and not variable.attrs for variable in each)
-    return plain and not record.attrs and sum(variable.size for variable in each) <= SMALL
-
-
-def variables_of(record: xr.Dataset, digest: Callable[[object], str], *, inside: bool) -> dict[str, Variable]:
-    """Return the description of the variables of a record.
-
-    Args:
-        record: the record.
-        digest: a function that identifies values.
-        inside: whether to keep all values.
-    """
-    found = {}
-    for name, variable in record.variables.items():
-        indexes = variable.dims == (name,)
-        found[str(name)] = Variable(
-            tuple(str(dim) for dim in variable.dims),
-            variable.shape,
-            variable.dtype.str,
-            coordinate=name in record.coords,
-            head=tuple(_plain(variable.values[:3])) if indexes else (),
-            digest=digest(variable.values) if indexes else "",
-            values=variable.values.tolist() if inside else None,
-        )
-    return found
-
-
 def stored_values(variable: Variable) -> np.ndarray:
     """Return the values of a variable that is kept inside its entry."""
     return np.asarray(variable.values, dtype=np.dtype(variable.dtype)).reshape(variable.shape)
-
-
-def _plain(values: np.ndarray) -> list[Setting]:
-    return [str(value) if values.dtype.kind not in EXACT else value for value in values.tolist()]
 
 
 def _tuples(value: object) -> object:

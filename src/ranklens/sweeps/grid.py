@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ranklens.sweeps.work import Setting, setting
+from ranklens.sweeps.settings import Setting, setting
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,16 @@ import xarray as xr
 from ranklens.sweeps.dataset import StoreSource, dataset_of
 from ranklens.sweeps.entry import Entry
 from ranklens.sweeps.grid import labels_of
+from ranklens.sweeps.settings import Setting
 from ranklens.sweeps.store import Store
-from ranklens.sweeps.work import Setting
+from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 
 # A store is shown as a grid if the grid has at most this many cells per run.
 SPARSE = 2
 
 
+@checked
 def open_store(path: str | os.PathLike[str], what: str | None = None) -> xr.Dataset:
     """Return all runs of one function or study in a store as one Dataset, whose values are read when they are used.
 
@@ -43,7 +46,8 @@ def open_store(path: str | os.PathLike[str], what: str | None = None) -> xr.Data
     >>> rl.open_store(path).value.values
     array([1, 4, 9])
     """
-    store = Store(path, create=False)
+    with arguments.reading("path"):
+        store = Store(path, create=False)
     entries = list(store.entries())
     names = sorted({entry.what for entry in entries})
     chosen = [name for name in names if what is None or name.endswith(what)]

@@ -15,11 +15,12 @@ import xarray as xr
 
 from ranklens.dynamics import checkpoint
 from ranklens.dynamics.record import StoppedEarly
-from ranklens.sweeps.entry import DONE, FAILED, Entry, File, is_small, variables_of
+from ranklens.sweeps.contents import content_of, thing_of
+from ranklens.sweeps.entry import DONE, FAILED, Entry, File
 from ranklens.sweeps.identity import digest
-from ranklens.sweeps.result import Result, how_it_stopped, result_of
-from ranklens.sweeps.store import content_of, thing_of
-from ranklens.sweeps.work import Setting, Work, own_version
+from ranklens.sweeps.result import Result, how_it_stopped, is_small, result_of, variables_of
+from ranklens.sweeps.settings import Setting
+from ranklens.sweeps.work import Work, own_version
 
 # Seconds from one checkpoint of a long run to the next: what a lost process costs at most, beside its start.
 SECONDS = 30.0

@@ -1,6 +1,6 @@
 """The result of a run: a record, and networks beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,8 +8,14 @@ import torch
 import xarray as xr
 
 from ranklens.dynamics.record import REMEDIES, array_of
+from ranklens.sweeps.entry import Variable
+from ranklens.sweeps.settings import Setting
 from ranklens.tensors.network import TensorNetwork
 
+# Number of values up to which a record without attributes is kept inside its entry instead of a file of its own.
+SMALL = 64
+# Kinds of numpy arrays that JSON holds exactly.
+EXACT = "ifbU"
 # Variables with which a run is resumed; they stay in the store, and are not part of the Dataset of a sweep.
 RESUMES = ("state", "atol")
 
@@ -86,3 +92,37 @@ def how_it_stopped(record: xr.Dataset, until_loss: object) -> tuple[str, bool]:
     words = sorted({str(word) for word in record["run_stopped"].values.reshape(-1)})
     resting = {"stationary"} if isinstance(until_loss, float | int) and until_loss <= 0 else set[str]()
     return ", ".join(words), bool(set(words) & (set(REMEDIES) - {"steps"} - resting))
+
+
+def is_small(record: xr.Dataset) -> bool:
+    """Return whether a record can be kept inside its entry: few values, no attributes, dtypes that JSON holds."""
+    each = record.variables.values()
+    plain = all(variable.dtype.kind in EXACT and not variable.attrs for variable in each)
+    return plain and not record.attrs and sum(variable.size for variable in each) <= SMALL
+
+
+def variables_of(record: xr.Dataset, digest: Callable[[object], str], *, inside: bool) -> dict[str, Variable]:
+    """Return the description of the variables of a record.
+
+    Args:
+        record: the record.
+        digest: a function that identifies values.
+        inside: whether to keep all values.
+    """
+    found = {}
+    for name, variable in record.variables.items():
+        indexes = variable.dims == (name,)
+        found[str(name)] = Variable(
+            tuple(str(dim) for dim in variable.dims),
+            variable.shape,
+            variable.dtype.str,
+            coordinate=name in record.coords,
+            head=tuple(_plain(variable.values[:3])) if indexes else (),
+            digest=digest(variable.values) if indexes else "",
+            values=variable.values.tolist() if inside else None,
+        )
+    return found
+
+
+def _plain(values: np.ndarray) -> list[Setting]:
+    return [str(value) if values.dtype.kind not in EXACT else value for value in values.tolist()]

@@ -8,18 +8,12 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import xarray as xr
-
-from ranklens import files
-from ranklens.files import lock
+from ranklens.files import lock, writing
 from ranklens.sweeps.entry import DONE, Entry, File
-from ranklens.tensors.network import TensorNetwork
 
 FORMAT = "ranklens store 1"
 MARK = "store.json"
@@ -47,7 +41,7 @@ class Store:
                 raise ValueError(f"store {os.fspath(path)} is a {kind}; give a new folder, or one that a sweep made")
             if not create:
                 raise FileNotFoundError(f"there is no store {os.fspath(path)}; a sweep with store= makes one")
-            with files.atomic(mark) as name:
+            with writing.atomic(mark) as name:
                 name.write_text(json.dumps({"format": FORMAT, "id": secrets.token_hex(8)}), encoding="utf-8")
         try:
             told = json.loads(mark.read_text(encoding="utf-8"))["format"]
@@ -68,7 +62,7 @@ class Store:
         """
         if not (self.path / MARK).exists():
             raise FileNotFoundError(f"the store {self.path} has been removed")
-        with files.atomic(self.folder(key) / name) as temporary:
+        with writing.atomic(self.folder(key) / name) as temporary:
             temporary.write_bytes(content)
 
     def read(self, key: str, name: str) -> bytes | None:
@@ -154,30 +148,6 @@ class Store:
             if place.is_dir():
                 yield from sorted(path for path in place.glob("*.json") if not path.name.startswith("."))
 
-    def network(self, entry: Entry, name: str) -> TensorNetwork:
-        """Return a network of a run.
-
-        Raises:
-            ValueError: if the run has no network of that name, or the file is damaged.
-        """
-        if name not in entry.networks:
-            raise ValueError(f"run {entry.key[:8]} has the networks {sorted(entry.networks)}, not {name!r}")
-        found = files.load(self.checked(entry.key, entry.networks[name]))
-        assert isinstance(found, TensorNetwork)
-        return found
-
-    def record(self, entry: Entry) -> xr.Dataset:
-        """Return the record of a run whose record is a file of its own, as `rl.load` returns it.
-
-        Raises:
-            ValueError: if the file is damaged or missing, or the run has none.
-        """
-        if entry.record is None:
-            raise ValueError(f"run {entry.key[:8]} has no file of its record; its values are in its entry")
-        found = files.load(self.checked(entry.key, entry.record))
-        assert isinstance(found, xr.Dataset)
-        return found
-
     def checked(self, key: str, file: File) -> Path:
         """Return the path of a file whose content is what was written.
 
@@ -191,26 +161,3 @@ class Store:
                 f"`ranklens runs --store {self.path} --key {key[:8]} --delete`"
             )
         return path
-
-
-def content_of(thing: xr.Dataset | TensorNetwork) -> bytes:
-    """Return a record as NetCDF, or a network as safetensors, as the bytes of a file."""
-    folder = Path(tempfile.mkdtemp(prefix="ranklens-"))
-    try:
-        return files.save(thing, folder / "content").read_bytes()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def thing_of(content: bytes) -> xr.Dataset | TensorNetwork:
-    """Return the record or network that `content_of` wrote.
-
-    Raises:
-        ValueError: if the content is damaged.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="ranklens-"))
-    try:
-        (folder / "content").write_bytes(content)
-        return files.load(folder / "content")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -22,10 +22,12 @@ from ranklens.sweeps.entry import DONE, FAILED, Entry
 from ranklens.sweeps.grid import Grid, grid_of, words
 from ranklens.sweeps.local import run_here, run_side_by_side
 from ranklens.sweeps.perform import Job, Report
+from ranklens.sweeps.settings import Setting, setting
 from ranklens.sweeps.store import Store
-from ranklens.sweeps.work import Setting, Work, key_of, setting, work_of
+from ranklens.sweeps.work import Work, key_of, work_of
 from ranklens.sweeps.worker import cores
 from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 
 # A sweep with a store is returned as values in memory up to this size in bytes, and larger ones are read when used.
 IN_MEMORY = 2**30
@@ -51,6 +53,7 @@ class RunsFailed(UserWarning):
     """Warn that runs of a sweep ended by an error; the coordinate `failure` of its Dataset says by which."""
 
 
+@checked
 def sweep(
     what: str | Callable[..., object],
     over: Mapping[str, Iterable[object]],
@@ -118,7 +121,9 @@ def sweep(
     (('depth', 'seed'), (2, 3), True)
     """
     _check(executor, jobs)
-    work, grid = work_of(what, preset), grid_of(over)
+    with arguments.reading("what"):
+        work = work_of(what, preset)
+    grid = grid_of(over)
     constant = {name: setting(name, value) for name, value in (fixed or {}).items()}
     twice = sorted(set(constant) & set(grid.over))
     if twice:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, wraps
 from numbers import Integral, Real
-from types import NoneType, UnionType
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -70,7 +70,9 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     @cache
     def kinds() -> dict[str, Kind]:
         """Return what the annotations allow. They are read at the first call, when all their names exist."""
-        return {name: kind_of(hint) for name, hint in get_type_hints(function).items() if name in parameters}
+        given = {name: each.annotation for name, each in parameters.items() if each.annotation is not each.empty}
+        hints = get_type_hints(SimpleNamespace(__annotations__=given), inspect.unwrap(function).__globals__)
+        return {name: kind_of(hint) for name, hint in hints.items()}
 
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -188,8 +190,8 @@ _PLAIN: dict[object, Kind] = {
 
 
 def _any_of(_: object, hints: tuple[object, ...]) -> Kind:
-    """Return what at least one of several annotations allows. What numpy makes an array of is left to numpy."""
-    if any(getattr(get_origin(hint), "__name__", "") == "_SupportsArray" for hint in hints):
+    """Return what at least one of several annotations allows. Whatever is converted to an array is checked there."""
+    if any(hint == Sequence[object] or getattr(get_origin(hint), "__name__", "") == "_SupportsArray" for hint in hints):
         return ANYTHING
     kinds = [kind_of(hint) for hint in hints]
     words, several = [kind.words for kind in kinds], [kind.several for kind in kinds if kind.words != "None"]
@@ -203,9 +205,12 @@ def _any_of(_: object, hints: tuple[object, ...]) -> Kind:
 def _instances(kind: type) -> Kind:
     """Return the kind of the instances of a class. Those of a protocol cannot always be told."""
     name = kind.__name__
-    if getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False):
-        return ANYTHING
-    return Kind(f"{'an' if name[0] in 'AEIOU' else 'a'} {name}", f"objects of the class {name}", _of(kind))
+    words = f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    if getattr(kind, "_is_protocol", False):
+        if not getattr(kind, "_is_runtime_protocol", False):
+            return ANYTHING
+        words += f" (an object with {', '.join(part for part in vars(kind) if not part.startswith('_'))})"
+    return Kind(words, f"objects of the class {name}", _of(kind))
 
 
 def _words(_: object, allowed: tuple[object, ...]) -> Kind:
@@ -216,8 +221,8 @@ def _words(_: object, allowed: tuple[object, ...]) -> Kind:
 
 def _subclasses(_: object, parts: tuple[object, ...]) -> Kind:
     """Return the kind of the subclasses of a class."""
-    [kind] = parts
-    words = f"a subclass of {getattr(kind, '__name__', kind)}"
+    (kind,) = (part for part in parts if isinstance(part, type))
+    words = f"a subclass of {kind.__name__}"
     return Kind(words, words, lambda value: isinstance(value, type) and issubclass(value, kind))
 
 
@@ -226,7 +231,6 @@ def _arrays(kind: type[AbstractArray]) -> Kind:
     array = "tensor" if kind.array_type is Tensor else "array"
     sort = kind.__name__.partition("[")[0]
     words = f"a {DTYPES.get(sort, f'{sort.lower()} ')}{array} of shape ({', '.join(kind.dim_str.split())})"
-
 
     def allows(value: object) -> bool:
         with jaxtyped("context"):  # sizes are compared with each other, and not with those of a function that calls
@@ -258,12 +262,13 @@ def _lists(kind: object, parts: tuple[object, ...]) -> Kind:
 
 def _arrays_of(_: object, parts: tuple[object, ...]) -> Kind:
     """Return the kind of the numpy arrays of a dtype."""
-    dtype = get_args(parts[-1])[0]
+    dtype: object = get_args(parts[-1])[0]
     if not isinstance(dtype, type):
         return _PLAIN[np.ndarray]
-    name = dtype.__name__.rstrip("_")
-    words = ("an array", "arrays") if dtype is np.generic else (f"an array of {name}", f"arrays of {name}")
-    return Kind(*words, lambda value: isinstance(value, np.ndarray) and issubclass(value.dtype.type, dtype))
+    kind: type = dtype
+    name = kind.__name__.rstrip("_")
+    words = ("an array", "arrays") if kind is np.generic else (f"an array of {name}", f"arrays of {name}")
+    return Kind(*words, lambda value: isinstance(value, np.ndarray) and issubclass(value.dtype.type, kind))
 
 
 def _has_numbers(value: Tensor | np.ndarray) -> bool:

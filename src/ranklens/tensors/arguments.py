@@ -1,7 +1,8 @@
 """Checks of single arguments: counts, numbers and lists. Errors name the argument, its value and what it should be."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Real
 from typing import TypeVar
 
@@ -141,6 +142,61 @@ def instance(name: str, value: object, kind: type[T]) -> T:
     if not isinstance(value, kind):
         raise TypeError(f"{name} is {told(value)}; it must be a {kind.__name__}")
     return value
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Name an argument in the errors of another library that reads it inside the block.
+
+    Args:
+        name: name of the argument.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        TypeError: for a TypeError inside the block.
+        ValueError: for a ValueError inside the block.
+
+    >>> with reading("values"):
+    ...     np.asarray(["a"], dtype=float)
+    Traceback (most recent call last):
+    ValueError: values cannot be used: could not convert string to float: 'a'
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        message = f"{name} cannot be used: {error}"
+        raise (TypeError(message) if isinstance(error, TypeError) else ValueError(message)) from error
+
+
+@contextmanager
+def renamed(inner: str, outer: str) -> Iterator[None]:
+    """Replace the name of an argument in errors inside the block by the name that the caller knows.
+
+    Args:
+        inner: name at the start of the message.
+        outer: name that takes its place.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        TypeError: for a TypeError inside the block.
+        ValueError: for a ValueError inside the block.
+
+    >>> with renamed("width", "rank"):
+    ...     count("width", 0)
+    Traceback (most recent call last):
+    ValueError: rank is 0; it must be at least 1
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not str(error).startswith(f"{inner} "):
+            raise
+        message = f"{outer}{str(error).removeprefix(inner)}"
+        raise (TypeError(message) if isinstance(error, TypeError) else ValueError(message)) from error
 
 
 def floating_dtype(name: str, value: object) -> torch.dtype:

@@ -93,6 +93,8 @@ def check_vectors(vectors: TensorLike | Sequence[TensorLike], shape: Sequence[in
         parts = tuple(as_tensor(f"vectors[{n}]", part) for n, part in enumerate(vectors))  # type: ignore[arg-type]
     else:
         block = as_tensor("vectors", vectors)
+        if block.ndim == 0:
+            raise ValueError("vectors is a single number; pass one (batch, d_n) tensor per mode")
         parts = tuple(block.unbind(1) if block.ndim == 3 else block)
     if len(parts) != len(shape):
         raise ValueError(

@@ -78,7 +78,7 @@ def cp_rank_estimate(
     """
     T = as_floating("T", T)
     if T.ndim < 2:
-        raise ValueError(f"the tensor has shape {tuple(T.shape)}; the rank of a tensor needs two or more modes")
+        raise ValueError(f"T has shape {tuple(T.shape)}; the rank of a tensor needs two or more modes")
     if arguments.number("rtol", rtol) <= 0 or rtol >= 1:
         raise ValueError(f"rtol is {rtol}; a relative error lies between 0 and 1")
     for name, value in {"largest": largest, "starts": starts, "sweeps": sweeps}.items():

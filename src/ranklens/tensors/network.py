@@ -10,6 +10,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from ranklens.tensors import arguments, contract
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.checks import check_indices, check_nodes, check_vectors
 from ranklens.tensors.convert import ArrayLike, TensorLike, as_tensor
 from ranklens.tensors.equation import parse, write
@@ -229,7 +230,7 @@ class TensorNetwork(nn.Module):
         >>> bool(net.entries([[1, 2, 3]]).isclose(net.tensor()[1, 2, 3]))
         True
         """
-        if check:
+        if check is not False:
             indices = check_indices(indices, self.shape)
         else:
             indices = as_tensor("indices", indices)
@@ -299,6 +300,7 @@ class TensorNetwork(nn.Module):
         """
         return self.slice_norms(bond).prod(dim=0)
 
+    @checked
     def gradients(self, loss: Float[Tensor, ""]) -> tuple[Tensor, ...]:
         """Return the gradient of a scalar with respect to every node.
 
@@ -355,6 +357,7 @@ class TensorNetwork(nn.Module):
         """
         return TensorNetwork((self._layout.nodes, self._layout.out), nodes).freeze(*self.frozen)
 
+    @checked
     def freeze(self, *nodes: int) -> "TensorNetwork":
         """Stop training some nodes, and return this network.
 

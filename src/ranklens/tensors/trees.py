@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 
 Node = tuple[int, ...]
 # An int, or a sequence of Nested. The type checker of the tests cannot check a type that contains itself.
@@ -47,12 +48,14 @@ class ModeTree:
         >>> rl.ModeTree.nested(((0, 2), 1)).interior
         ((0, 2), (0, 1, 2))
         """
+        if isinstance(groups, tuple | list) and not groups:
+            raise ValueError(f"groups is {groups!r}; it must have two members or more")
         modes = sorted(_modes(groups))
         for expected, mode in enumerate(modes):
             if mode != expected:
                 problem = f"mode {mode} appears twice" if mode < expected else f"mode {expected} is missing"
                 raise ValueError(
-                    f"{problem}: a tree over {len(modes)} leaves has modes 0 to {len(modes) - 1}, each once"
+                    f"{problem} in groups: a tree over {len(modes)} leaves has modes 0 to {len(modes) - 1}, each once"
                 )
         found: list[tuple[int, Node, tuple[Node, ...]]] = []
         _collect(groups, found)
@@ -132,15 +135,17 @@ class ModeTree:
         """Return all nodes: the leaves, then the interior nodes with the root last."""
         return (*((n,) for n in range(self.order)), *self.interior)
 
+    @checked
     def children(self, node: Node) -> tuple[Node, ...]:
         """Return the children of a node, which partition it. A leaf has none."""
         self._check_node(node)
-        return self._children.get(node, ())
+        return self._children.get(tuple(node), ())
 
+    @checked
     def parent(self, node: Node) -> Node | None:
         """Return the parent of a node, or None for the root."""
         self._check_node(node)
-        return self._parents.get(node)
+        return self._parents.get(tuple(node))
 
     @cached_property
     def height(self) -> int:
@@ -164,8 +169,8 @@ class ModeTree:
         Raises:
             ValueError: for such a tuple.
         """
-        if node not in self._children and not (len(node) == 1 and 0 <= node[0] < self.order):
-            raise ValueError(f"{node} is no node of this tree; its interior nodes are {self.interior[:20]}")
+        if tuple(node) not in self._children and not (len(node) == 1 and 0 <= node[0] < self.order):
+            raise ValueError(f"node is {node}, which is none of this tree; its interior nodes are {self.interior[:20]}")
 
 
 def _modes(groups: Nested) -> list[int]:

@@ -8,8 +8,10 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ranklens.problems import Completion
+from ranklens.tensors.annotations import checked
 
 
+@checked
 def observation_components(task: Completion) -> Int[Tensor, " rows_and_columns"]:
     r"""Return the connected component of every row and column in the bipartite graph of observed entries.
 

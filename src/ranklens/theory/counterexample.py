@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ranklens.problems import Completion
 from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.convert import TensorLike, as_tensor
 from ranklens.tensors.measures import rank_cutoff
 
@@ -114,6 +115,7 @@ class SolutionDeterminant:
     drives_to_infinity: int
 
 
+@checked
 def solution_determinant(task: Completion) -> SolutionDeterminant:
     """Return the determinant of the solutions of a completion with one unobserved entry.
 

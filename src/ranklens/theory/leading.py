@@ -5,10 +5,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ranklens.problems import Completion
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.network import TensorNetwork
 
 
 @torch.enable_grad()
+@checked
 def leading_factor(net: TensorNetwork, task: Completion) -> Float[Tensor, " components"]:
     r"""Return the factor by which a component must be longer than all others to be the first to escape from zero.
 

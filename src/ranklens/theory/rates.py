@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ranklens.problems.problem import Problem, TensorProblem, check_problem
 from ranklens.tensors import contract, init, measures
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.network import TensorNetwork, check_network, differences, slices
 
 # Distance of a central difference, relative to the norm of the parameters. Rounding errors (about 1e-16 / 1e-5) and
@@ -130,6 +131,7 @@ def end_gradient(net: TensorNetwork, task: TensorProblem) -> Tensor:
 
 
 @torch.enable_grad()
+@checked
 def singular_value_rate(net: TensorNetwork, task: TensorProblem, *, balanced: bool = False) -> Float[Tensor, " size"]:
     r"""Return d sigma_r / dt under gradient flow for the singular values of a network whose end tensor is a matrix W.
 
@@ -215,6 +217,7 @@ def _singular_value_changes(
 
 
 @torch.enable_grad()
+@checked
 def measured_rate(net: TensorNetwork, task: Problem, quantity: Callable[[TensorNetwork], Tensor]) -> Tensor:
     """Return the rate of any quantity under gradient flow, by a central difference of order 4 along minus the gradient.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ranklens.problems.problem import TensorProblem
 from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.convert import TensorLike, as_floating
 from ranklens.tensors.init import check_chain
 from ranklens.tensors.network import TensorNetwork, check_network
@@ -33,6 +34,7 @@ class Sandwich:
     upper: Tensor
 
 
+@checked
 def sandwich(net: TensorNetwork, task: TensorProblem, bond: Hashable) -> Sandwich:
     r"""Return bounds on d sigma_r / dt that depend only on norm sigma, alignment gamma and imbalance e of a component.
 
@@ -84,6 +86,7 @@ def sandwich(net: TensorNetwork, task: TensorProblem, bond: Hashable) -> Sandwic
 
 
 @torch.no_grad()
+@checked
 def relative_imbalance(net: TensorNetwork, bond: Hashable) -> Float[Tensor, " size"]:
     r"""Return x_r = e_r / sigma_r^(2/K), the imbalance of each component relative to its size.
 
@@ -120,6 +123,7 @@ def _sizes(net: TensorNetwork, bond: Hashable) -> tuple[Tensor, Tensor, Tensor]:
     return sigma, mean, mean + squares.max(dim=0).values - squares.min(dim=0).values
 
 
+@checked
 def balanced_from(record: xr.Dataset, name: str, share: float = 0.1) -> float:
     """Return the time from which on the balanced law describes all components: their relative imbalance stays small.
 
@@ -144,7 +148,7 @@ def balanced_from(record: xr.Dataset, name: str, share: float = 0.1) -> float:
     """
     axis = next((axis for axis in ("time", "step") if axis in record.coords), None)
     if axis is None or name not in record:
-        raise ValueError(f"the record has {list(record.variables)}, no {name!r} along time; track it first")
+        raise ValueError(f"name is {name!r}, but the record has {list(record.variables)} along time; track it first")
     if not share > 0:
         raise ValueError(f"share is {share}; it must be positive")
     values = record[name].values.reshape(record.sizes[axis], -1)
@@ -156,6 +160,7 @@ def balanced_from(record: xr.Dataset, name: str, share: float = 0.1) -> float:
 
 
 @torch.no_grad()
+@checked
 def lambda_balanced_(net: TensorNetwork, W0: TensorLike, imbalance: float) -> TensorNetwork:
     r"""Fill a deep matrix of depth 2 with factors of W0 whose Gram matrices differ by lambda times the identity.
 
@@ -202,6 +207,7 @@ def lambda_balanced_(net: TensorNetwork, W0: TensorLike, imbalance: float) -> Te
 
 
 @torch.no_grad()
+@checked
 def lambda_balanced_velocity(W: TensorLike, gradient: TensorLike, imbalance: float) -> Float[Tensor, "size size"]:
     r"""Return d W / dt for the product W = W2 W1 of two factors with W2^T W2 - W1 W1^T = lambda I under gradient flow.
 
@@ -226,6 +232,9 @@ def lambda_balanced_velocity(W: TensorLike, gradient: TensorLike, imbalance: flo
     Returns:
         (d, d), the rate of every entry of W.
 
+    Raises:
+        ValueError: if W or the gradient is not square, or they differ in size.
+
     Source: Tarmoun, Franca, Haeffele, Vidal (ICML 2021); the balanced case is Arora, Cohen, Hazan (ICML 2018).
 
     >>> import torch, ranklens as rl
@@ -235,6 +244,9 @@ def lambda_balanced_velocity(W: TensorLike, gradient: TensorLike, imbalance: flo
     """
     product = as_floating("W", W)
     G = as_floating("gradient", gradient).to(product)
+    for name, matrix in {"W": product, "gradient": G}.items():
+        if matrix.ndim != 2 or matrix.shape != product.T.shape:
+            raise ValueError(f"{name} has shape {tuple(matrix.shape)}; W and gradient are square and of one size")
     U, s, Vh = torch.linalg.svd(product)
     larger = abs(imbalance) / 2 + (imbalance**2 / 4 + s.square()).sqrt()
     smaller = s.square() / larger.where(larger > 0, 1.0)  # the difference -lambda/2 + (...)^(1/2) would cancel

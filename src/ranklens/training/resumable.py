@@ -23,8 +23,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 
-from ranklens import files, seeds
+from ranklens import seeds
 from ranklens.dynamics.record import numpy
+from ranklens.files import writing
 from ranklens.nn.locality_penalty import LocalityPenalty
 from ranklens.nn.regions import Pair, Sampler
 
@@ -431,7 +432,7 @@ def _save(path: Path, plan: Plan, learner: _Learner, curves: Curves) -> None:
     state = learner.penalty.state_dict()
     tensors["generator"] = state["generator"]
     about = {"plan": dataclasses.asdict(plan), "curves": dataclasses.asdict(curves), "steps": state["steps"]}
-    with files.atomic(path) as beside:
+    with writing.atomic(path) as beside:
         save_file(tensors, beside, metadata={"training": json.dumps(about)})
 
 

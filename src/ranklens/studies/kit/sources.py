@@ -51,5 +51,7 @@ SIMPLICITY = "Huh, Mobahi, Zhang, Cheung, Agrawal, Isola (TMLR 2023), low-rank s
 EXPANSION = "Guo, Alvarez, Salzmann (NeurIPS 2020), expansion and contraction of layers"
 COMPRESSION = "Li, Sun, Su, Suzuki, Huang (AISTATS 2020), compression measure"
 # Beyond the talk.
+STATE_SPACE = "Slutzky, Alexander, Razin, Cohen (2024), experiments with state space models and special sequences"
+HANKEL = "Kronecker (1881), the rank of a Hankel matrix"
 VOLUME = "Alexander, Slutzky, Ran-Milo, Cohen (NeurIPS 2025), guess and check by width and depth"
 SUBSET = "Au and Beck (Probabilistic Engineering Mechanics 2001), subset simulation; classical closed forms"

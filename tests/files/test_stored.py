@@ -10,7 +10,7 @@ import xarray as xr
 from safetensors.torch import save_file
 
 import ranklens as rl
-from ranklens.files import FORMAT, atomic
+from ranklens.files.stored import FORMAT
 
 
 @pytest.mark.parametrize("name", cases.NETWORKS)
@@ -27,21 +27,6 @@ def test_records_come_back(tmp_path):
     )
     again = rl.load(rl.save(run, tmp_path / "run.nc"))
     xr.testing.assert_identical(again, run)
-
-
-def test_a_failed_write_leaves_what_was_there(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def write_half():
-        with atomic(path) as name:
-            name.write_text("half")
-            raise RuntimeError("killed")
-
-    with pytest.raises(RuntimeError, match="killed"):
-        write_half()
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_files_of_other_programs_are_refused(tmp_path):
