@@ -30,6 +30,7 @@ LONG_FILES = {
     "dynamics/record.py": "the record of a run and how it ended, which every record states",
     "dynamics/solver.py": "one integration: stepping, ending and recording change one state",
     "nn/circuits.py": "one mapping of networks to modules and back; each direction is checked by the other",
+    "studies/beyond/attention.py": "one study: settings, run, claims and figure read each other's variables",
     "studies/beyond/volume.py": "one study: settings, run, claims and figure read each other's variables",
     "studies/beyond/state_space.py": "one study: flows, a search, a proved bound, and the published numbers beside them",
     "studies/cp/natural_images.py": "one study, with the published numbers and presets that it is compared at",

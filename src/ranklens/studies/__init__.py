@@ -38,6 +38,7 @@ CHAPTER = {
     "when_the_law_fails": "laws",
     "optimizers": "laws",
     "volume": "beyond",
+    "attention": "beyond",
     "state_space": "beyond",
 }
 STUDIES = tuple(CHAPTER)

@@ -67,3 +67,31 @@ def set_balanced_(
     for node, factor in zip(nodes, factors, strict=True):
         node.zero_()
         node[: factor.shape[0], : factor.shape[1]] = factor
+
+
+@torch.no_grad()
+def nuclear_gap(left: Float[Tensor, "*batch rows inner"], right: Float[Tensor, "*batch columns inner"]) -> Tensor:
+    r"""Return how far two factors are from the smallest factors of their product: (|A|^2 + |B|^2) / 2 - |A B^T|_*.
+
+    The nuclear norm |W|_* is the least value of (|A|^2 + |B|^2) / 2 over all factors A, B with A B^T = W. The gap is
+    therefore never negative, and it is zero if and only if A^T A = B^T B. Weight decay on two factors acts on their
+    product like a penalty on the nuclear norm as far as the gap is closed.
+
+    Args:
+        left: the left factor A, or a batch of factors.
+        right: the right factor B, before it is transposed.
+
+    Returns:
+        One number per product, of the shape of the batch.
+
+    Source: Srebro, Rennie, Jaakkola (NeurIPS 2004) for the identity; Kobayashi, Akram, von Oswald (NeurIPS 2024) for
+    products of attention weights.
+
+    >>> import torch
+    >>> from ranklens.tensors.products import nuclear_gap
+    >>> A, B = torch.tensor([[2.0], [0.0]]), torch.tensor([[2.0], [0.0]])
+    >>> float(nuclear_gap(A, B)), float(nuclear_gap(4 * A, B / 4))  # one product, balanced and unbalanced
+    (0.0, 28.125)
+    """
+    squares = left.square().sum((-2, -1)) + right.square().sum((-2, -1))
+    return squares / 2 - torch.linalg.svdvals(left @ right.mT).sum(-1)
