@@ -22,6 +22,9 @@ LONGER = 1.2
 FIRST_GROWTH, GROWTH = 1e4, 10.0
 # Steps between two comparisons of orders where the order stays.
 COMPARED = 2
+# Largest error of Newton's iteration, as a share of the error that the step may make by itself; and the same after so
+# many steps of one length, because the error that keeps the length may be that of the iteration.
+LOOSE, TIGHT, STEADY = 0.1, 0.01, 20
 # Factor of the step length where Newton's iteration does not converge.
 SHORTER = 0.25
 # Largest and smallest factor of the step length where the error is too large, and its largest from the second time on.
@@ -83,7 +86,7 @@ class BDF:
         self._newest = ROWS - 2  # the row of the latest state; the older ones follow
         copy(vector, self._past[self._newest])
         self._order, self._wait, self._growth = 1, COMPARED, FIRST_GROWTH
-        self._length = first
+        self._length, self._steady = first, 0
         self._restart()
 
     @property
@@ -130,6 +133,7 @@ class BDF:
                 raise NoStepError(f"the step of length {self._length:.3g}: {why}")
         self._newest -= 1
         self.time += self._length
+        self._steady = self._steady + 1 if self._length == self._lengths[0] else 0
         self._lengths = [self._length, *self._lengths][:KEPT]
         self._used = self._order
         self._wait -= 1
@@ -151,8 +155,10 @@ class BDF:
         predicted = self._xp.matmul(numbers([values, slopes], self.state), self._past[first : first + order + 1])
         leading = total - inverses[-1]
         out = self._past[first - 1]
-        size = self._newton.solve(predicted[0], predicted[1], length / leading, s[-1] * leading, out)
-        return None if size is None else size / (s[-1] * leading)
+        allowed = s[-1] * leading
+        share = LOOSE if self._steady < STEADY else TIGHT
+        size = self._newton.solve(predicted[0], predicted[1], length / leading, share * allowed, out)
+        return None if size is None else size / allowed
 
     def _retry(self, error: float, errors: int) -> None:
         """Choose length and order after a step whose error is too large for the given number of times."""

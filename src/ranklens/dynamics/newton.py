@@ -14,12 +14,13 @@ from torch import Tensor
 
 Vector = NDArray[np.float64] | Tensor
 
-# Directions per linear solve. More of them did not make flows faster (measured).
-DIRECTIONS = 10
+# Directions per linear solve.
+DIRECTIONS = 16
+# Length of a direction along which the Jacobian is measured, as a share of the error that a step may make. Along stiff
+# directions the change of the Jacobian counts at longer ones, rounding at much shorter ones.
+PROBE = 0.1
 # Iterations of Newton's method per step. A step that needs more of them is taken again with a shorter length.
 ITERATIONS = 3
-# Largest error of the iteration, as a share of the error that the step may make by itself.
-SHARE = 0.1
 # Largest residual of a linear solve, as a share of the error that the iteration may leave.
 LINEAR = 0.05
 # Factor by which the estimate of the contraction grows from one step to the next, so that it is measured again.
@@ -128,7 +129,7 @@ class Newton:
     def __init__(self, vector: Vector, rate: Callable[[], Vector], rtol: float, atol: Vector) -> None:
         self.vector, self.rate = vector, rate
         self._xp = functions_of(vector)
-        root = math.sqrt(len(vector))  # makes sums of squares mean squares
+        root = PROBE * math.sqrt(len(vector))  # lengths are in units of a direction, and sums of squares mean squares
         self._rtol, self._atol = rtol * root, atol * root
         # Row 0 is the latest difference J v, and the rows after it are the directions, orthonormal in the norm.
         self._basis = blank(vector, DIRECTIONS + 1)
@@ -146,6 +147,10 @@ class Newton:
 
     def norm(self, x: Vector) -> float:
         """Return the root mean square of x_i / (rtol |y_i| + atol_i)."""
+        return PROBE * self._length(x)
+
+    def _length(self, x: Vector) -> float:
+        """Return the norm of x in units of the norm of a direction."""
         self._xp.multiply(x, self._squares, out=self._spare)
         return math.sqrt(float(self._xp.dot(x, self._spare)))
 
@@ -156,37 +161,39 @@ class Newton:
             predicted: p, where the iteration starts.
             slope: v.
             gamma: a positive number.
-            allowed: the error in the norm that the step may make by itself; y is solved to a share of it.
+            allowed: largest error of y in the norm.
             out: a vector for y.
 
         Returns:
             The norm |y - p|; None if the iteration does not converge.
         """
-        xp, tolerance, contraction, before = self._xp, SHARE * allowed, self._contraction, 0.0
+        xp, tolerance, contraction, before = self._xp, allowed / PROBE, self._contraction, 0.0
         self._contraction = 1.0  # unless the iteration converges
         for iteration in range(ITERATIONS):
             here = out if iteration else predicted
             size = self._residual(here, predicted, slope, gamma)
             if not math.isfinite(size):
                 return None
-            coefficients = self._correction(here, gamma, size, LINEAR * tolerance, not iteration)
-            if coefficients is None:
+            solved = self._correction(here, gamma, size, LINEAR * tolerance, not iteration)
+            if solved is None:
                 return None
+            coefficients, left = solved
             xp.matmul(self._basis[1 : len(coefficients) + 1].T, numbers(coefficients, here), out=self._spare)
             xp.add(here, self._spare, out=out)
             correction = math.hypot(*coefficients)
             if iteration:
                 contraction = max(FALL * contraction, correction / before)
-            if correction * min(1.0, contraction) <= tolerance:
+            if correction * min(1.0, contraction) <= tolerance and left <= LINEAR * tolerance:
                 self._contraction = min(1.0, FORGET * contraction)
-                return self.norm(xp.subtract(out, predicted, out=self._moved)) if iteration else correction
+                moved = self._length(xp.subtract(out, predicted, out=self._moved)) if iteration else correction
+                return PROBE * moved
             if iteration and correction > DIVERGENT * before:
                 return None
             before = correction
         return None
 
     def _residual(self, here: Vector, predicted: Vector, slope: Vector, gamma: float) -> float:
-        """Write the residual r, divided by its norm, to the first direction, and return the norm."""
+        """Write the residual r, divided by its length, to the first direction, and return the length."""
         xp, first = self._xp, self._basis[1]
         copy(here, self.vector)
         copy(self.rate(), self._here)
@@ -195,25 +202,28 @@ class Newton:
             xp.subtract(here, predicted, out=self._spare)
             xp.multiply(self._spare, 1 / gamma, out=self._spare)
             xp.subtract(first, self._spare, out=first)
-        size = gamma * self.norm(first)
+        size = gamma * self._length(first)
         if 0 < size < math.inf:
             xp.multiply(first, gamma / size, out=first)
         return size
 
     def _correction(
         self, here: Vector, gamma: float, size: float, tolerance: float, inexact: bool
-    ) -> list[float] | None:
-        """Return the solution of (I - gamma J) x = r as coefficients of the directions, or None if there is none.
+    ) -> tuple[list[float], float] | None:
+        """Solve (I - gamma J) x = r.
 
         Args:
             here: the state at which J is the Jacobian of f.
             gamma: factor of J.
-            size: norm of r, whose direction is the first one.
-            tolerance: largest norm of the residual of this linear system.
+            size: length of r, whose direction is the first one.
+            tolerance: largest length of the residual of this linear system.
             inexact: whether any solution that makes the residual smaller will do if none is good enough.
+
+        Returns:
+            x as coefficients of the directions, and the length of the residual; None if there is no solution.
         """
         if size <= tolerance:
-            return [size]
+            return [size], size
         xp, basis, problem = self._xp, self._basis, LeastSquares(size)
         for j in range(1, DIRECTIONS + 1):
             xp.add(here, basis[j], out=self.vector)
@@ -235,4 +245,4 @@ class Newton:
             xp.matmul(basis[: j + 1].T, weights, out=basis[j + 1])
         if problem.residual > tolerance and not (inexact and problem.residual < size):
             return None
-        return problem.solution()
+        return problem.solution(), problem.residual
