@@ -13,7 +13,11 @@ from ranklens.studies.beyond import attention as study
 
 SETTINGS = study.Settings(symbols=5, pairs=3, examples=40, heads=2, head_size=4)
 # Relative error of products of float32 weights.
-SINGLE = 1e-5
+SINGLE = 1e-4
+# Relative error of the standard deviation of a hundred normal numbers, and of shares of twenty thousand draws.
+DRAWN, SHARE = 0.2, 0.02
+# Relative differences of losses, and of singular values, after some float32 steps in batches of other sizes.
+STEPS = {"loss": 1e-3, "OV": 1e-2}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def test_names_are_as_frequent_as_they_should_be():
     many = study.lists(dataclasses.replace(SETTINGS, pairs=1, examples=20_000, power=1.0), 0)
     found = many.positions[:, 0, : SETTINGS.symbols].mean(0)
     wanted = 1 / torch.arange(1, SETTINGS.symbols + 1)
-    torch.testing.assert_close(found, wanted / wanted.sum(), atol=0.02, rtol=0)
+    torch.testing.assert_close(found, wanted / wanted.sum(), atol=SHARE, rtol=0)
 
 
 def test_logits_by_a_loop_over_heads_and_positions():
@@ -57,7 +61,7 @@ def test_logits_by_a_loop_over_heads_and_positions():
                 Q, K, V, W = (own[name][layer, h] for name in ("query", "key", "value", "output"))
                 attention = torch.softmax((K @ x.T).T @ (Q @ query), 0)
                 total += W.T @ (V @ (attention @ x))
-            torch.testing.assert_close(found[layer, example], total[SETTINGS.symbols :], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found[layer, example], total[SETTINGS.symbols :], rtol=SINGLE, atol=SINGLE)
 
 
 def test_products_are_those_that_attention_products_measures():
@@ -80,7 +84,7 @@ def test_both_starts_have_equal_normal_numbers():
     small, usual = (study.initial_weights(SETTINGS, start, 3) for start in study.STARTS)
     for one, other in zip(small, usual, strict=True):
         torch.testing.assert_close(one, SETTINGS.small * other)
-    assert float(usual[0].std()) == pytest.approx(1 / math.sqrt(2 * SETTINGS.symbols), rel=0.2)
+    assert float(usual[0].std()) == pytest.approx(1 / math.sqrt(2 * SETTINGS.symbols), rel=DRAWN)
 
 
 def test_effective_rank_of_all_heads_is_that_of_a_block_diagonal_matrix(record):
@@ -96,8 +100,8 @@ def test_effective_rank_of_all_heads_is_that_of_a_block_diagonal_matrix(record):
 def test_weight_decay_alone_shrinks_and_seeds_do_not_influence_each_other():
     settings = dataclasses.replace(study.PRESETS["tiny"], seeds=(0, 1))
     both, alone = study.run(settings), study.run(dataclasses.replace(settings, seeds=(1,)))
-    np.testing.assert_allclose(both.loss.sel(seed=1), alone.loss.sel(seed=1), rtol=1e-3)
-    np.testing.assert_allclose(both.OV.sel(seed=1), alone.OV.sel(seed=1), rtol=1e-2, atol=1e-4)
+    for name, close in STEPS.items():
+        np.testing.assert_allclose(both[name].sel(seed=1), alone[name].sel(seed=1), rtol=close, atol=SINGLE)
 
 
 def test_a_control_waits_for_every_component():

@@ -471,7 +471,7 @@ def draw(record: xr.Dataset) -> Figure:
         names = [f"singular value {k + 1}" for k in range(settings.components)]
         shown = until_fitted(run, settings)
         drawing.lines(axes, shown.step, shown[name].values, names, rest="all others")
-        drawing.label(axes, f"{name}: early or late, but together", "step", "singular value (small start, head 1)")
+        drawing.label(axes, f"{name}: gradual, but not one at a time", "step", "singular value (small start, head 1)")
     for k, (start, decay) in enumerate((s, d) for s in STARTS for d in (settings.decays[0], settings.decays[-1])):
         rank = effective_rank(record, "QK").sel(start=start, decay=decay)
         ranks.fill_between(record.step, rank.min("seed"), rank.max("seed"), color=drawing.COLOURS[k], alpha=0.2)
