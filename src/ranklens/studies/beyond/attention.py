@@ -474,7 +474,8 @@ def draw(record: xr.Dataset) -> Figure:
         drawing.label(axes, f"{name}: gradual, but not one at a time", "step", "singular value (small start, head 1)")
     for k, (start, decay) in enumerate((s, d) for s in STARTS for d in (settings.decays[0], settings.decays[-1])):
         rank = effective_rank(record, "QK").sel(start=start, decay=decay)
-        ranks.fill_between(record.step, rank.min("seed"), rank.max("seed"), color=drawing.COLOURS[k], alpha=0.2)
+        if k in (0, 3):  # bands of all four would hide each other
+            ranks.fill_between(record.step, rank.min("seed"), rank.max("seed"), color=drawing.COLOURS[k], alpha=0.2)
         ranks.plot(record.step, rank.median("seed"), label=f"{start} start, decay {decay:g}", **drawing.style(k))
     ranks.set_ylim(0, 1.7 * float(effective_rank(record, "QK").max()))
     drawing.label(ranks, "QK: a small start gives lower rank", "step", "effective rank of all heads")
