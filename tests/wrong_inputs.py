@@ -280,6 +280,18 @@ CALLS = {
     "gradient_descent, optimizer": case(
         lambda **k: rl.gradient_descent(NET, task(), steps=2, **k), optimizer=torch.optim.SGD(NET.parameters(), lr=0.01)
     ),
+    "guess_and_check": case(
+        lambda **k: rl.guess_and_check(**{"guesses": 100, "enough": 10, **k}),
+        losses=lambda z: z[:, 0],
+        size=2,
+        level=0.5,
+        guesses=100,
+        enough=10,
+        population=None,
+        seed=0,
+        dtype=F64,
+    ),
+    "random_product": case(rl.random_product, shape=(3, 4), depth=2, width=5, normalized=True),
     "end_matrix_flow": case(
         lambda **k: rl.end_matrix_flow(**{"until_loss": 0.1, "until_evaluations": 40, **k}),
         start=0.1 * torch.eye(4, dtype=F64),

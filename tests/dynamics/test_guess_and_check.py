@@ -129,3 +129,7 @@ def test_wrong_arguments_are_named():
         guess_and_check(ball, 0, 1.0)
     with pytest.raises(ValueError, match="level is nan"):
         guess_and_check(ball, 1, math.nan)
+    with pytest.raises(ValueError, match=r"losses returned shape \(100, 3\) for 100 draws; it must be \(100,\)"):
+        guess_and_check(lambda z: z, 3, 0.0, guesses=100)
+    with pytest.raises(TypeError, match="losses returned a float; it must return a tensor"):
+        guess_and_check(lambda z: 0.5, 3, 0.0, guesses=100)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ranklens import seeds
 from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 
 # A function of (draws, size) standard normal numbers that returns one loss per draw.
 Losses = Callable[[Tensor], Tensor]
@@ -77,6 +78,7 @@ class Population:
             raise ValueError(f"members is {self.members}; with kept = {self.kept} none survive, so take more members")
 
 
+@checked
 @torch.no_grad()
 def guess_and_check(
     losses: Losses,
@@ -118,7 +120,8 @@ def guess_and_check(
         `members` draws for every run that reached the level.
 
     Raises:
-        ValueError: for numbers out of range, and for a level that subset simulation does not reach.
+        ValueError: for numbers out of range, for losses that are not one per draw, and for a level that subset
+            simulation does not reach.
 
     Source: subset simulation is due to Au and Beck (Probabilistic Engineering Mechanics 2001); the move is the
     preconditioned Crank-Nicolson proposal.
@@ -152,11 +155,26 @@ def _reject(
     draws, values = [], []
     for start in range(0, guesses, BATCH):
         z = drawn.normal(min(BATCH, guesses - start), size)
-        found = losses(z)
+        found = _computed(losses, z)
         small = found <= level
         draws.append(z[small])
         values.append(found[small])
     return torch.cat(draws), torch.cat(values)
+
+
+def _computed(losses: Losses, z: Tensor) -> Tensor:
+    """Return the losses of draws, after checking that there is one for each.
+
+    Raises:
+        TypeError: if the function returns no tensor.
+        ValueError: if the tensor has another shape.
+    """
+    found = losses(z)
+    if not isinstance(found, Tensor):
+        raise TypeError(f"losses returned a {type(found).__name__}; it must return a tensor of one loss per draw")
+    if found.shape != (len(z),):
+        raise ValueError(f"losses returned shape {tuple(found.shape)} for {len(z)} draws; it must be ({len(z)},)")
+    return found
 
 
 @dataclass
@@ -231,7 +249,7 @@ class _Subset:
 
     def _losses(self, z: Tensor) -> Tensor:
         self.evaluations += len(z)
-        return self.of(z)
+        return _computed(self.of, z)
 
     def _moved(self, z: Tensor, values: Tensor, level: _Level, *, adapt: bool = False) -> tuple[Tensor, Tensor, float]:
         """Return draws and losses after moves that stay below a level, and the length of the moves."""

@@ -12,6 +12,7 @@ from scipy import interpolate, special, stats
 from torch import Tensor
 
 from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 
 # Standard normal numbers outside [-RANGE, RANGE] have probability 2e-17; the table of quantiles ends there.
 RANGE = 8.5
@@ -106,6 +107,7 @@ class RandomProduct:
         return ranks
 
 
+@checked
 def random_product(
     shape: Sequence[int], depth: int, width: int | None = None, *, normalized: bool = False
 ) -> RandomProduct:
@@ -126,8 +128,8 @@ def random_product(
     """
     if len(shape) != 2:
         raise ValueError(f"shape is {tuple(shape)!r}; a matrix has two sizes, (rows, columns)")
-    rows, columns = shape
-    width = min(rows, columns) if width is None else width
+    rows, columns = (arguments.count("shape", n) for n in shape)
+    width = min(rows, columns) if width is None else arguments.count("width", width)
     return RandomProduct(rows, columns, (width,) * (arguments.count("depth", depth) - 1), normalized)
 
 
