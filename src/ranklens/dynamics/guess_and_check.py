@@ -198,7 +198,8 @@ class _Subset:
         Raises:
             ValueError: if a population does not reach the target.
         """
-        members, found = self.population.members, []
+        members = self.population.members
+        found: list[_Level] = []
         survivors, step = round(members * self.population.kept), FIRST_STEP
         z = self.drawn.normal(members, self.size)
         values = self._losses(z)

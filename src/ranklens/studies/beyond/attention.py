@@ -1,6 +1,7 @@
 """Attention: the rank of the products of query by key and of output by value, and of their factors, along training."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,12 +130,12 @@ def initial_weights(settings: Settings, start: str, seed: int) -> list[Tensor]:
     return [(factor * value).float() for value in seeds.normals([shape] * len(WEIGHTS), seed, "attention")]
 
 
-def products(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def products(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the products W_Q^T W_K and W_O^T W_V, (..., 2 symbols, 2 symbols)."""
     return {name: weights[a].mT @ weights[b] for name, (a, b) in PRODUCTS.items()}
 
 
-def logits(weights: dict[str, Tensor], positions: Tensor, asked: Tensor) -> Tensor:
+def logits(weights: Mapping[str, Tensor], positions: Tensor, asked: Tensor) -> Tensor:
     """Return the logits of several layers, each on examples of its own.
 
     Args:
@@ -188,7 +189,7 @@ def run(settings: Settings) -> xr.Dataset:
     return _dataset(settings, shape, rows)
 
 
-def spectra(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def spectra(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return singular values of products and weights, and the gaps of the products over half the squares of factors.
 
     All singular values are in decreasing order, (layers, heads, size of a head). Products have no more, because their
@@ -248,14 +249,15 @@ def effective_rank(record: xr.Dataset, name: str) -> xr.DataArray:
     Its singular values are those of all heads, so that a head whose weights have decayed to zero counts nothing.
     """
     share = record[name] / record[name].sum(("head", "component"), skipna=False)
-    logarithm = np.log(share.where((share > 0) | share.isnull(), 1.0))
-    return np.exp(-(share * logarithm).sum(("head", "component"), skipna=False))
+    positive = share.where((share > 0) | share.isnull(), 1.0)
+    entropy = -(share * xr.apply_ufunc(np.log, positive)).sum(("head", "component"), skipna=False)
+    return xr.apply_ufunc(np.exp, entropy)
 
 
 def factor_rank(record: xr.Dataset, name: str) -> xr.DataArray:
     """Return the geometric mean of the effective ranks of the two factors of a product."""
     first, second = (effective_rank(record, factor) for factor in PRODUCTS[name])
-    return np.sqrt(first * second)
+    return (first * second) ** 0.5
 
 
 def until_fitted(run: xr.Dataset, settings: Settings) -> xr.Dataset:
@@ -297,9 +299,9 @@ def _identities(record: xr.Dataset) -> list[Claim]:
     """Return the claim that gaps are those of the singular values, and not negative."""
     errors = []
     for name, factors in PRODUCTS.items():
-        squares = sum(record[factor].pipe(np.square).sum(("head", "component"), skipna=False) for factor in factors) / 2
-        gap = 1 - record[name].sum(("head", "component"), skipna=False) / squares
-        errors += [np.abs(gap - record[f"{name}_gap"]).values, -record[f"{name}_gap"].values]
+        first, second = ((record[factor] ** 2).sum(("head", "component"), skipna=False) for factor in factors)
+        gap = 1 - record[name].sum(("head", "component"), skipna=False) / ((first + second) / 2)
+        errors += [abs(gap - record[f"{name}_gap"]).values, -record[f"{name}_gap"].values]
     return [
         exactness(
             "Nuclear norms of products are at most half the squared norms of their factors: relative gap, by which it "
@@ -455,7 +457,8 @@ def relative_falls(record: xr.Dataset, name: str) -> tuple[float, float]:
         falls = []
         for of in (effective_rank, factor_rank):
             rank = of(usual, name)
-            fall = np.log(rank.sel(decay=0.0) / rank.sel(decay=settings.decays[-1])).transpose("seed", "row").values
+            ratio = rank.sel(decay=0.0) / rank.sel(decay=settings.decays[-1])
+            fall = np.log(ratio.transpose("seed", "row").values)
             at_rows = [fall[s, row] for s, row in enumerate(rows)]
             falls.append(reduce.median(at_rows + 0 * loss.transpose("seed", "row").values.sum(1)))
         found.append(falls[0] / falls[1] if falls[1] else float("nan"))

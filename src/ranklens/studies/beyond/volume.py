@@ -222,7 +222,7 @@ def descend(settings: Settings, depth: int, width: int, tasks: list[Task]) -> di
     A, y = torch.stack([one.A for one in both]), torch.stack([one.y for one in both])
 
     def end() -> Tensor:
-        W = factors[0]
+        W: Tensor = factors[0]
         for factor in factors[1:]:
             W = torch.bmm(factor, W)
         return W
@@ -334,9 +334,7 @@ def _width(record: xr.Dataset, settings: Settings) -> list[Claim]:
                 source=sources.VOLUME,
             ),
         ]
-    descent = [
-        _errors(record, "descent", width=wide, depth=depth, start="small").values for depth in settings.depths
-    ] or [np.nan]
+    descent = [_errors(record, "descent", width=wide, depth=depth, start="small").values for depth in settings.depths]
     found.append(
         finding(
             f"Width does not harm descent from a small start: error over what is not measured at width {wide} divided "
