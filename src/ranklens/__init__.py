@@ -17,6 +17,8 @@ _HOMES = {
     # dynamics
     "dynamics.flow": ["gradient_flow"],
     "dynamics.end_matrix": ["end_matrix_flow"],
+    "dynamics.next_component": ["next_component"],
+    "dynamics.greedy": ["greedy_learning"],
     "dynamics.descent": ["gradient_descent"],
     "dynamics.guess_and_check": ["guess_and_check"],
     "tensors.random_product": ["random_product"],

@@ -9,7 +9,9 @@ from ranklens.dynamics import optim as optim
 from ranklens.dynamics.descent import gradient_descent as gradient_descent
 from ranklens.dynamics.end_matrix import end_matrix_flow as end_matrix_flow
 from ranklens.dynamics.flow import gradient_flow as gradient_flow
+from ranklens.dynamics.greedy import greedy_learning as greedy_learning
 from ranklens.dynamics.guess_and_check import guess_and_check as guess_and_check
+from ranklens.dynamics.next_component import next_component as next_component
 from ranklens.files.stored import load as load
 from ranklens.files.stored import save as save
 from ranklens.problems import Completion as Completion

@@ -40,6 +40,8 @@ CHAPTER = {
     "volume": "beyond",
     "attention": "beyond",
     "state_space": "beyond",
+    "weight_decay": "beyond",
+    "next_component": "beyond",
 }
 STUDIES = tuple(CHAPTER)
 # The folder of the studies that go beyond the talk: other architectures, each with its own notion of rank. They run

@@ -50,7 +50,10 @@ AUTOENCODER = "Jing, Zbontar, LeCun (NeurIPS 2020), implicit rank-minimizing aut
 SIMPLICITY = "Huh, Mobahi, Zhang, Cheung, Agrawal, Isola (TMLR 2023), low-rank simplicity bias"
 EXPANSION = "Guo, Alvarez, Salzmann (NeurIPS 2020), expansion and contraction of layers"
 COMPRESSION = "Li, Sun, Su, Suzuki, Huang (AISTATS 2020), compression measure"
+
 # Beyond the talk.
+VOLUME = "Alexander, Slutzky, Ran-Milo, Cohen (NeurIPS 2025), guess and check by width and depth"
+SUBSET = "Au and Beck (Probabilistic Engineering Mechanics 2001), subset simulation; classical closed forms"
 STATE_SPACE = "Slutzky, Alexander, Razin, Cohen (2024), experiments with state space models and special sequences"
 HANKEL = "Kronecker (1881), the rank of a Hankel matrix"
 GREEDY = "Li, Luo, Lyu (ICLR 2021), equivalence of gradient flow and greedy low-rank learning"
@@ -58,3 +61,5 @@ BEST_APPROXIMATION = "Eckart and Young (1936), the best approximation of a matri
 GRADUAL_RANK = "Boix-Adsera, Littwin, Abbe, Bengio, Susskind (NeurIPS 2023), gradual rank increase of transformers"
 ATTENTION_DECAY = "Kobayashi, Akram, von Oswald (NeurIPS 2024), weight decay induces low-rank attention layers"
 NUCLEAR_GAP = "Srebro, Rennie, Jaakkola (NeurIPS 2004), the nuclear norm as a minimum over factors"
+WEIGHT_DECAY = "Galanti, Siegel, Gupte, Poggio (CPAL 2025), experiments on batch size, learning rate and weight decay"
+WEIGHT_MEMORY = "Galanti, Siegel, Gupte, Poggio (CPAL 2025), theorem on the rank of weights under SGD with weight decay"
