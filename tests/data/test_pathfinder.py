@@ -163,7 +163,7 @@ def test_bad_input_is_named(monkeypatch):
         with pytest.raises(ValueError, match=message):
             rl.data.pathfinder(*args, **change)
     for change, message in (
-        ({"spacing": 5.0}, "spacing is 5.0; for paths with gaps of 1.5"),
+        ({"spacing": 5.0}, "spacing is 5.0; for paths with a gap of 1.5"),
         ({"thickness": 0.5}, "thickness is 0.5"),
         ({"radius": 1.0}, "radius 1.0"),
         ({"gap": 0.2}, "a gap is over half"),

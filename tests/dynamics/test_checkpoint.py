@@ -115,3 +115,16 @@ def test_nothing_is_kept_outside_of_the_context():
     run, _ = flow()
     assert not memory.kept
     assert "checkpoint_of" not in run.attrs
+
+
+def test_the_record_that_a_run_goes_on_from_is_checked_once(monkeypatch):
+    first, _ = flow(until_time=0.5)
+    seen = []
+    check = checkpoint.check_resumed
+    monkeypatch.setattr(checkpoint, "check_resumed", lambda record, *rest: seen.append(record) or check(record, *rest))
+    flow(until_time=1.0, resume=first)
+    assert seen == [first]
+    killed_and_again(lambda: flow(until_time=1.0), 2)
+    assert len(seen) == 2
+    with pytest.raises(ValueError, match="resume has no variable 's'"):
+        flow(until_time=1.0, resume=first.drop_vars("s"))

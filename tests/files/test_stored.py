@@ -3,6 +3,7 @@ import os
 from pathlib import PurePosixPath
 
 import cases
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,8 @@ import xarray as xr
 from safetensors.torch import save_file
 
 import ranklens as rl
-from ranklens.files.stored import FORMAT
+from ranklens.files import hdf5_check
+from ranklens.files.stored import FORMAT, try_records
 
 
 @pytest.mark.parametrize("name", cases.NETWORKS)
@@ -113,3 +115,20 @@ def test_a_note_that_no_file_can_hold_is_named(tmp_path):
     with pytest.raises(TypeError, match=r"attribute .model. is a object that a file cannot hold.*make it a text"):
         rl.save(xr.Dataset(attrs={"model": object()}), tmp_path / "run.nc")
     assert not list(tmp_path.iterdir())
+
+
+def test_several_records_are_tried_at_once_and_only_once(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{k}.nc" for k in range(3)]
+    for path in paths[:2]:
+        xr.Dataset({"x": ("n", np.arange(3.0))}).to_netcdf(path, engine="h5netcdf")
+    tried = []
+    check = hdf5_check.check
+    monkeypatch.setattr(hdf5_check, "check", lambda given: tried.append(list(given)) or check(given))
+    assert try_records(paths) == dict.fromkeys(paths[:2], "")
+    assert [rl.load(path).sizes["n"] for path in paths[:2]] == [3, 3]
+    assert [path for given in tried for path in given] == paths[:2]
+    with h5py.File(paths[0], "w") as file:
+        file["x"] = h5py.SoftLink("/y")
+    assert "link named 'x'" in try_records(paths)[paths[0]]
+    with pytest.raises(ValueError, match="link named 'x'"):
+        rl.load(paths[0])

@@ -45,7 +45,7 @@ def test_nested_is_the_tree_it_says():
         (lambda: rl.ModeTree.adjacent(4, 1), "pool is 1"),
         (lambda: rl.ModeTree.distant(1), "n is 1"),
         (lambda: rl.ModeTree.square(4, 0), "pool is 0"),
-        (lambda: rl.ModeTree.adjacent(4).children((0, 2)), "is no node of this tree"),
+        (lambda: rl.ModeTree.adjacent(4).children((0, 2)), "is none of this tree"),
     ],
 )
 def test_bad_trees(make, message):

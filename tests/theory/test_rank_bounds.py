@@ -254,7 +254,7 @@ def test_cuts_that_differ_by_little_are_told_apart(order):
 def test_wrong_modes_are_named():
     net = rl.hierarchical((2,) * 4, width=2)
     for function in (rank_bounds.min_cut_bound, rank_bounds.separation_rank):
-        with pytest.raises(ValueError, match="mode 4 does not exist; T, of order 4, has modes 0 to 3"):
+        with pytest.raises(ValueError, match="mode 4 does not exist; a tensor of order 4 has modes 0 to 3"):
             function(net, (0, 4))
         with pytest.raises(ValueError, match=r"modes\[0\] is -1; it must be at least 0"):
             function(net, (-1,))

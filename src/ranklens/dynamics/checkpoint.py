@@ -2,7 +2,7 @@
 
 import hashlib
 import time as clock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 import xarray as xr
 
+from ranklens.dynamics.resumed import check_resumed
 from ranklens.progress import Report
 from ranklens.tensors.network import TensorNetwork
 
@@ -78,18 +79,23 @@ def keeping(keeper: Keeper) -> Iterator[None]:
 
 
 class Checkpoint:
-    """The checkpoint of one flow or descent; outside of `keeping` it does nothing.
+    """The record that one flow or descent goes on from, and, inside `keeping`, its checkpoint.
 
     Args:
         net: the network at the start.
-        resume: the record that the user passed, or None.
+        resume: the record that the user passed, or None. It is checked here, once.
+        axis: name of the coordinate of the record, "time" or "step".
+        tracked: names of the quantities that the run tracks, which the record must have too.
 
     Attributes:
         resume: the record to go on from: the kept one, else the user's, else None.
         finished: the kept record of a run that had ended, or None.
     """
 
-    def __init__(self, net: TensorNetwork, resume: xr.Dataset | None) -> None:
+    def __init__(self, net: TensorNetwork, resume: xr.Dataset | None, axis: str, tracked: Iterable[str] | None) -> None:
+        names = [] if tracked is None else [*tracked]
+        if resume is not None:
+            check_resumed(resume, axis, names)
         self.resume, self.finished = resume, None
         self._surrounding = _surrounding.get()
         if self._surrounding is None:
@@ -100,6 +106,7 @@ class Checkpoint:
         found = self._surrounding.keeper.find(self._name)
         if found is None or found.attrs.get("checkpoint_of") != self._start:
             return
+        check_resumed(found, axis, names)
         if found.attrs["stopped"] == UNFINISHED:
             self.resume = found
         else:

@@ -24,7 +24,6 @@ from ranklens.dynamics.record import (
     run_attributes,
     warn_if_early,
 )
-from ranklens.dynamics.resumed import check_resumed
 from ranklens.problems.problem import BatchedProblem, Problem, check_problem
 from ranklens.progress import Report, reporter
 from ranklens.seeds import stream
@@ -131,9 +130,7 @@ def gradient_descent(  # noqa: PLR0913  (what ends a run, what it records, how i
         raise TypeError("task is a list; one network has one problem, and rl.stack makes networks that have several")
     check_problem(task)
     _check(net, optimizer, steps, every, batch_size)
-    if resume is not None:
-        check_resumed(resume, "step", [])
-    checkpoint, started = Checkpoint(net, resume), clock.perf_counter()
+    checkpoint, started = Checkpoint(net, resume, "step", track), clock.perf_counter()
     if checkpoint.finished is not None:
         _restore(net, optimizer, checkpoint.finished)
         return checkpoint.finished

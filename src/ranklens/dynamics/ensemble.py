@@ -118,7 +118,7 @@ def descend_together(
             f"{len(missed)} of {len(ensemble)} members stopped before their goal "
             f"({outcome.message}): members {', '.join(map(str, missed[:10]))}{', ...' if len(missed) > 10 else ''}",
             StoppedEarly,
-            stacklevel=4,
+            stacklevel=5,
         )
     return record
 

@@ -16,7 +16,6 @@ from ranklens.dynamics.checkpoint import UNFINISHED, Checkpoint
 from ranklens.dynamics.gradient import LossGradient
 from ranklens.dynamics.newton import Vector
 from ranklens.dynamics.record import Attributes, Cost, Outcome, Recorder, Track, is_early, run_attributes, warn_if_early
-from ranklens.dynamics.resumed import check_resumed
 from ranklens.dynamics.solver import SOLVER, Floats, Run, default_errors, flow_bounds, local_error
 from ranklens.problems.problem import Problem, check_smooth
 from ranklens.progress import Report, reporter
@@ -28,8 +27,8 @@ from ranklens.threads import threads
 # Number of parameters up to which the solver works on numpy arrays, whose functions are called faster than those of
 # torch. Above it torch is faster, and uses the threads and the device of the network.
 SMALL = 1000
-# Frames from a warning inside `gradient_flow` to the line that called it: the decorator adds one to the usual two.
-AT_CALLER = 3
+# Frames from a warning inside `gradient_flow` to the line that called it: the decorators add two to the usual two.
+AT_CALLER = 4
 
 
 @torch.enable_grad()
@@ -109,9 +108,7 @@ def gradient_flow(  # noqa: PLR0913  (what ends a run, what it records, how exac
     """
     _check_network(net)
     check_smooth(task)
-    if resume is not None:
-        check_resumed(resume, "time", [])
-    checkpoint = Checkpoint(net, resume)
+    checkpoint = Checkpoint(net, resume, "time", track)
     if checkpoint.finished is not None:
         with _flattened(net) as flat:
             _restore(flat, checkpoint.finished)

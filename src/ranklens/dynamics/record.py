@@ -15,7 +15,6 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ranklens.dynamics.resumed import check_resumed
 from ranklens.problems.problem import Problem, loss_name
 from ranklens.tensors.network import TensorNetwork
 
@@ -32,8 +31,9 @@ REMEDIES = {
     "steps": "take more steps or a larger learning rate, or leave out until_loss",
     "nan": "check that the loss is bounded below, and finite at the initialization",
 }
-# Frames from warnings.warn up to the user's call: warn_if_early, the run's function, its enable_grad wrapper, the user.
-CALLER = 4
+# Frames from warnings.warn up to the user's call: warn_if_early, the run's function, the check of its arguments, its
+# enable_grad wrapper, the user.
+CALLER = 5
 
 
 class StoppedEarly(UserWarning):
@@ -197,7 +197,7 @@ class Recorder(Generic[Subject]):
         track: {name: function of the subject}, where the subject is the object whose run is recorded, such as a network
             or a matrix, in its present state; the variable of that name gets the dimensions (axis, name_0, name_1,
             ...), one per dimension of the function's value.
-        before: the record that is resumed, whose rows come first; None for a new run.
+        before: the record that is resumed, whose rows come first, after `check_resumed`; None for a new run.
 
     Attributes:
         start: the time or step at which the run starts: 0, or that of the state of `before`.
@@ -214,8 +214,6 @@ class Recorder(Generic[Subject]):
         self.at: list[float] = []
         self.losses: list[float] = []
         self.tracked: dict[str, list[NDArray[np.generic]]] = {name: [] for name in self.track}
-        if before is not None:
-            check_resumed(before, axis, [*self.track])
         self.start = 0.0 if before is None else place_of_state(before, axis)
 
     def __len__(self) -> int:

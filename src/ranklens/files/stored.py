@@ -5,7 +5,7 @@ Nothing is pickled or unpickled, and an existing file is replaced as a whole or 
 
 import json
 import os
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ FORMAT = "ranklens network 1"
 HDF5 = b"\x89HDF\r\n\x1a\n"
 # How the value of an attribute starts that NetCDF cannot hold, and that is stored as JSON text instead.
 AS_JSON = "json:"
-# The records that this process has written, which `load` need not check before it reads them.
-_WRITTEN: set[tuple[int, ...]] = set()
+# The records that this process has written, or has tried before, which `load` need not try before it reads them.
+_HARMLESS: set[tuple[int, ...]] = set()
 # Kinds of numpy arrays that NetCDF holds: integers, also unsigned ones, and real and complex numbers.
 NUMBERS = "iufc"
 
@@ -60,7 +60,7 @@ def save(thing: TensorNetwork | xr.Dataset, path: str | os.PathLike[str]) -> Pat
         content = _with_attributes(thing, _storable).to_netcdf(engine="h5netcdf")
         with atomic(path) as name:
             name.write_bytes(content)
-        _WRITTEN.add(_identity(path))
+        _HARMLESS.add(_identity(path))
     elif isinstance(thing, TensorNetwork):
         structure = {
             "format": FORMAT,
@@ -97,7 +97,7 @@ def load(path: str | os.PathLike[str]) -> TensorNetwork | xr.Dataset:
     A network comes back in its dtype, on the CPU, with its labels and its frozen nodes. A file that `save` did not
     write, or that is damaged, is a ValueError. A record of another process is first read on trial, in a process of its
     own with bounds on time and memory, because the HDF5 library can hang or crash on a damaged file and follows links
-    to other files; that takes some 0.2 seconds.
+    to other files; that takes some 0.2 seconds, the first time.
 
     Args:
         path: the file.
@@ -116,6 +116,22 @@ def load(path: str | os.PathLike[str]) -> TensorNetwork | xr.Dataset:
     return _load_record(path) if start == HDF5 else _load_network(path)
 
 
+def try_records(paths: Sequence[Path]) -> dict[Path, str]:
+    """Try which NetCDF files can be read without harm, all in one process, so that `load` need not try each by itself.
+
+    Args:
+        paths: the files. Those that do not exist are left out.
+
+    Returns:
+        For every file why it cannot be read, or the empty string. Files that this process has written, or has tried
+        before and that have not changed, are not tried again.
+    """
+    new = {path: _identity(path) for path in paths if path.is_file()}
+    tried = hdf5_check.check([path for path, identity in new.items() if identity not in _HARMLESS])
+    _HARMLESS.update(new[path] for path, why in tried.items() if not why)
+    return {path: tried.get(path, "") for path in new}
+
+
 def _identity(path: Path) -> tuple[int, ...]:
     """Return numbers that change whenever a file is written or replaced."""
     found = path.stat()
@@ -128,7 +144,7 @@ def _load_record(path: Path) -> xr.Dataset:
     Raises:
         ValueError: for a file that is damaged, holds something else, or would lead the HDF5 library astray.
     """
-    if _identity(path) not in _WRITTEN and (why := hdf5_check.check([path])[path]):
+    if why := try_records([path]).get(path, "it has been removed"):
         raise ValueError(f"{path} is no record written by rl.save, or damaged: {why}")
     try:
         with xr.open_dataset(path, engine="h5netcdf") as record:

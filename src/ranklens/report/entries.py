@@ -159,6 +159,7 @@ def kept(folder: Path, settings: Mapping[str, studies.Settings]) -> dict[str, xr
         settings: settings by the name of the study.
     """
     found: dict[str, xr.Dataset] = {}
+    stored.try_records([folder / f"{name}.nc" for name in settings])
     for name, how in settings.items():
         try:
             record = stored.load(folder / f"{name}.nc")

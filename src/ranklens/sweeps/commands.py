@@ -121,11 +121,13 @@ def runs(
         _check_out(out)
     kept = Store(store, create=False)
     wanted = {name: value_of(text) for name, text in map(_pair, where or [])}
-    chosen = [entry for entry in kept.entries() if _is_chosen(entry, what, wanted, state, key)]
+    found = list(kept.all_entries())
+    chosen = [each for _, each in found if not isinstance(each, str) and _is_chosen(each, what, wanted, state, key)]
     text = "\n\n".join(_whole(kept, entry) for entry in chosen) if show else "\n".join(map(_line, chosen))
     typer.echo(text)
-    for path, why in kept.damaged().items():
-        typer.echo(f"damaged: {path}: {why}", err=True)
+    for path, why in found:
+        if isinstance(why, str):
+            typer.echo(f"damaged: {path}: {why}", err=True)
     typer.echo(f"{len(chosen)} runs", err=True)
     if out is not None:
         from ranklens.sweeps.opened import runs_as_dataset
@@ -217,7 +219,7 @@ def _write(data: "xr.Dataset", out: Path) -> Path:
 
 def _is_chosen(entry: "Entry", what: str | None, where: dict[str, object], state: str | None, key: str | None) -> bool:
     """Return whether a run is one of those that the options choose."""
-    settings = json.loads(json.dumps(entry.settings))
+    settings = json.loads(json.dumps(entry.settings)) if where else {}
     return (
         (what is None or entry.what.endswith(what))
         and all(_matches(settings, name, value) for name, value in where.items())

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -127,26 +127,28 @@ class Store:
         return content is not None and hashlib.sha256(content).hexdigest() == file.sha256
 
     def entries(self) -> Iterator[Entry]:
-        """Yield the entries of all runs that can be read, in the order of their keys."""
-        for path in self._entry_files():
-            with suppress(ValueError, FileNotFoundError):
-                yield Entry.from_json(path.read_bytes())
+        """Return an iterator over the entries of all runs that can be read, in the order of their keys."""
+        return (entry for _, entry in self.all_entries() if isinstance(entry, Entry))
 
-    def damaged(self) -> Mapping[Path, str]:
-        """Return the entries that cannot be read, each with the reason."""
-        found = {}
-        for path in self._entry_files():
+    def all_entries(self) -> Iterator[tuple[Path, Entry | str]]:
+        """Yield the file of every run in the order of their keys, with its entry, or with why it cannot be read."""
+        for name in self._entry_files():
             try:
-                Entry.from_json(path.read_bytes())
+                with open(name, "rb") as file:
+                    yield Path(name), Entry.from_json(file.read())
+            except FileNotFoundError:  # the run has been removed meanwhile
+                continue
             except (ValueError, OSError) as error:
-                found[path] = str(error)
-        return found
+                yield Path(name), str(error)
 
-    def _entry_files(self) -> Iterator[Path]:
+    def _entry_files(self) -> Iterator[str]:
+        """Yield the names of the files of all entries. Texts, because thousands of paths take a second to compare."""
         folder = self.path / "runs"
-        for place in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if place.is_dir():
-                yield from sorted(path for path in place.glob("*.json") if not path.name.startswith("."))
+        for place in sorted(os.listdir(folder)) if folder.is_dir() else []:
+            inside = os.path.join(folder, place)
+            for name in sorted(os.listdir(inside)) if os.path.isdir(inside) else []:
+                if name.endswith(".json") and not name.startswith("."):
+                    yield os.path.join(inside, name)
 
     def checked(self, key: str, file: File) -> Path:
         """Return the path of a file whose content is what was written.

@@ -33,8 +33,8 @@ from ranklens.tensors.annotations import checked
 IN_MEMORY = 2**30
 # Runs that a warning names, at most.
 NAMED = 20
-# Frames from warnings.warn up to the user's call: _warn, sweep, the user.
-CALLER = 3
+# Frames from warnings.warn up to the user's call: _warn, sweep, the check of its arguments, the user.
+CALLER = 4
 
 
 class SweepInterrupted(KeyboardInterrupt):

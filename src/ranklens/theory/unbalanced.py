@@ -160,7 +160,6 @@ def balanced_from(record: xr.Dataset, name: str, share: float = 0.1) -> float:
 
 
 @torch.no_grad()
-@checked
 def lambda_balanced_(net: TensorNetwork, W0: TensorLike, imbalance: float) -> TensorNetwork:
     r"""Fill a deep matrix of depth 2 with factors of W0 whose Gram matrices differ by lambda times the identity.
 
