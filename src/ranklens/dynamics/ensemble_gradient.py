@@ -6,14 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ranklens.dynamics.gradient import LossGradient
+from ranklens.dynamics.gradient import LossGradient, planned_end_tensor
 from ranklens.problems.completion import Completion
 from ranklens.problems.losses import half_sse, mse
 from ranklens.problems.problem import Problem
 from ranklens.problems.readout import reads_end_tensor
-from ranklens.tensors import contract
 from ranklens.tensors.ensemble import MEMBER, Ensemble
-from ranklens.tensors.planned import Operand, Planned
 
 # Bytes that the members of a group take together, so that they stay in the second-level cache of a core.
 CACHE = 3 * 2**19
@@ -97,7 +95,8 @@ class Batch:
 
     def __init__(self, ensemble: Ensemble, tasks: Sequence[Completion], members: slice) -> None:
         self.pairs, self.members = _pairs(ensemble, members), members
-        self.planned = _plan(ensemble, members)
+        nodes, places = ([x[members] for x in parts] for parts in (ensemble.nodes(), ensemble.split(_places(ensemble))))
+        self.planned = planned_end_tensor(ensemble.layout, nodes, places, (MEMBER,))
         size = self.planned.memory.numel() // len(tasks)
         self.memory, self.upstream = (x.view(-1, size) for x in (self.planned.memory, self.planned.upstream))
         rows = tasks[:1] if all(task is tasks[0] for task in tasks) else tasks
@@ -180,14 +179,6 @@ def _group_size(ensemble: Ensemble) -> int:
     return max(CACHE // (numbers * ensemble.stacks[0].element_size()), 1)
 
 
-def _plan(ensemble: Ensemble, members: slice) -> Planned:
-    """Plan the end tensors of some members; gradients are written to the `grad` of the Parameters."""
-    layout = ensemble.layout
-    places = [stack.detach() if stack.grad is None else stack.grad for stack in ensemble.stacks]
-    operands = [
-        Operand((MEMBER, *labels), node[members], None if k in layout.frozen else gradient[members])
-        for k, (labels, node, gradient) in enumerate(
-            zip(layout.nodes, ensemble.nodes(), ensemble.split(places), strict=True)
-        )
-    ]
-    return Planned(operands, (MEMBER, *layout.out), contract.path_of_end_tensor(layout))
+def _places(ensemble: Ensemble) -> list[Tensor]:
+    """Return where the gradients of the Parameters are written: their `grad`. Those of frozen nodes have none."""
+    return [stack.detach() if stack.grad is None else stack.grad for stack in ensemble.stacks]

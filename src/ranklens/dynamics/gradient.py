@@ -1,6 +1,6 @@
 """The loss of a problem and its gradient in a network's parameters, without autograd wherever that is possible."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from ranklens.problems.problem import BatchedProblem, Observations, Problem
 from ranklens.problems.readout import Readout, readout, reads_end_tensor
 from ranklens.tensors import contract
+from ranklens.tensors.layout import Layout
 from ranklens.tensors.network import TensorNetwork
 from ranklens.tensors.planned import Operand, Planned
 
@@ -49,8 +50,15 @@ class LossGradient:
         self.trained = [stack for stack in net.stacks if stack.requires_grad]
         self.parts = [torch.empty_like(stack.detach()) for stack in self.trained] if parts is None else list(parts)
         self._places = [stack.data_ptr() for stack in net.stacks]
-        self.planned = _plan(net, self.parts) if reads_end_tensor(task, net.layout) else None
+        self.planned = self._plan() if reads_end_tensor(task, net.layout) else None
         self._readout: Readout | None = None if self.planned is None else readout(task, self.planned, sign)
+
+    def _plan(self) -> Planned:
+        """Plan the end tensor over the present storage of the parameters, with gradients written to `parts`."""
+        parts, layout = iter(self.parts), self.net.layout
+        stored = [stack.detach() for stack in self.net.stacks]
+        places = [next(parts) if stack.requires_grad else stack.detach() for stack in self.net.stacks]
+        return planned_end_tensor(layout, contract.unstack(layout, stored), contract.unstack(layout, places))
 
     @property
     def is_current(self) -> bool:
@@ -156,16 +164,19 @@ def _checked(loss: object, task: Problem) -> Tensor:
     return loss
 
 
-def _plan(net: TensorNetwork, parts: Sequence[Tensor]) -> Planned:
-    """Plan the end tensor over the present storage of the nodes, with gradients written to `parts`."""
-    given = iter(parts)
-    gradients = [next(given) if stack.requires_grad else None for stack in net.stacks]
-    nodes = contract.unstack(net.layout, [stack.detach() for stack in net.stacks])
-    blank = [stack.detach() if part is None else part for stack, part in zip(net.stacks, gradients, strict=True)]
-    places = contract.unstack(net.layout, blank)
-    trained = [k not in net.layout.frozen for k in range(len(nodes))]
+def planned_end_tensor(
+    layout: Layout, nodes: Sequence[Tensor], gradients: Sequence[Tensor], batch: tuple[Hashable, ...] = ()
+) -> Planned:
+    """Return the plan of the end tensor of a network, or of several networks of one layout, over the memory of nodes.
+
+    Args:
+        layout: the labels of the nodes, of which frozen ones get no gradient.
+        nodes: the nodes.
+        gradients: one tensor per node, of its shape, where its gradient is written. Those of frozen nodes are not used.
+        batch: labels of leading axes that all nodes and the end tensor have, such as one over networks.
+    """
     operands = [
-        Operand(labels, node, place if free else None)
-        for labels, node, place, free in zip(net.layout.nodes, nodes, places, trained, strict=True)
+        Operand((*batch, *labels), node, None if k in layout.frozen else gradient)
+        for k, (labels, node, gradient) in enumerate(zip(layout.nodes, nodes, gradients, strict=True))
     ]
-    return Planned(operands, net.layout.out, contract.path_of_end_tensor(net.layout))
+    return Planned(operands, (*batch, *layout.out), contract.path_of_end_tensor(layout))
