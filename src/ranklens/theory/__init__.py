@@ -27,6 +27,7 @@ from ranklens.theory.unbalanced import (
     relative_imbalance,
     sandwich,
 )
+from ranklens.theory.weight_memory import memory_rank, memory_steps
 
 __all__ = [
     "Bounds2x2",
@@ -43,6 +44,8 @@ __all__ = [
     "lambda_balanced_velocity",
     "leading_factor",
     "measured_rate",
+    "memory_rank",
+    "memory_steps",
     "min_cut_bound",
     "observation_components",
     "pruning_bound",

@@ -496,8 +496,9 @@ def draw(record: xr.Dataset) -> Figure:
     drawing.label(
         responses, f"What {int(first.states)} states remember", "delay, of which one is shown", "impulse response"
     )
-    for axes, place in ((ranks, "upper left"), (responses, "upper right"), (impulses, "upper right")):
-        axes.legend(fontsize=7, loc=place)
+    ranks.legend(fontsize=7, loc="upper left")
+    responses.legend(fontsize=7, loc="upper right")
+    impulses.legend(fontsize=7, loc="upper right")
     return made
 
 
