@@ -1,8 +1,8 @@
 """Shape types are enforced here, before anything imports the package; and the one tolerance table of the suite."""
 
-from jaxtyping import install_import_hook
+import strict_types
 
-install_import_hook("ranklens", "strict_types.check")
+strict_types.install()
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402

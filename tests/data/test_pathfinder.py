@@ -91,7 +91,14 @@ def six_hundred(side, length):
 
 
 @pytest.mark.parametrize(
-    ("side", "length"), [pytest.param(64, 9, marks=pytest.mark.slow), (64, 6), (150, 9), (150, 7), (150, 3)]
+    ("side", "length"),
+    [
+        pytest.param(64, 9, marks=pytest.mark.slow),
+        (64, 6),
+        pytest.param(150, 9, marks=pytest.mark.slow),
+        pytest.param(150, 7, marks=pytest.mark.slow),
+        (150, 3),
+    ],
 )
 def test_the_distance_of_markers_does_not_tell_the_answer(side, length):
     """No threshold does better than chance, but for what 600 samples allow, 4 standard errors and the choice of one."""

@@ -230,6 +230,7 @@ for kind in ("matrix", "cp", "expanded"):
 """
 
 
+@pytest.mark.slow
 def test_compiled_is_the_same():
     """Compile in another process, because the type checks of the suite cannot be compiled."""
     found = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)

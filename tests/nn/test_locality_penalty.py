@@ -426,11 +426,13 @@ def script(text, *args):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_compiled_models_are_run_uncompiled():
     output, error = script(COMPILED).communicate(timeout=300)
     assert output.strip() == "same", error
 
 
+@pytest.mark.slow
 def test_processes_share_its_gradients(tmp_path):
     runs = [script(DISTRIBUTED, rank, tmp_path / "store") for rank in range(2)]
     for run in runs:

@@ -336,6 +336,7 @@ def _train(rank, port, results):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_see_the_gradient_of_the_whole_batch():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -10,7 +10,7 @@ from ranklens.report.entries import Failure
 from ranklens.report.terminal import Board
 
 # Studies whose tiny preset takes well below a second.
-NAMES = ["penalty_trap", "linear_regression"]
+NAMES = ["penalty_trap", "matrix_dynamics"]
 
 
 def test_studies_run_in_the_given_order_and_are_marked():

@@ -78,7 +78,7 @@ PRESETS = {
         until_loss_hole=1e-3,
         until_loss_recipe=1e-2,
         until_time=1e3,
-        rtol=1e-7,
+        rtol=1e-5,
     ),
 }
 MINUTES = {"laptop": 0.65, "paper": 1.2, "tiny": 0.05}
