@@ -356,13 +356,14 @@ def draw(record: xr.Dataset) -> Figure:
     plain.set_title("Descent: large singular values first", loc="left", fontsize=11, fontweight="bold")
     spectral.set_title("Spectral: small ones first", loc="left", fontsize=11, fontweight="bold")
     at = np.arange(len(OPTIMIZERS))
-    shown = [("error", "relative error"), ("beyond", "next singular value"), ("moved", "drift of the conserved")]
+    shown = [("error", "error"), ("beyond", "next singular value"), ("moved", "drift")]
     for k, (name, label) in enumerate(shown):
         values = record[name].median(dim="seed").values
         audit.semilogy(at, values, marker="os^"[k], label=label, color=drawing.COLOURS[k], linestyle="none")
     audit.set_xticks(at, list(OPTIMIZERS), rotation=60, ha="right", fontsize=8)
-    audit.legend(fontsize=7)
-    drawing.label(audit, "Completion: errors and ranks", "optimizer", "relative size (log scale)")
+    audit.set_ylim(top=1e3)  # space for the legend
+    audit.legend(fontsize=8, loc="upper center", ncols=3, columnspacing=0.8, handletextpad=0.1)
+    drawing.label(audit, "Completion: lower is better", "optimizer", "relative size (log scale)")
     return made
 
 

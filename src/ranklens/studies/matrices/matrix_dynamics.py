@@ -138,9 +138,8 @@ def draw(record: xr.Dataset) -> Figure:
     made = onsets.draw_learning(record, "singular", "singular value", settings.rank, share)
     if (settings.size, settings.rank) == (64, len(PUBLISHED)):
         values, end = made.axes[0], float(records.runs(record)[0].time[-1])
-        values.plot([end] * len(PUBLISHED), PUBLISHED, "*", color="#000000", label="published, another matrix")
-        values.set_ylim(top=1.9 * PUBLISHED[0])  # space for the legend
-        values.legend(fontsize=8, loc="upper left")
+        values.plot([end] * len(PUBLISHED), PUBLISHED, "*", color="#000000", label="published ends")
+        values.legend(fontsize=7, loc="center left")  # before the first value rises, half of the time passes
     return made
 
 
