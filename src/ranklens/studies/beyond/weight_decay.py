@@ -248,8 +248,9 @@ def slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> Slope:
     if len(x) < 3 or not (np.isfinite(x).all() and np.isfinite(y).all()):
         return Slope(np.nan, np.nan, np.nan)
     fit = stats.linregress(np.log(x), np.log(y))
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2) * fit.stderr
-    return Slope(fit.slope, fit.slope - half, fit.slope + half)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2) * fit.stderr)
+    value = float(fit.slope)
+    return Slope(value, value - half, value + half)
 
 
 def memories(record: xr.Dataset) -> xr.DataArray:
