@@ -32,6 +32,7 @@ LONG_FILES = {
     "nn/circuits.py": "one mapping of networks to modules and back; each direction is checked by the other",
     "studies/beyond/attention.py": "one study: settings, run, claims and figure read each other's variables",
     "studies/beyond/volume.py": "one study: settings, run, claims and figure read each other's variables",
+    "studies/beyond/graph_interactions.py": "one study: exact ranks, a task on vertices, and pairs of images",
     "studies/beyond/next_component.py": "one study: two predictions, their measures, and the cases where both fail",
     "studies/beyond/state_space.py": "one study: flows, a search, a proved bound, and the published numbers beside them",
     "studies/beyond/weight_decay.py": "one study: training, random updates, slopes, claims and figure",

@@ -5,6 +5,8 @@ import torch
 
 import ranklens as rl
 
+COARSE = 0.02  # a time read from the rows of a run, between which the loss falls by a few percent
+
 
 def diagonal(*values):
     return torch.diag(torch.tensor(values, dtype=torch.float64))
@@ -22,7 +24,9 @@ def test_a_head_start_beats_a_larger_rate(depth, tolerance):
     net = rl.init.product_(rl.deep_matrix((2, 2), depth), diagonal(1e-6, 1e-4))
     found = rl.greedy_learning(net, task, most=1)
     assert float(found.tensor[1, 1, 1]) == pytest.approx(0.9, rel=tolerance["flow"])
-    assert float(rl.greedy_learning(net, task, by="rate", most=1).tensor[1, 0, 0]) == pytest.approx(1.0, rel=1e-3)
+    assert float(rl.greedy_learning(net, task, by="rate", most=1).tensor[1, 0, 0]) == pytest.approx(
+        1.0, rel=tolerance["flow"]
+    )
     run = rl.gradient_flow(net, task, until_loss=0.51, track={"W": lambda net: net.tensor()})
     assert float(run.W[-1, 1, 1]) > 5 * float(run.W[-1, 0, 0])
 
@@ -36,7 +40,7 @@ def test_a_component_of_a_tensor_is_the_one_that_flow_learns(tolerance):
     assert float(away) <= 0.15 * float(torch.from_numpy(found.tensor.values[1]).norm())
     middle = float(found.loss[:2].mean())
     at = float(run.time[int((run.loss.values > middle).sum())])
-    assert at == pytest.approx(float(found.time[0]), rel=0.02)
+    assert at == pytest.approx(float(found.time[0]), rel=COARSE)
 
 
 def test_bonds_whose_components_can_be_mixed_are_refused():

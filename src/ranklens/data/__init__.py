@@ -2,6 +2,7 @@
 
 from ranklens.data.arrangement import arrange, correlations
 from ranklens.data.entanglement import canonical_entanglement, data_tensor, entanglement, unreachable
+from ranklens.data.graphs import VertexTask, vertex_task
 from ranklens.data.install import fetch, folder
 from ranklens.data.pathfinder import Pathfinder, Strokes, pathfinder
 from ranklens.data.pictures import Images, Labelled, images
@@ -18,6 +19,7 @@ __all__ = [
     "SameClass",
     "Shapes",
     "Strokes",
+    "VertexTask",
     "arrange",
     "canonical_entanglement",
     "correlations",
@@ -32,4 +34,5 @@ __all__ = [
     "shapes",
     "trace",
     "unreachable",
+    "vertex_task",
 ]

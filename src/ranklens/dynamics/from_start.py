@@ -135,7 +135,7 @@ class FromStart:
         if self.learned.empty:
             net = self.net.with_nodes(self.nodes)
             return {bond: int(net.component_norms(bond).argmax()) for bond in net.bonds}
-        falls = {}
+        falls: dict[tuple[Label, int], float] = {}
         for bond, rest in self.learned.rest().at.items():
             if rest:
                 only = Learned(self.net.layout, {**self.learned.at, bond: rest})

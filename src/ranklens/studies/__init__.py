@@ -42,6 +42,7 @@ CHAPTER = {
     "state_space": "beyond",
     "weight_decay": "beyond",
     "next_component": "beyond",
+    "graph_interactions": "beyond",
 }
 STUDIES = tuple(CHAPTER)
 # The folder of the studies that go beyond the talk: other architectures, each with its own notion of rank. They run
