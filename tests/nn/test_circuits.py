@@ -467,6 +467,5 @@ def test_bad_windows_and_what_is_no_network():
         rl.nn.product_pool(x, [])
     with pytest.raises(ValueError, match="window 0 is empty"):
         rl.nn.product_pool(torch.ones(0, 3))
-    unchecked = rl.nn.circuit.__wrapped__  # without the type checks of the suite, which would raise first
-    with pytest.raises(TypeError, match="net is a str; pass a TensorNetwork"):
-        unchecked("ab,bc->ac")
+    with pytest.raises(TypeError, match="net is 'ab,bc->ac'; it must be a TensorNetwork"):
+        rl.nn.circuit("ab,bc->ac")

@@ -137,7 +137,7 @@ def test_small_batches_show_the_rank_of_a_full_pass():
     made = torch.Generator().manual_seed(1)
     layer = nn.Linear(400, 512).requires_grad_(False)
     x = torch.randn(16_384, 400, generator=made)
-    monitor = rl.nn.RankMonitor(nn.Sequential(layer), every=100, share=1.0, activations="0")
+    monitor = rl.nn.RankMonitor(nn.Sequential(layer), every=100, share=1.0, activations=["0"])
     layer.register_forward_hook(lambda *_: monitor.step())
     for rows in x[:2560].split(32):
         layer(rows)
