@@ -23,6 +23,7 @@ from safetensors import safe_open
 
 import ranklens as rl
 from ranklens.data import pixels
+from ranklens.files import writing
 from ranklens.training import long_range
 from ranklens.training.resumable import Plan, train
 
@@ -231,7 +232,7 @@ def load(path: Path) -> dict[str, dict[str, object]]:
 
 def save(results: dict[str, dict[str, object]], path: Path) -> None:
     """Write all results; the file is whole at every moment."""
-    with files.atomic(path) as name:
+    with writing.atomic(path) as name:
         name.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
@@ -255,7 +256,7 @@ def draw(results: dict[str, dict[str, object]], path: Path) -> None:
             axes[2].semilogy([r[0] for r in curve], [r[1 + k] for r in curve], label=name, **drawing.style(k))
         axes[2].legend(fontsize=8)
     drawing.label(axes[2], "Order 784, digit 6, 15 components", "step", "mean squared error")
-    with files.atomic(path) as beside:
+    with writing.atomic(path) as beside:
         made.savefig(beside, dpi=120)
 
 

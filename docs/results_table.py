@@ -19,7 +19,9 @@ from pathlib import Path
 import xarray as xr
 
 import ranklens as rl
-from ranklens import files, studies
+from ranklens import studies
+from ranklens.files import writing
+from ranklens.report import chapters
 from ranklens.studies.cp import natural_images
 from ranklens.studies.kit.claim import Claim as Judged
 from ranklens.studies.kit.predictors import CP, HIERARCHICAL
@@ -27,7 +29,12 @@ from ranklens.studies.kit.predictors import CP, HIERARCHICAL
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "docs" / "results.json"
 BENCHMARK = ROOT / "benchmarks" / "completion_results.jsonl"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "reproductions.md", ROOT / "docs" / "natural_images.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "reproductions.md",
+    ROOT / "docs" / "natural_images.md",
+    ROOT / "docs" / "concepts" / "notions_of_rank.md",
+)
 LETTER = {"theorem": "T", "exactness": "E", "finding": "F"}
 
 Claim = dict[str, str | float | bool]
@@ -240,19 +247,48 @@ def published(results: Results, preset: str, family: str) -> str:
     return "\n".join(lines)
 
 
+def notions(results: Results) -> str:
+    """Return the table of notions of rank, with the number of the badge of each study as evidence."""
+    heads = ("architecture", "its rank", "lowered from a small start", "from the usual start", "by what")
+    lines = [f"| {' | '.join([*heads, 'what one can do', 'evidence'])} |", "|---|---|---|---|---|---|---|"]
+    for notion in chapters.notions():
+        evidence = []
+        for name in notion.studies:
+            found, text = chapters.guide(name), f"`{name}`: not measured with the present settings"
+            if found is not None and f"{name}, laptop" in results:
+                stated = [c for c in claims(results, name, "laptop") if found.evidence in str(c["statement"])]
+                measured = _short(f"{stated[0]['measured']:.2g}")
+                held = "" if stated[0]["holds"] else " (does not meet its bound)"
+                text = f"`{name}`: {found.number} {measured}{held}"
+            evidence.append(_cell(text))
+        cells = [f"[{notion.architecture}]({notion.page}.md)", notion.rank, notion.small, notion.usual, notion.by]
+        lines.append(f"| {' | '.join([*cells, notion.use, '; '.join(evidence)])} |")
+    return "\n".join(lines)
+
+
 def verdicts(results: Results) -> str:
     """Return how many claims of every kind hold with the preset `laptop`, and the findings that do not."""
-    laptop = {key.split(", ")[0]: claims(results, *key.split(", ")) for key in results if key.endswith(", laptop")}
-    every = [claim for name in studies.STUDIES for claim in laptop.get(name, [])]
+    talk = studies.chosen([])
+    parts = [
+        _verdicts(results, talk, "`ranklens talk`"),
+        _verdicts(results, studies.chosen([studies.BEYOND]), "the studies beyond it, `ranklens talk --only beyond`"),
+    ]
+    return "\n\n".join(parts)
+
+
+def _verdicts(results: Results, names: tuple[str, ...], called: str) -> str:
+    """Return how many claims of some studies hold with the preset `laptop`, and the findings that do not."""
+    laptop = {name: claims(results, name, "laptop") for name in names if f"{name}, laptop" in results}
+    every = [claim for name in names for claim in laptop.get(name, [])]
     counted = []
     for kind, named in (("theorem", "theorems"), ("exactness", "exactness checks"), ("finding", "findings")):
         held = [bool(claim["holds"]) for claim in every if claim["kind"] == kind]
         counted.append(f"{sum(held)} of {len(held)} {named}")
-    missing = [name for name in studies.STUDIES if name not in laptop]
-    lines = [f"With the preset `laptop` (`ranklens talk`), {', '.join(counted[:2])} and {counted[2]} hold."]
+    missing = [name for name in names if name not in laptop]
+    lines = [f"With the preset `laptop` ({called}), {', '.join(counted[:2])} and {counted[2]} hold."]
     if missing:
         lines.append(f"Not counted, because not measured with the present settings: {', '.join(missing)}.")
-    failed = [(name, claim) for name in studies.STUDIES for claim in laptop.get(name, []) if not claim["holds"]]
+    failed = [(name, claim) for name in names for claim in laptop.get(name, []) if not claim["holds"]]
     if failed:
         lines += ["", "| study | does not meet its bound | measured | bound |", "|---|---|---:|---|"]
         for name, claim in failed:
@@ -282,7 +318,7 @@ def blocks(results: Results) -> dict[str, str]:
     for preset in TABLES:
         for family in (CP, HIERARCHICAL):
             made[f"{preset}-{family}"] = published(results, preset, family)
-    return {**made, "front": f"{front}\n{movielens()}", "verdicts": verdicts(results)}
+    return {**made, "front": f"{front}\n{movielens()}", "verdicts": verdicts(results), "notions": notions(results)}
 
 
 def filled(page: str, made: dict[str, str]) -> str:
@@ -300,11 +336,11 @@ def main() -> None:
     """Keep the results of all folders that are named, and write the tables."""
     results = current(collect([Path(name) for name in sys.argv[1:]]))
     made = blocks(results)
-    with files.atomic(KEPT) as name:
+    with writing.atomic(KEPT) as name:
         name.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for path in PAGES:
         text = filled(path.read_text(encoding="utf-8"), made)
-        with files.atomic(path) as name:
+        with writing.atomic(path) as name:
             name.write_text(text, encoding="utf-8")
         print(path)
 

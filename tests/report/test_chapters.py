@@ -40,6 +40,16 @@ def test_the_words_of_a_badge_are_in_the_study(name):
         assert word in " ".join(literals), word
 
 
+def test_every_notion_of_rank_names_its_studies_and_its_page():
+    beyond = {name for name in studies.STUDIES if studies.CHAPTER[name] == studies.BEYOND}
+    named = {name for notion in chapters.notions() for name in notion.studies}
+    assert named <= set(studies.STUDIES)
+    assert beyond - named <= {"next_component"}  # which predicts, and has no notion of its own
+    concepts = Path(__file__).parents[2] / "docs" / "concepts"
+    for notion in chapters.notions():
+        assert (concepts / f"{notion.page}.md").exists(), notion.page
+
+
 def test_order_is_that_of_the_chapters_and_unknown_names_come_last():
     assert chapters.in_order(["new", "optimizers", "depth"]) == ["depth", "optimizers", "new"]
 

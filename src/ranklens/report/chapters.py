@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from ranklens.studies.kit.claim import Claim
 
@@ -60,10 +61,41 @@ class Opening:
     law: str
 
 
+@dataclass(frozen=True)
+class Notion:
+    """A row of the table of notions of rank: one architecture, and what training does to its rank.
+
+    Attributes:
+        architecture: the architecture.
+        rank: its notion of rank.
+        small: whether the rank is lowered from a small initialization.
+        usual: the same from the usual initialization.
+        by: what lowers it.
+        use: what one can do with it.
+        studies: names of the studies that measured it.
+        page: name of the page on it among the concepts of the documentation.
+    """
+
+    architecture: str
+    rank: str
+    small: str
+    usual: str
+    by: str
+    use: str
+    studies: tuple[str, ...]
+    page: str
+
+
+@cache
+def notions() -> tuple[Notion, ...]:
+    """Return the notions of rank, of factorizations first."""
+    return tuple(Notion(**{**row, "studies": tuple(row["studies"])}) for row in _texts("notions")["notion"])
+
+
 @cache
 def opening() -> Opening:
     """Return the first lines of the page."""
-    return Opening(**_texts()["opening"])
+    return Opening(**_texts("chapters")["opening"])
 
 
 @cache
@@ -73,12 +105,12 @@ def chapters() -> tuple[Chapter, ...]:
     >>> [chapter.key for chapter in chapters()]
     ['matrices', 'cp', 'hierarchies', 'layers', 'conclusion', 'beyond']
     """
-    return tuple(Chapter(**{**text, "studies": tuple(text["studies"])}) for text in _texts()["chapters"])
+    return tuple(Chapter(**{**text, "studies": tuple(text["studies"])}) for text in _texts("chapters")["chapters"])
 
 
 def guide(study: str) -> Guide | None:
     """Return the texts beside the figure of a study; None for a study that has none."""
-    found = _texts()["studies"].get(study)
+    found = _texts("chapters")["studies"].get(study)
     return None if found is None else Guide(**found)
 
 
@@ -102,6 +134,6 @@ def evidence(study: str, claims: Sequence[Claim]) -> tuple[Claim, str] | None:
 
 
 @cache
-def _texts() -> dict[str, dict]:  # type: ignore[type-arg]
-    """Return the texts as the file has them."""
-    return tomllib.loads((files("ranklens") / "templates" / "chapters.toml").read_text(encoding="utf-8"))
+def _texts(name: str) -> dict[str, Any]:
+    """Return the texts of the file NAME.toml as it has them."""
+    return tomllib.loads((files("ranklens") / "templates" / f"{name}.toml").read_text(encoding="utf-8"))

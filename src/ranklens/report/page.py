@@ -10,6 +10,7 @@ import xarray as xr
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from ranklens import studies
 from ranklens.files import stored, writing
 from ranklens.report import chapters, opening, palette, panels, wording
 from ranklens.report.chapters import Chapter, Guide
@@ -85,6 +86,9 @@ def write(entries: Sequence[Entry], folder: Path, preset: str, *, failures: Sequ
     claims = [claim for made in entries for claim in made.claims]
     page = environment.get_template("report.html").render(
         opening=chapters.opening(),
+        notions=chapters.notions(),
+        beyond=studies.BEYOND,
+        badges={study.made.name: study.badge for study in shown if study.badge},
         trio=trio,
         parts=parts,
         rows=[(study.made, claim) for study in shown if isinstance(study.made, Entry) for claim in study.made.claims],
