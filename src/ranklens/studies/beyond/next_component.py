@@ -58,7 +58,7 @@ class Settings:
         seeds: seeds of targets, observed entries and initial values.
     """
 
-    families: tuple[str, ...] = FAMILIES
+    families: tuple[str, ...] = ("matrix, depth 2", "matrix, depth 3", "CP", "hierarchical")
     stds: tuple[float, ...] = (1e-14, 1e-4, 1e-4, 3e-3)
     size: int = 10
     rank: int = 3
