@@ -29,6 +29,8 @@ def _checked(fn: object = None, **how: object) -> object:
         return lambda fn: _checked(fn, **how)
     if not inspect.isfunction(fn) or getattr(fn, "__no_type_check__", False) or how.get("typechecker") is None:
         return _jaxtyped(fn, **how)
+    if inspect.isgeneratorfunction(fn):  # its body, beartype's check included, runs when the table of sizes has gone
+        return _jaxtyped(fn, **how)
     parts = [part for kind in fn.__annotations__.values() for part in _parts(kind)]
     if any(isinstance(part, str | typing.ForwardRef) for part in parts):  # jaxtyping passes over names it cannot find
         return _jaxtyped(fn, **how)

@@ -16,7 +16,7 @@ from ranklens.completers.check import check_arguments, check_positions, seed_of
         ({"held_out": 1.0}, "held_out is 1.0; it is a fraction of the observed entries"),
         ({"width": 0}, "width is 0"),
         ({"batch_size": -1}, "batch_size is -1"),
-        ({"learning_rate": -1.0}, "learning_rate is -1.0; it must be positive and finite"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0; it must be a finite number above 0"),
         ({"max_steps": 0}, "max_steps is 0"),
     ],
 )
