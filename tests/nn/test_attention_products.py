@@ -133,3 +133,15 @@ def test_shared_keys_fused_by_head_are_not_guessed(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 4, "num_kv_heads": 2}))
     with pytest.raises(ValueError, match="in an order that differs among models"):
         attention_products(tmp_path / "m.safetensors")
+
+
+def test_products_of_a_cut_attention_layer_are_those_of_its_multiplied_weights(tmp_path):
+    attention = nn.MultiheadAttention(16, 4)
+    small = rl.nn.compress(attention, rank=2)
+    found = attention_products(small.model)
+    dense = attention_products(small.dense_state_dict(), heads=4)
+    assert found.weight.values.tolist()[:2] == ["QK", "QK[0]"]
+    assert found.numerical_rank.values.max() <= 2
+    assert found.spectrum.values[:, :2] == pytest.approx(dense.spectrum.values[:, :2], rel=SINGLE)
+    stored = attention_products(str(small.save(tmp_path / "small.safetensors")), heads=4)
+    assert stored.spectrum.values[:, :2] == pytest.approx(found.spectrum.values[:, :2], rel=SINGLE)

@@ -181,3 +181,44 @@ def test_folders_with_checkpoints_in_their_folders_name_these(tmp_path):
         save_file({"w": torch.ones(2, 2)}, tmp_path / name / "model.safetensors")
     with pytest.raises(FileNotFoundError, match="its folders checkpoint-10, checkpoint-200 have some"):
         rl.nn.load_weights(tmp_path)
+
+
+def shards(folder, where):
+    """Write an index and two shards, and put a link to each of them into the folder."""
+    folder.mkdir(parents=True)
+    where.mkdir(parents=True, exist_ok=True)
+    names = {"a.weight": "model-00001-of-00002.safetensors", "b.weight": "model-00002-of-00002.safetensors"}
+    for tensor, name in names.items():
+        save_file({tensor: torch.ones(2, 3)}, where / f"blob of {name}")
+        (folder / name).symlink_to(where / f"blob of {name}")
+    (where / "index").write_text(json.dumps({"weight_map": names}))
+    (folder / "model.safetensors.index.json").symlink_to(where / "index")
+    return folder
+
+
+@pytest.mark.parametrize("below", ["", "unet"], ids=["snapshot", "folder in a snapshot"])
+def test_links_of_a_cache_of_the_hub_are_followed(tmp_path, below):
+    cache = tmp_path / "models--name"
+    folder = shards(cache / "snapshots" / "abc" / below, cache / "blobs")
+    first = folder / "model-00001-of-00002.safetensors"
+    for path in (folder, folder / "model.safetensors.index.json", first):
+        assert sorted(StoredWeights(path)) == ["a.weight", "b.weight"]
+
+
+def test_links_out_of_a_folder_are_followed_only_if_they_are_named(tmp_path):
+    folder = shards(tmp_path / "model", tmp_path / "elsewhere")
+    for path in (folder, folder / "model.safetensors.index.json", folder / "model-00001-of-00002.safetensors"):
+        with pytest.raises(ValueError, match=r"is a link to .*elsewhere.*outside of its folder"):
+            StoredWeights(path)
+    (tmp_path / "mine.safetensors").symlink_to(tmp_path / "elsewhere" / "blob of model-00001-of-00002.safetensors")
+    assert list(StoredWeights(tmp_path / "mine.safetensors")) == ["a.weight"]
+    (tmp_path / "linked").symlink_to(shards(tmp_path / "whole", tmp_path / "whole" / "files"))
+    assert len(StoredWeights(tmp_path / "linked")) == 2
+
+
+def test_links_to_missing_shards_are_named(tmp_path):
+    cache = tmp_path / "models--name"
+    folder = shards(cache / "snapshots" / "abc", cache / "blobs")
+    (cache / "blobs" / "blob of model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="a link to a missing file"):
+        StoredWeights(folder)

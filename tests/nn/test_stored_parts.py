@@ -6,7 +6,9 @@ from layer_cases import SAME, off
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from ranklens.nn.stored_parts import grouped
+import ranklens as rl
+from ranklens.nn.rank_profile import named_weights
+from ranklens.nn.stored_parts import CutLayer, grouped
 from ranklens.nn.weight_matrices import Skipped, WeightMatrix, matrices
 
 pytestmark = pytest.mark.usefixtures("initial_values")
@@ -95,3 +97,68 @@ def test_pruned_weights_have_their_zeros():
 
 def test_whole_weights_are_in_no_group():
     assert grouped(["a.weight", "weight_g", "x_orig", "lora_A"]) == {}
+
+
+CUT = {
+    "linear": lambda: nn.Linear(12, 9),
+    "conv": lambda: nn.Conv2d(4, 8, 3),
+    "grouped": lambda: nn.Conv1d(8, 12, 3, groups=2),
+    "transposed": lambda: nn.ConvTranspose2d(8, 6, 3),
+    "transposed, grouped": lambda: nn.ConvTranspose1d(8, 12, 3, groups=2),
+}
+
+
+@pytest.mark.parametrize("kind", CUT)
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in a model"])
+def test_a_cut_layer_is_the_product_of_its_two_layers_in_a_model_and_in_its_file(kind, inside, tmp_path):
+    layer = CUT[kind]()
+    small = rl.nn.compress(nn.Sequential(layer) if inside else layer, rank=2)
+    expected = (small.model[0] if inside else small.model).weight.detach().flatten(1)
+    for model in (small.model, small.save(tmp_path / "small.safetensors")):
+        weights, _ = named_weights(model)
+        (found,) = (x for x in matrices(weights) if isinstance(x, WeightMatrix))
+        assert found.name == ("0.weight" if inside else "weight")
+        assert off(found.matrix(), expected) <= ROUNDED
+    if kind in ("linear", "conv"):
+        assert found.parameters == 2 * sum(found.shape)
+
+
+def test_cut_models_are_compared_with_the_models_before_the_cut(tmp_path):
+    model = nn.Sequential(nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 16))
+    small = rl.nn.compress(model, rank=3)
+    change = rl.nn.rank_difference(model, str(small.save(tmp_path / "small.safetensors")))
+    assert change.weight.values.tolist() == ["0.weight", "2.weight"]
+    assert change.numerical_rank.values.tolist() == [21, 13]  # the singular values that were cut off
+    profile = rl.nn.rank_profile(str(tmp_path / "small.safetensors"))
+    assert profile.numerical_rank.values.tolist() == [3, 3]
+
+
+def test_the_cut_weight_of_conv1d_has_the_shape_it_is_stored_in(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    layer = transformers.pytorch_utils.Conv1D(10, 16)
+    small = rl.nn.compress(nn.Sequential(layer), rank=2)
+    for model in (small.model, str(small.save(tmp_path / "small.safetensors"))):
+        row = rl.nn.rank_profile(model).isel(weight=0)
+        assert (int(row.rows), int(row.columns), int(row.numerical_rank)) == (16, 10, 2)
+
+
+def test_parts_of_a_cut_layer_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="no product"):
+        CutLayer().assemble([torch.ones(2, 5), torch.ones(4, 3)])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("q_proj.lora_magnitude_vector", (6,)),
+        ("conv.lora_magnitude_vector.default.weight", (1, 6, 1, 1)),
+        ("lora_unet_q.dora_scale", (6, 1)),
+    ],
+)
+def test_magnitudes_of_weight_decomposed_adapters_are_named_beside_the_product(name, shape):
+    A, B = torch.randn(3, 8), torch.randn(6, 3)
+    made = {"q_proj.lora_A.weight": A, "q_proj.lora_B.weight": B, name: torch.ones(shape)}
+    product, magnitudes = matrices(made)
+    assert torch.equal(product.matrix(), B @ A)
+    assert magnitudes.name == name
+    assert "not the adapter's product alone" in magnitudes.reason

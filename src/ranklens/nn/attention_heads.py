@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ranklens.nn.attention import SeparateAttention
 from ranklens.nn.rank_profile import Weights
 
 # Names under which configurations give the number of heads, and the number of heads of keys and values.
@@ -54,7 +55,7 @@ def head_counts(model: Weights, layer: str, heads: int | None = None) -> Heads:
     """
     if heads is None and isinstance(model, nn.Module):
         own = dict(model.named_modules()).get(layer)
-        if isinstance(own, nn.MultiheadAttention):
+        if isinstance(own, nn.MultiheadAttention | SeparateAttention):
             return Heads(own.num_heads, own.num_heads)
     told = _part(_configuration(model), layer)
     half = next((HALVES[part] for part in layer.split(".") if part in HALVES), ())

@@ -13,8 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ranklens.nn import saved
 from ranklens.nn.file_kind import file_kind
 from ranklens.nn.saved_networks import saved_networks
+from ranklens.nn.stored_parts import CutLayer
 from ranklens.tensors.annotations import checked
 
 # Names of the file that holds the weights of a model in a folder with other files, the preferred one first.
@@ -43,10 +45,12 @@ class StoredWeights(Mapping[str, Tensor]):
         path: the path that was given.
         shared: {name: another name} for every tensor that is stored under an earlier name, too, as tied weights are in
             files of `torch.save`.
+        cuts: the layers that were cut, by name, and how their two layers make the weight, in a file that
+            `Compression.save` wrote.
 
     Raises:
         FileNotFoundError: if there is no such file, or a part of the checkpoint is missing.
-        ValueError: if a file cannot be read or holds no weights.
+        ValueError: if a file cannot be read or holds no weights, or is a link that leads out of the folder.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -56,9 +60,11 @@ class StoredWeights(Mapping[str, Tensor]):
         self._read = 0
         self._where: dict[str, Path] = {}
         self.shared: dict[str, str] = {}
+        self.cuts: dict[str, CutLayer] = {}
         for file, names in self._files.items():
             held = self._open(file)
             self.shared |= _shared(held) if isinstance(held, dict) else {}
+            self.cuts |= held.cuts() if isinstance(held, _SafeTensors) else {}
             for name in held if names is None else names:
                 if name not in held:
                     raise ValueError(
@@ -96,6 +102,18 @@ class _SafeTensors(Mapping[str, Tensor]):
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
 
+    def cuts(self) -> dict[str, CutLayer]:
+        """Return the cut layers that the header of the file tells of; none if it is no file of `Compression.save`.
+
+        Raises:
+            ValueError: if the header is damaged.
+        """
+        try:
+            told = saved.structure(self._stored.metadata())
+            return {} if told is None else saved.cut_layers(told)
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            raise ValueError(f"the header of {self._file} is damaged: {error!r}") from error
+
     def __getitem__(self, name: str) -> Tensor:
         try:
             return self._stored.get_tensor(name)
@@ -126,7 +144,8 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Args:
         path: one of: a safetensors file; a file of `torch.save`; an index of shards (.index.json) whose shards are in
             the same folder, or one of the shards (name-00001-of-00005.safetensors); or a folder that contains one of
-            these, and possibly other files of a training run.
+            these, and possibly other files of a training run. Links in a folder are followed within the folder, and
+            in a snapshot of a cache of the Hugging Face hub to the cache's blobs.
 
     Returns:
         {name: tensor}, on the CPU and with the dtypes of the file.
@@ -167,13 +186,16 @@ def _files(path: Path) -> dict[Path, list[str] | None]:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ValueError: for a link that leads out of the folder.
     """
     file = _within(path) if path.is_dir() else path
     if not _is_file(file):
         raise FileNotFoundError(f"there is no checkpoint {file}")
-    if file.name.endswith(".index.json"):
-        return _shards(file)
-    return _parts(file)
+    _check_link(file, path)
+    found = _shards(file) if file.name.endswith(".index.json") else _parts(file)
+    for part in found:
+        _check_link(part, path)
+    return found
 
 
 def _within(folder: Path) -> Path:
@@ -236,8 +258,33 @@ def _shards(index: Path) -> dict[Path, list[str] | None]:
                 f"{index} names {name!r}, which is not a file beside it; shards must be in the folder of the index"
             )
         if not _is_file(index.parent / name):
-            raise FileNotFoundError(f"{index} names {name!r}, which is not in its folder; put the shard there")
+            lost = "is a link to a missing file" if os.path.islink(index.parent / name) else "is not in its folder"
+            raise FileNotFoundError(f"{index} names {name!r}, which {lost}; put the shard there")
     return {index.parent / file: [name for name, shard in names.items() if shard == file] for file in files}
+
+
+def _check_link(file: Path, named: Path) -> None:
+    """Refuse a file that was found in a folder and is a link out of it, because nobody asked for the other file.
+
+    A link in a snapshot of a cache of the Hugging Face hub is followed into the cache's folder of blobs, where the hub
+    keeps the files of all snapshots. A link that the user named is followed wherever it leads.
+
+    Args:
+        file: the file.
+        named: the path that the user gave: the file itself, another file in its folder, or the folder.
+
+    Raises:
+        ValueError: for a link that leads out of the folder.
+    """
+    if file == named:
+        return
+    folder, target = file.parent.resolve(), file.resolve()
+    allowed = [folder, *(parent.parent / "blobs" for parent in folder.parents if parent.name == "snapshots")]
+    if not any(target.is_relative_to(each) for each in allowed):
+        raise ValueError(
+            f"{file} is a link to {target}, outside of its folder, and such links are followed only where they are "
+            f"named; give {target} itself, or put the files into one folder"
+        )
 
 
 def _is_file(path: Path) -> bool:

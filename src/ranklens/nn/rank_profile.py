@@ -44,7 +44,8 @@ def rank_profile(
         model: a module; a mapping of names to tensors or numpy arrays, such as a state dict; or the path of a
             checkpoint, as `load_weights` takes it. A weight that is stored in parts counts as one: a factored weight,
             the product B A of a low-rank adapter (times its scale, where its configuration is beside the file), a
-            weight under weight normalization, and a pruned weight. A weight of more than two axes is the matrix of its
+            weight under weight normalization, a pruned weight, and the two layers of a layer that `compress` cut, in
+            its model or in the file that `Compression.save` wrote. A weight of more than two axes is the matrix of its
             first axis by all others; a tensor of three axes that holds one matrix per expert has one row for each, and
             `ranklens.nn.weight_matrices.matrices` says how it is told from the kernel of a convolution.
         energy: share of the squared Frobenius norm that the `rank_kept` largest components must hold.

@@ -9,12 +9,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ranklens.nn import saved
 from ranklens.nn.attention import SeparateAttention, without_nested
 from ranklens.nn.layer_kinds import plain_form
 from ranklens.nn.low_rank import LowRank, empty_pair
 from ranklens.nn.model_state import M, all_names, bare, copied, replaced
 from ranklens.nn.pretrained import with_own_saving
-from ranklens.nn.saved import FORMAT, WEIGHTS, classes, heads_of, plain_description
+from ranklens.nn.saved import WEIGHTS, classes, heads_of, plain_description
 from ranklens.tensors.annotations import checked
 
 # What to do about a model that does not fit the file.
@@ -82,8 +83,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileNotFoundError(f"there is no file {path}")
     try:
         with safe_open(path, framework="pt") as stored:
-            structure = json.loads((stored.metadata() or {}).get("structure", "{}"))
-            if not isinstance(structure, dict) or structure.get("format") != FORMAT:
+            structure = saved.structure(stored.metadata())
+            if structure is None:
                 raise ValueError(f"path {path} was not written by Compression.save of this version")
             return structure, {name: stored.get_tensor(name) for name in sorted(stored.keys())}
     except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
@@ -125,7 +126,7 @@ def _with_pair(model: M, name: str, description: dict[str, Any]) -> M:
     """
     layer = _part(model, name)
     form = plain_form(layer)
-    expected = {key: value for key, value in description.items() if key not in ("rank", "bias")}
+    expected = {key: value for key, value in description.items() if key not in saved.OWN}
     if form is None:
         kind = type(layer).__name__
         raise ValueError(f"layer {name!r} is a {kind}, and in the file a {expected['class']}; {REMEDY}, before any cut")

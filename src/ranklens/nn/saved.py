@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,15 @@ from ranklens.nn.attention import SeparateAttention
 from ranklens.nn.composition import Composition
 from ranklens.nn.layer_kinds import Truncatable, groups, is_conv_transpose, matrices
 from ranklens.nn.low_rank import LowRank
+from ranklens.nn.stored_parts import CutLayer
 
 # Name of the file of weights in a folder. It is none that `from_pretrained` of transformers looks for, which would load
 # the folder into the plain architecture and leave the cut layers with random weights.
 WEIGHTS = "ranklens.safetensors"
 # Written into every file, so that `restore` recognizes its own files and their version.
 FORMAT = "ranklens compression 1"
+# Entries of a description that tell of the two layers, and not of the layer before the cut.
+OWN = ("rank", "bias", "transposed")
 # Options of a convolution that its weight does not show.
 OPTIONS = ("stride", "padding", "dilation", "padding_mode", "groups", "output_padding")
 # Options of an attention layer that its weights do not show.
@@ -89,7 +92,43 @@ def _description(pair: LowRank) -> dict[str, object]:
     first: Any = pair[0]
     last: Any = pair[1]
     _, outputs, rank = matrices(last).shape
-    return {"rank": rank, "bias": last.bias is not None, **plain_description(first, groups(first) * outputs)}
+    own = {"rank": rank, "bias": last.bias is not None, "transposed": pair.transposed}
+    return {**own, **plain_description(first, groups(first) * outputs)}
+
+
+def structure(header: Mapping[str, str] | None) -> dict[str, Any] | None:
+    """Return what the header of a file tells about cut layers, or None if `save` did not write the file.
+
+    Args:
+        header: the texts in the header of a safetensors file, by name.
+
+    Returns:
+        The entries "layers", "attention", "classes" and "shared".
+    """
+    try:
+        told = json.loads((header or {}).get("structure", "{}"))
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return told if isinstance(told, dict) and told.get("format") == FORMAT else None
+
+
+def cut_layers(told: Mapping[str, Any]) -> dict[str, CutLayer]:
+    """Return how the two layers of each cut layer make its weight.
+
+    Args:
+        told: what `structure` returns.
+
+    Returns:
+        {name of the layer: how its weight is made}.
+    """
+    return {
+        name: CutLayer(
+            groups=int(layer.get("groups", 1)),
+            is_conv_transpose=str(layer["class"]).startswith("ConvTranspose"),
+            transposed=bool(layer.get("transposed", False)),
+        )
+        for name, layer in told["layers"].items()
+    }
 
 
 def plain_description(layer: Truncatable, outputs: int) -> dict[str, object]:

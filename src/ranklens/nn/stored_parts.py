@@ -1,7 +1,7 @@
-"""Weights that are stored in parts: low-rank adapters, weight normalization, pruning masks, and factored layers."""
+"""Weights that are stored in parts: adapters, weight normalization, pruning masks, factored layers and cut layers."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,48 @@ Assembled = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
+class CutLayer:
+    """How the two layers in the place of a cut layer make its weight.
+
+    Attributes:
+        groups: number of groups of a convolution.
+        is_conv_transpose: whether the layer is a transposed convolution, whose weight has the inputs first.
+        transposed: whether the layer stores its weight with shape (in, out), as `Conv1D` of transformers does.
+    """
+
+    groups: int = 1
+    is_conv_transpose: bool = False
+    transposed: bool = False
+
+    def assemble(self, parts: Sequence[Tensor]) -> Assembled:
+        """Return the weight from those of both layers: as two factors, or multiplied out where it has no such form.
+
+        Args:
+            parts: weight of the layer that is applied first, and of the one that is applied last.
+
+        Returns:
+            The left and right factor; for a convolution that is transposed or has several groups, the weight and None.
+
+        Raises:
+            ValueError: if the two weights do not fit each other.
+        """
+        dtype = torch.promote_types(torch.float32, torch.promote_types(parts[0].dtype, parts[1].dtype))
+        first, last = (part.to(dtype) for part in parts)
+        if self.is_conv_transpose:
+            into, rank, *kernel = first.shape
+            by_group = first.reshape(self.groups, into // self.groups, rank, -1)
+            product = torch.einsum("gor,girk->giok", last.reshape(self.groups, -1, rank), by_group)
+            return product.reshape(into, -1, *kernel), None
+        left, right = last.flatten(1), first.flatten(1)
+        if left.shape[1] * self.groups != len(right):
+            raise ValueError(f"weights of shapes {tuple(last.shape)} and {tuple(first.shape)} have no product")
+        if self.groups > 1:
+            by_group = left.reshape(self.groups, -1, left.shape[1]) @ right.reshape(self.groups, left.shape[1], -1)
+            return by_group.reshape(len(left), *first.shape[1:]), None
+        return (right.T, left.T) if self.transposed else (left, right)
+
+
+@dataclass(frozen=True)
 class Parts:
     """The parts of one weight.
 
@@ -37,11 +79,12 @@ class Parts:
     layer: str = ""
 
 
-def grouped(names: Iterable[str]) -> dict[str, Parts]:
+def grouped(names: Iterable[str], cuts: Mapping[str, CutLayer] | None = None) -> dict[str, Parts]:
     """Return the weights that are stored in parts, by the name of every part.
 
     Args:
         names: names of tensors, in a mapping or a list.
+        cuts: {name of a layer that was cut: how its two layers, named "NAME.0" and "NAME.1", make its weight}.
 
     Returns:
         {name of a part: the parts of its weight}. Tensors that are whole weights are not in it.
@@ -49,6 +92,10 @@ def grouped(names: Iterable[str]) -> dict[str, Parts]:
     every = dict.fromkeys(map(str, names))
     found = [*factored_state.layers(every)]
     groups = [Parts(name, parts, assemble) for name, parts, assemble in found]
+    for layer, cut in (cuts or {}).items():
+        name, *pair = (f"{layer}.{part}".lstrip(".") for part in ("weight", "0.weight", "1.weight"))
+        if all(part in every for part in pair):
+            groups.append(Parts(name, tuple(pair), cut.assemble))
     for name in every:
         groups += [group for group in (_adapter(name, every), _normed(name, every), _pruned(name, every)) if group]
     return {part: group for group in groups for part in group.names}

@@ -12,12 +12,16 @@ from torch.nn.parameter import is_lazy
 from ranklens.nn.checkpoint import StoredWeights
 from ranklens.nn.composed import Composed, ComposedMultiheadAttention
 from ranklens.nn.composition import Composition
-from ranklens.nn.stored_parts import Parts, grouped
+from ranklens.nn.layer_kinds import groups, is_conv_transpose
+from ranklens.nn.low_rank import LowRank
+from ranklens.nn.stored_parts import CutLayer, Parts, grouped
 
 # Names of tensors that hold the scales of a quantized weight, by the end of the name.
 SCALES = re.compile(r"(^|[._])(scales?|weight_scale(_inv|_2)?|scale_inv|absmax|qzeros)$")
 # Names of tensors beside which such a tensor is one of scales.
 QUANTIZED = ("weight", "qweight", "weight_packed", "blocks", "packed")
+# Names of the magnitudes of weight-decomposed adapters (DoRA), as PEFT and LyCORIS write them.
+MAGNITUDES = re.compile(r"(^|[._])(lora_magnitude_vector|dora_scale)([._]|$)")
 # Names by which a weight of three axes is known to hold one matrix per expert.
 EXPERTS = re.compile(r"(^|[._])(experts?|moe|\w*_moe)([._]|$)")
 # Two 4-bit numbers in a byte, where this version of torch has that type.
@@ -111,7 +115,7 @@ def units(weights: Iterable[str]) -> dict[str, Parts | str]:
     Returns:
         {name of a weight: its parts, or the name of the tensor that holds it whole}.
     """
-    parts = grouped(weights)
+    parts = grouped(weights, weights.cuts if isinstance(weights, StoredWeights | ModuleWeights) else None)
     found: dict[str, Parts | str] = {}
     for name in weights:
         group = parts.get(str(name))
@@ -166,9 +170,14 @@ class ModuleWeights(Mapping[str, Tensor]):
 
     Args:
         model: a module.
+
+    Attributes:
+        cuts: the layers that were cut, by name, and how their two layers make the weight.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        pairs = ((name, module) for name, module in model.named_modules() if isinstance(module, LowRank))
+        self.cuts = {name: _cut(pair) for name, pair in pairs}
         factors = {id(p) for m in model.modules() if isinstance(m, Composition) for p in m.parameters()}
         self._found: dict[str, tuple[nn.Module, str]] = {}
         shared: set[int] = set(factors)
@@ -205,6 +214,12 @@ class ModuleWeights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._found)
+
+
+def _cut(pair: LowRank) -> CutLayer:
+    """Return how the two layers of a cut layer make its weight."""
+    first, _ = pair._ends()
+    return CutLayer(groups(first), is_conv_transpose(first), pair.transposed)
 
 
 def adapter_scale(model: nn.Module) -> Callable[[str, int], float]:
@@ -267,6 +282,11 @@ def _reason(name: str, tensor: Tensor, names: Iterable[str]) -> str | None:  # n
         return "is not initialized; run the model on a batch first"
     if tensor.layout != torch.strided:
         return f"is stored as {tensor.layout}; call to_dense() first"
+    if MAGNITUDES.search(name):
+        return (
+            "holds magnitudes that rescale the weight together with its adapter (DoRA), so that the change of the "
+            "weight is not the adapter's product alone; merge the adapter and compare with the model before it"
+        )
     if tensor.ndim < 2:
         return "has fewer than two axes"
     if tensor.numel() == 0:
