@@ -12,6 +12,7 @@ from jaxtyping import Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ranklens.completers.foreign import check_labelled
 from ranklens.completers.prepared import HeldOut
 from ranklens.tensors import arguments
 from ranklens.tensors.annotations import check_attributes
@@ -87,7 +88,11 @@ def check_arguments(completer: Completer, *, least_depth: int | None = None) -> 
         arguments.number("scale", completer.scale, above=0)
     arguments.device("device", completer.device)
     _check_held_out(completer.held_out)
+    for name in ("row_features", "column_features"):
+        check_labelled(getattr(completer, name, None), name)
     check_attributes(completer)
+    for column, frame in (getattr(completer, "features", None) or {}).items():
+        check_labelled(frame, f"features[{column!r}]")
     return seed_of(completer.random_state)
 
 

@@ -22,6 +22,7 @@ from ranklens.completers.descent import FIRST_WIDTH
 from ranklens.completers.entries import outer_factors
 from ranklens.completers.explanation import Explained
 from ranklens.completers.fitted import FittedMatrix
+from ranklens.completers.foreign import pandas_frame
 from ranklens.completers.observed import Observed
 from ranklens.completers.prepared import HeldOut
 from ranklens.completers.sampling import NOISE_FREE, MakeFeatures
@@ -176,7 +177,7 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
         Args:
             X: (rows, columns) numbers, as an array, a masked array or a frame whose missing entries are NaN, None or
                 NA, or as a scipy.sparse matrix whose stored entries are the observed ones. A frame with Sparse columns
-                has the entries that pandas shows.
+                has the entries that pandas shows. A frame of polars is read as one of pandas.
             y: ignored.
 
         Returns:
@@ -186,6 +187,7 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
             ValueError: if X has more than two axes.
         """
         self._seed = check_arguments(self, least_depth=2)
+        X = pandas_frame(X)
         if isinstance(X, np.ndarray) and X.ndim > 2:
             raise ValueError(
                 f"X has shape {X.shape}, which is no matrix; complete a tensor by "
@@ -298,10 +300,12 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
                 frame get theirs by label, and new rows in an array get average ones.
 
         Returns:
-            The filled matrix, of the shape of X: a frame for a frame, else an array, also for a sparse matrix.
+            The filled matrix, of the shape of X: a frame for a frame of pandas, else an array, also for a sparse
+            matrix.
         """
-        observed = self._observed_rows(X)
-        filled = self._rows(X, observed).whole() * self.column_scale_
+        table = pandas_frame(X)
+        observed = self._observed_rows(table)
+        filled = self._rows(table, observed).whole() * self.column_scale_
         filled[tuple(observed.indices.numpy().T)] = observed.values.numpy()
         return pd.DataFrame(filled, index=X.index, columns=X.columns) if isinstance(X, pd.DataFrame) else filled
 
@@ -323,6 +327,7 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
             entries are replaced by predictions too. With `return_std`, a pair of predictions and standard deviations.
         """
         check_is_fitted(self)
+        X = pandas_frame(X)
         if are_positions(X) or are_labels(X):
             fitted, positions = self._fitted, self._positions(X)
             shape: tuple[int, ...] = (-1,)
@@ -384,6 +389,7 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
             all in units of `column_scale_`. NaN for fewer than two values.
         """
         check_is_fitted(self)
+        X = pandas_frame(X)
         if y is not None and (are_positions(X) or are_labels(X)):
             positions = self._positions(X)
             with arguments.reading("y"):

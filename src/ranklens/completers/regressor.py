@@ -18,6 +18,7 @@ from ranklens.completers.completion import Settings, complete
 from ranklens.completers.descent import FIRST_WIDTH
 from ranklens.completers.entries import predict
 from ranklens.completers.explanation import Explained
+from ranklens.completers.foreign import pandas_frame
 from ranklens.completers.labels import Labels, Value, by_column
 from ranklens.completers.observed import Observed
 from ranklens.completers.periods import Periods, fit_periods, times_of
@@ -235,6 +236,7 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
 
     def _checked(self, X: ArrayLike | pd.DataFrame, y: ArrayLike) -> tuple[pd.DataFrame, NDArray[np.float64]]:
         """Return labels as a frame, and values, after the checks that scikit-learn prescribes and some more."""
+        X = pandas_frame(X)
         check_names(X)
         check_no_masks(X, "X")
         check_no_masks(y, "y")
@@ -246,6 +248,7 @@ class EntryRegressor(Explained, RegressorMixin, BaseEstimator):  # type: ignore[
     def _table(self, X: ArrayLike | pd.DataFrame) -> pd.DataFrame:
         """Return labels as a frame, after checking that they have the columns of the fit."""
         check_is_fitted(self)
+        X = pandas_frame(X)
         check_names(X)
         check_no_masks(X, "X")
         return self._frame(X, reset=False)
