@@ -96,7 +96,7 @@ def _description(pair: LowRank) -> dict[str, object]:
     return {**own, **plain_description(first, groups(first) * outputs)}
 
 
-def structure(header: Mapping[str, str] | None) -> dict[str, Any] | None:
+def structure(header: Mapping[str, str] | None) -> dict[str, object] | None:
     """Return what the header of a file tells about cut layers, or None if `save` did not write the file.
 
     Args:
@@ -112,7 +112,7 @@ def structure(header: Mapping[str, str] | None) -> dict[str, Any] | None:
     return told if isinstance(told, dict) and told.get("format") == FORMAT else None
 
 
-def cut_layers(told: Mapping[str, Any]) -> dict[str, CutLayer]:
+def cut_layers(told: Mapping[str, object]) -> dict[str, CutLayer]:
     """Return how the two layers of each cut layer make its weight.
 
     Args:
@@ -121,13 +121,14 @@ def cut_layers(told: Mapping[str, Any]) -> dict[str, CutLayer]:
     Returns:
         {name of the layer: how its weight is made}.
     """
+    layers: Any = told["layers"]
     return {
         name: CutLayer(
             groups=int(layer.get("groups", 1)),
             is_conv_transpose=str(layer["class"]).startswith("ConvTranspose"),
             transposed=bool(layer.get("transposed", False)),
         )
-        for name, layer in told["layers"].items()
+        for name, layer in layers.items()
     }
 
 
