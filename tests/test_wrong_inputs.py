@@ -64,5 +64,6 @@ def test_every_wrong_input_is_refused_by_the_name_of_its_argument_or_works(exten
     found = json.loads(answer.stdout.splitlines()[-1])
     assert found["tried"] > (400 if extent == "quick" else 8000)
     assert found["wrong"] == []
+    assert found["missing"] == []
     told = found["told"]
     assert {call: told[call] for call, message in CALLS.items() if message not in told[call]} == {}

@@ -1,6 +1,6 @@
 import math
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
@@ -28,7 +28,12 @@ class Unseen(Protocol):
 
 # Annotations, each with its words, values that it allows, and values that it does not.
 KINDS = [
-    (int, "an integer", [1, -1, np.int8(1), torch.tensor(1), np.array(1)], [1.0, "1", True, None, 2**63, np.ones(1, int)]),
+    (
+        int,
+        "an integer",
+        [1, -1, np.int8(1), torch.tensor(1), np.array(1)],
+        [1.0, "1", True, None, 2**63, np.ones(1, int)],
+    ),
     (float, "a number", [1, 1.5, math.inf, np.float32(1), torch.tensor(1.0)], [math.nan, "1", True, 1j, torch.ones(1)]),
     (bool, "True or False", [True, np.bool_(False)], [0, "yes", None, torch.ones(2)]),
     (str, "a text", ["a"], [1, b"a", Path("a")]),
@@ -36,9 +41,20 @@ KINDS = [
     (Literal["a", "b"], "one of 'a', 'b'", ["a"], ["c", 1, [], pd.DataFrame()]),
     (str | os.PathLike[str], "a text or a path", ["a", Path("a")], [1, True, None]),
     (Tensor, "a tensor", [torch.ones(1), nn.Parameter(torch.ones(1))], [[1.0], np.ones(1), 1]),
-    (Float[Tensor, "n 2"], "a floating-point tensor of shape (n, 2)", [torch.ones(3, 2)], [torch.ones(2), torch.ones(3, 2).int()]),
+    (
+        Float[Tensor, "n 2"],
+        "a floating-point tensor of shape (n, 2)",
+        [torch.ones(3, 2)],
+        [torch.ones(2), torch.ones(3, 2).int()],
+    ),
     (NDArray[np.bool_], "an array of bool", [np.ones(2, bool)], [np.ones(2), [True]]),
-    (Sequence[int], "a list of integers", [[1], (), range(2), np.ones(2, int), torch.ones(2), pd.Series([1])], [1, "12", [1.5], {}, {1}, np.array(["a"]), torch.ones(()), pd.DataFrame({"a": [1]})]),
+    (
+        Sequence[int],
+        "a list of integers",
+        [[1], (), range(2), np.ones(2, int), torch.ones(2), pd.Series([1])],
+        [1, "12", [1.5], {}, {1}, np.array(["a"]), torch.ones(()), pd.DataFrame({"a": [1]})],
+    ),
+    (Collection[int], "a list of integers", [{1}, [1], range(2)], ["12", {"a"}, iter([1]), {}]),
     (Sequence[str], "a list of texts", [["a"], pd.Index(["a"])], ["a", [1], torch.ones(2)]),
     (tuple[float, float], "a list of 2 numbers", [(1.0, 2), [1, 2], np.ones(2)], [(1.0,), 1.0, (1.0, "2"), np.ones(3)]),
     (tuple[int, ...], "a list of integers", [(), (1, 2)], [("a",)]),
@@ -49,8 +65,13 @@ KINDS = [
     (nn.Module, "a Module", [nn.ReLU()], [nn.ReLU, None]),
     (type[nn.Module], "a subclass of Module", [nn.ReLU], [nn.ReLU(), int]),
     (M, "a Module", [nn.ReLU()], [1]),
-    (str | Sequence[str] | Callable[[str], bool] | None, "a text, a list of texts, a function or None", ["a", ["a"], len, None], [1, [1]]),
-]  # fmt: skip
+    (
+        str | Sequence[str] | Callable[[str], bool] | None,
+        "a text, a list of texts, a function or None",
+        ["a", ["a"], len, None],
+        [1, [1]],
+    ),
+]
 
 
 @pytest.mark.parametrize(
@@ -117,12 +138,12 @@ def test_sizes_are_those_of_one_call():
     """Sizes of the same name in a function that calls are other sizes."""
 
     @checked
-    def inner(x: Float[Tensor, "n"]) -> Tensor:  # noqa: F821
+    def inner(x: Float[Tensor, "n"]) -> Tensor:
         return x
 
     @jaxtyped(typechecker=None)
-    def outer(x: Float[Tensor, "n"]) -> Tensor:  # noqa: F821
-        assert isinstance(x, Float[Tensor, "n"])  # noqa: F821
+    def outer(x: Float[Tensor, "n"]) -> Tensor:
+        assert isinstance(x, Float[Tensor, "n"])
         return inner(torch.ones(7))
 
     assert len(outer(torch.ones(3))) == 7

@@ -61,8 +61,8 @@ def test_a_block_of_vectors_is_its_parts():
 
 def test_the_first_entry_that_is_not_finite_is_named():
     T = torch.ones(2, 2, 2)
-    assert check_finite(T) is T
+    assert check_finite("T", T) is T
     T[1, 0, 1] = torch.inf
     T[1, 1, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"entry \(1, 0, 1\) is inf"):
-        check_finite(T)
+    with pytest.raises(ValueError, match=r"entry \(1, 0, 1\) of T is inf"):
+        check_finite("T", T)

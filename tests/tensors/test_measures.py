@@ -119,7 +119,7 @@ def test_entropy_uses_squares_and_effective_rank_does_not():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: rl.effective_rank(torch.tensor([[math.nan]])), r"entry \(0, 0\) is nan"),
+        (lambda: rl.effective_rank(torch.tensor([[math.nan]])), r"entry \(0, 0\) of W is nan"),
         (lambda: rl.effective_rank(torch.tensor([[math.inf]])), "is inf"),
         (lambda: rl.effective_rank(torch.zeros(0, 2)), "at least one of each"),
         (lambda: rl.schatten_norm(torch.ones(2, 2), 0.0), "p"),

@@ -13,6 +13,9 @@ from ranklens.seeds import derive
 from ranklens.tensors import arguments
 from ranklens.tensors.annotations import checked
 
+# Largest standard deviation of the logarithm of the popularity: beyond it, popularities exceed the range of float64.
+MOST_SPREAD = 100.0
+
 
 @dataclass(frozen=True)
 class VertexTask:
@@ -60,7 +63,7 @@ def vertex_task(
         classes: number of classes, which are equally frequent.
         degree: mean number of neighbours.
         same: share of edges whose second vertex is drawn from the class of the first.
-        spread: standard deviation of the logarithm of the popularity.
+        spread: standard deviation of the logarithm of the popularity, at most 100.
         features: number of features of a vertex.
         signal: norm of the mean of a class.
         shares: shares of the vertices for training and for validation; all others are for the test.
@@ -86,7 +89,7 @@ def vertex_task(
         raise ValueError(f"shares is {shares}; give two positive shares whose sum is below 1")
     draw = default_rng(derive(seed, "vertex task"))
     labels = draw.permutation(np.arange(vertices) % classes)
-    popularity = np.exp(arguments.number("spread", spread, least=0) * draw.normal(size=vertices))
+    popularity = np.exp(arguments.number("spread", spread, least=0, most=MOST_SPREAD) * draw.normal(size=vertices))
     edges: dict[tuple[int, int], None] = {}
     members = [np.flatnonzero(labels == c) for c in range(classes)]
     while len(edges) < count:

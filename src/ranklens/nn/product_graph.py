@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ranklens.nn.walk_index import Edges, adjacency
+from ranklens.nn.walk_index import Edges, adjacency, check_vertex, on_side
 from ranklens.seeds import stream
 from ranklens.tensors import arguments
 from ranklens.tensors.annotations import checked
@@ -65,11 +65,9 @@ def graph_separation_rank(
         arguments.count(name, value)
         for name, value in (("depth", depth), ("width", width), ("features", features), ("points", points))
     )
-    inside = np.zeros(vertices, dtype=bool)
-    for vertex in (*side, *([] if target is None else [target])):
-        if not 0 <= vertex < vertices:
-            raise ValueError(f"vertex {vertex} does not exist; the graph has vertices 0 to {vertices - 1}")
-    inside[list(side)] = True
+    inside = on_side(side, vertices)
+    if target is not None:
+        check_vertex("target", target, vertices)
     draws = stream(seed, "product-pooling graph network")
 
     def drawn(*shape: int) -> NDArray[np.int64]:

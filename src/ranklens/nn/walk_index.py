@@ -110,12 +110,12 @@ def walk_index(edges: Edges, vertices: int, side: Collection[int], *, length: in
     3
     """
     near = adjacency(edges, vertices)
-    inside = _inside(side, vertices)
+    inside = on_side(side, vertices)
     length = arguments.count("length", length, least=0)
     walks = boundary(near, inside).astype(object)
     for _ in range(length):
         walks = walks @ near.astype(object)
-    return int(walks.sum() if target is None else walks[_vertex(target, vertices)])
+    return int(walks.sum() if target is None else walks[check_vertex("target", target, vertices)])
 
 
 @checked
@@ -150,7 +150,7 @@ def walk_bound(
     WalkBound(walks=6, exponent=7, published=25)
     """
     near = adjacency(edges, vertices)
-    inside = _inside(side, vertices)
+    inside = on_side(side, vertices)
     depth = arguments.count("depth", depth)
     walks = walk_index(edges, vertices, side, length=depth - 1, target=target)
     mixed = np.zeros(vertices, dtype=bool)
@@ -163,7 +163,7 @@ def walk_bound(
     if target is None:
         exponent = 1 + int(terms.sum()) if mixed.any() else int(left.any() and right.any())
         return WalkBound(walks, exponent, 4 * walks + 1)
-    at = _vertex(target, vertices)
+    at = check_vertex("target", target, vertices)
     return WalkBound(walks, 1 + int(terms[at]) if mixed[at] else 0, 4 * walks)
 
 
@@ -179,22 +179,27 @@ def boundary(near: NDArray[np.int64], inside: NDArray[np.bool_]) -> NDArray[np.b
     return found
 
 
-def _inside(side: Collection[int], vertices: int) -> NDArray[np.bool_]:
+def on_side(side: Collection[int], vertices: int) -> NDArray[np.bool_]:
     """Return which vertices are on a side."""
     found = np.zeros(vertices, dtype=bool)
     for vertex in side:
-        found[_vertex(vertex, vertices)] = True
+        found[check_vertex("side", vertex, vertices)] = True
     return found
 
 
-def _vertex(vertex: int, vertices: int) -> int:
+def check_vertex(name: str, vertex: int, vertices: int) -> int:
     """Return a vertex, after checking that it exists.
 
+    Args:
+        name: name of the argument, for the error.
+        vertex: the vertex.
+        vertices: number of vertices.
+
     Raises:
-        ValueError: if it does not.
+        ValueError: if there is no such vertex.
     """
     if not 0 <= vertex < vertices:
-        raise ValueError(f"vertex {vertex} does not exist; the graph has vertices 0 to {vertices - 1}")
+        raise ValueError(f"{name}: vertex {vertex} does not exist; the graph has vertices 0 to {vertices - 1}")
     return int(vertex)
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from ranklens.problems.losses import AnyLoss
 from ranklens.problems.problem import Observations, check_values
 from ranklens.tensors import arguments
+from ranklens.tensors.annotations import checked
 from ranklens.tensors.checks import check_finite
 from ranklens.tensors.convert import TensorLike, as_floating
 from ranklens.tensors.network import TensorNetwork
@@ -47,6 +48,7 @@ class Sequences(Observations):
     [0.05, 0.3]
     """
 
+    @checked
     def __init__(
         self,
         inputs: TensorLike,
@@ -121,7 +123,7 @@ def _check_inputs(inputs: TensorLike, count: int | None = None) -> Tensor:
     Raises:
         ValueError: for a wrong shape or number, or inputs that are not finite.
     """
-    found = check_finite(as_floating("inputs", inputs)).detach()
+    found = check_finite("inputs", as_floating("inputs", inputs)).detach()
     if found.ndim != 2 or 0 in found.shape or (count is not None and len(found) != count):
         wanted = "m" if count is None else count
         raise ValueError(f"inputs have shape {tuple(found.shape)}; expected ({wanted}, time), at least one time step")

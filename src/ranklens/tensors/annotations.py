@@ -6,7 +6,7 @@ Ranges of numbers and what arguments must have in common are not annotated. Func
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, wraps
 from numbers import Integral, Real
@@ -251,9 +251,9 @@ def _lists(kind: object, parts: tuple[object, ...]) -> Kind:
         if isinstance(value, Tensor | np.ndarray):
             return value.ndim > 0 and takes_numbers and _has_numbers(value) and length in (None, len(value))
         if not isinstance(value, Sequence):
-            if not hasattr(value, "__array__"):
+            if not hasattr(value, "__array__") and not (kind is Collection and isinstance(value, Collection)):
                 return kind is Iterable
-            value = list(value)  # a series or an index of pandas; of a frame, the names of the columns
+            value = list(value)  # such as a set, or a series of pandas; of a frame, the names of the columns
         return length in (None, len(value)) and all(each.allows(part) for part in value)
 
     what = "" if each is ANYTHING else f" of {'' if length is None else f'{length} '}{each.several}"
@@ -278,7 +278,7 @@ def _has_numbers(value: Tensor | np.ndarray) -> bool:
 
 _WITH_PARTS: dict[object, Callable[[object, tuple[object, ...]], Kind]] = {
     **dict.fromkeys((Union, UnionType), _any_of),
-    **dict.fromkeys((Sequence, Iterable, list, tuple), _lists),
+    **dict.fromkeys((Sequence, Iterable, Collection, list, tuple), _lists),
     Literal: _words,
     np.ndarray: _arrays_of,
     type: _subclasses,

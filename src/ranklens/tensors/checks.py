@@ -109,10 +109,11 @@ def check_vectors(vectors: TensorLike | Sequence[TensorLike], shape: Sequence[in
     return parts
 
 
-def check_finite(W: Tensor) -> Tensor:
+def check_finite(name: str, W: Tensor) -> Tensor:
     """Return a tensor itself, after checking that its entries are finite.
 
     Args:
+        name: name of the argument, for the error.
         W: a tensor of any shape.
 
     Raises:
@@ -120,5 +121,5 @@ def check_finite(W: Tensor) -> Tensor:
     """
     if not bool(torch.isfinite(W).all()):
         where = tuple(int(x) for x in (~torch.isfinite(W)).nonzero()[0])
-        raise ValueError(f"entry {where} is {float(W[where])}; rank and norms need finite entries")
+        raise ValueError(f"entry {where} of {name} is {float(W[where])}; all entries must be finite")
     return W

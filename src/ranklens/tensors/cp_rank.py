@@ -84,7 +84,7 @@ def cp_rank_estimate(
     for name, value in {"largest": largest, "starts": starts, "sweeps": sweeps}.items():
         if value is not None or name != "largest":
             arguments.count(name, value)
-    T = check_finite(T).detach().double()
+    T = check_finite("T", T).detach().double()
     if not bool(T.any()):
         return CPRankEstimate(0, 0.0, {0: 0.0}, rtol)
     T = T / T.abs().max()  # so that squares neither underflow nor overflow

@@ -448,4 +448,4 @@ def _check_matrix(W: Matrices) -> Float[Tensor, "*batch rows columns"]:
     W = as_floating("W", W)
     if W.ndim < 2 or 0 in W.shape[-2:]:
         raise ValueError(f"W has shape {tuple(W.shape)}; pass (*batch, rows, columns) with at least one of each")
-    return check_finite(W)
+    return check_finite("W", W)

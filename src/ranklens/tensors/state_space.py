@@ -48,7 +48,7 @@ class StateSpace:
     """
 
     def __init__(self, A: TensorLike, B: TensorLike | None = None, C: TensorLike | None = None) -> None:
-        self.A = check_finite(as_floating("A", A))
+        self.A = check_finite("A", as_floating("A", A))
         if self.A.ndim != 1 or len(self.A) == 0:
             raise ValueError(f"A has shape {tuple(self.A.shape)}; pass the diagonal, (states,) with at least one state")
         self.B, self.C = self._weights("B", B), self._weights("C", C)
@@ -79,7 +79,7 @@ class StateSpace:
         Raises:
             ValueError: if there is no time step, or an input is not finite.
         """
-        u = check_finite(as_floating("inputs", inputs)).to(self.A)
+        u = check_finite("inputs", as_floating("inputs", inputs)).to(self.A)
         if u.ndim == 0 or u.shape[-1] == 0:
             raise ValueError(f"inputs have shape {tuple(u.shape)}; pass (*batch, time) with at least one time step")
         length = u.shape[-1]
@@ -178,7 +178,7 @@ class StateSpace:
         """Return the input or output weights with the dtype and on the device of A; ones for None."""
         if value is None:
             return torch.ones_like(self.A.detach())
-        weights = check_finite(as_floating(name, value))
+        weights = check_finite(name, as_floating(name, value))
         if weights.shape != self.A.shape:
             raise ValueError(f"{name} has shape {tuple(weights.shape)}, A {tuple(self.A.shape)}; pass equal lengths")
         return weights.to(self.A)
