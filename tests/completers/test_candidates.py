@@ -87,6 +87,16 @@ def test_matrix_candidates_are_the_best_of_every_rank(tolerance):
     assert found.networks[found.begin].layout.sizes["r"] == 2  # the widest gap is that between 8 and 0.5
 
 
+def test_two_singular_values_that_have_not_grown_are_tried_too():
+    values = torch.tensor([9.0, 8.0, 1e-3, 1e-4, 1e-5]).double()
+    net = rl.init.product_(rl.deep_matrix((5, 5), 3), torch.diag(values))
+    found = matrix_candidates(net)
+    assert [candidate.layout.sizes["r"] for candidate in found.networks] == [4, 3, 2, 1]
+    assert found.networks[found.begin].layout.sizes["r"] == 2
+    found = matrix_candidates(rl.init.product_(rl.deep_matrix((5, 5), 3), torch.diag(values * (values > 1))))
+    assert [candidate.layout.sizes["r"] for candidate in found.networks][-2:] == [2, 1]
+
+
 def test_elimination_begins_where_the_data_are_explained():
     """Three components whose third is a copy: two suffice, and one does not."""
     net = with_twins()

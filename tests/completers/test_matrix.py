@@ -424,3 +424,12 @@ def test_labels_that_occur_twice_cannot_be_predicted_by_label():
         completer.predict([("a", "v")])
     with pytest.raises(ValueError, match="X has 5 columns of the name 'v'"):
         rl.MatrixCompleter().fit(frame.set_axis(["v"] * 5, axis=1))
+
+
+def test_a_small_component_beside_a_large_one_is_found():
+    """A constant of a tenth of the signal: the descent ended while its component had not grown."""
+    made = np.random.default_rng(3)
+    whole = np.outer(made.normal(size=60), made.normal(size=24)) + 0.1
+    completer = rl.MatrixCompleter(posterior=0).fit(np.where(made.random(whole.shape) < 0.8, whole, np.nan))
+    assert completer.rank_ == 2
+    assert relative_error(completer.left_ @ completer.right_.T, whole) < REFITTED

@@ -18,6 +18,9 @@ from ranklens.tensors.products import product_svd, set_balanced_
 
 # Singular values below this share of the largest are taken for components that have not grown from the initialization.
 GROWN = 0.01
+# Singular values that have not grown, of which candidates are made too: a small component may still be on its way when
+# a larger one, around which steps of constant length go to and fro, lets the held-out loss rise.
+NOT_GROWN = 2
 # Components of a bond that a candidate has at most. Matrices may have twice as many singular values.
 MOST = 16
 # Components are left out, before any least squares, as long as the sum of squared residuals stays below this multiple.
@@ -70,8 +73,9 @@ def make_candidates(
 def matrix_candidates(net: TensorNetwork) -> Candidates:
     """Return balanced pairs of factors of the end matrix of a deep matrix, truncated to every rank from large to 1.
 
-    The largest rank counts the singular values that have grown out of the initialization, up to a limit. The search
-    begins at the rank r for which the singular values r and r + 1 have the largest ratio.
+    The largest rank counts the singular values that have grown out of the initialization, up to a limit, and two more:
+    least squares find a small component from a singular vector that has hardly grown. The search begins at the rank r,
+    among the grown ones, for which the singular values r and r + 1 have the largest ratio.
 
     Args:
         net: the deep matrix.
@@ -80,13 +84,14 @@ def matrix_candidates(net: TensorNetwork) -> Candidates:
     U, s, V = product_svd(left.double(), right.T.double())
     grown = max(int((s > GROWN * s[0]).sum()), 1)
     ranks = range(min(grown, 2 * MOST), 0, -1)
+    more = min(NOT_GROWN, int((s[ranks[0] :] > 0).sum()))
     networks = []
-    for r in ranks:
+    for r in range(ranks[0] + more, 0, -1):
         factors = [U.new_zeros(len(U), r), U.new_zeros(r, len(V))]
         set_balanced_(factors, U[:, :r], s[:r], V[:, :r])
         networks.append(TensorNetwork("ar,rb->ab", factors))
     gaps = [float(s[r - 1] / s[r]) if r < len(s) and s[r] > 0 else 1.0 for r in ranks]
-    return Candidates(tuple(networks), gaps.index(max(gaps)))
+    return Candidates(tuple(networks), more + gaps.index(max(gaps)))
 
 
 @torch.no_grad()
