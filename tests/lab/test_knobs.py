@@ -28,7 +28,7 @@ def test_presets_are_within_all_bounds_and_survive_the_address(name):
         ({"start": "small"}, "start is 'small'; it must be a number"),
         ({"family": "<script>"}, "family is '<script>'; it must be one of matrix"),
         ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs'"),
-        ({"family": "cp", "depth": "2.5"}, "only the end matrix"),
+        ({"family": "cp", "depth": "2.5"}, "only a deep matrix"),
         ({"depth": "2.5", "optimizer": "adam"}, "a fraction has a balanced flow only"),
         ({"family": "train", "depth": "1"}, "order is 1"),
         ({"family": "cp", "depth": "6", "size": "64"}, f"more than {MOST_ENTRIES}"),
@@ -57,3 +57,9 @@ def test_nonsense_gives_knobs_or_a_message(texts):
 def test_the_address_names_only_what_was_turned():
     assert query(Knobs()) == ""
     assert query(replace(Knobs(), seed=3, start=0.01)) == "start=0.01&seed=3"
+
+
+def test_an_einsum_has_no_depth_that_could_be_wrong():
+    """A depth of 2.5 that is left over from a deep matrix would be refused, and its knob is not shown."""
+    assert not parse({"family": "einsum", "depth": "2.5"}).is_fraction
+    assert parse({"depth": "2.5"}).is_fraction

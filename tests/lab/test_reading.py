@@ -7,7 +7,7 @@ from scipy.integrate import quad
 
 from ranklens.lab.experiment import Experiment
 from ranklens.lab.knobs import Knobs
-from ranklens.lab.reading import learned, next_escape, reading, waiting_time
+from ranklens.lab.reading import due_at, learned, next_escape, reading, waiting_time
 
 
 @pytest.mark.parametrize("order", [1.0, 2.0, 2.5, 3.0, 7.0])
@@ -64,3 +64,16 @@ def test_the_line_says_where_the_run_stands():
     )
     assert "The loss has reached its goal; the effective rank is 1." in reading(experiment, 1.0, None, "loss")
     assert "take a smaller learning rate" in reading(experiment, 1.0, None, "nan")
+
+
+def test_steps_of_a_descent_are_predicted_and_those_of_adam_are_not():
+    """A step of gradient descent advances the time of the flow by the learning rate."""
+    flow = Experiment(Knobs(size=6))
+    escape = next_escape(flow)
+    assert due_at(flow, escape, 5.0) == pytest.approx(5.0 + escape.wait)
+    descent = Experiment(Knobs(size=6, optimizer="descent", rate=0.1))
+    assert due_at(descent, escape, 5.0) == pytest.approx(5.0 + 10 * escape.wait)
+    assert "the next one leaves at about step" in reading(descent, 0.0, escape)
+    adam = Experiment(Knobs(size=6, optimizer="adam"))
+    assert due_at(adam, escape, 0.0) is None
+    assert "predicts no time for this optimizer" in reading(adam, 0.0, escape)

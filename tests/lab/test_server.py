@@ -1,11 +1,15 @@
 import html.parser
 import http.client
 import json
+import tempfile
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
+from safetensors.torch import save
 from typer.testing import CliRunner
 
 from ranklens.cli import app
@@ -82,12 +86,17 @@ def test_a_run_is_streamed_and_exported(server, tolerance):
     assert b"rl.deep_matrix((4, 4), 3" in ask(server, SMALL.replace("run", "script"))[1]
 
 
-@pytest.mark.parametrize("path", ["run?size=1000", "run?start=nan", "record?family=%3Cscript%3E", "script?depth=x"])
+@pytest.mark.parametrize("path", ["size=1000", "start=nan", "family=%3Cscript%3E", "depth=x"])
 def test_nonsense_is_answered_by_a_message(server, path):
-    answer, content = ask(server, path)
-    assert answer.status == 400
-    assert b"it must be" in content
-    assert answer.getheader("Content-Type").startswith("text/plain")
+    """A run tells it as an event, because a browser writes every refused request into its console."""
+    kinds = dict(messages(ask(server, f"run?{path}")[1]))
+    assert list(kinds) == ["failed"]
+    assert "it must be" in kinds["failed"]["why"]
+    for export in ("record", "figure", "script"):
+        answer, content = ask(server, f"{export}?{path}")
+        assert answer.status == 400
+        assert b"it must be" in content
+        assert answer.getheader("Content-Type").startswith("text/plain")
 
 
 def test_an_einsum_that_is_no_network_fails_with_its_reason(server):
@@ -99,8 +108,20 @@ def test_uploads_are_bounded(server, monkeypatch):
     monkeypatch.setattr("ranklens.lab.server.LONGEST_TABLE", 10)
     answer, content = ask(server, "table", method="POST", body=b"1,2\n3,4\n5,6")
     assert (answer.status, b"at most 10 are taken" in content) == (400, True)
-    answer, content = ask(server, "checkpoint", method="POST", body=b"nonsense")
-    assert (answer.status, b"no safetensors file" in content) == (400, True)
+    monkeypatch.setattr("ranklens.lab.server.MOST_IGNORED", 5)
+    assert ask(server, "table", method="POST", body=b"1,2\n3,4\n5,6")[0].status == 400
+    answer, content = ask(server, "table", method="POST")
+    assert (answer.status, b"an unknown number of bytes" in content) == (400, True)
+
+
+def test_uploads_are_answered_by_events(server):
+    for path, why in (("checkpoint", "no safetensors file"), ("table", "the table is 0 x 1")):
+        kinds = dict(messages(ask(server, path, method="POST", body=b"nonsense")[1]))
+        assert why in kinds["failed"]["why"]
+    weights = save({"weight": torch.eye(4)})
+    kinds = dict(messages(ask(server, "checkpoint", method="POST", body=weights)[1]))
+    assert [layer["name"] for layer in kinds["found"]["layers"]] == ["weight"]
+    assert not list(Path(tempfile.gettempdir()).glob("*/checkpoint.safetensors"))
 
 
 def test_a_page_that_has_gone_frees_its_place(server):

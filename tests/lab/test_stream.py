@@ -3,8 +3,10 @@ import json
 import numpy as np
 import pytest
 
+from ranklens.dynamics import checkpoint
+from ranklens.lab.experiment import Experiment
 from ranklens.lab.knobs import Knobs
-from ranklens.lab.stream import message, stream
+from ranklens.lab.stream import Stream, message, stream
 
 pytestmark = pytest.mark.filterwarnings("ignore::ranklens.dynamics.record.StoppedEarly")
 
@@ -47,3 +49,13 @@ def test_numbers_that_json_lacks_become_none():
     rates = np.array(sent["rows"]["rate"], dtype=object)
     assert (rates == None).any()  # noqa: E711  (between the rows at which the law is evaluated)
     message("rows", sent["rows"])
+
+
+@pytest.mark.parametrize("depth", [2.0, 2.5])
+def test_rows_are_sent_while_a_run_goes_on(depth):
+    """Also those of an end matrix, which keeps no checkpoints."""
+    kinds = []
+    experiment = Experiment(Knobs(size=5, rank=1, depth=depth, start=0.1))
+    with checkpoint.keeping(Stream(experiment, lambda kind, _: kinds.append(kind), seconds=0.0)):
+        record = experiment.run(lambda _: None)
+    assert 3 < kinds.count("rows") <= len(record.time)

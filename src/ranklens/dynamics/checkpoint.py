@@ -35,6 +35,14 @@ class Keeper(Protocol):
         """Keep a record under a name, in place of an earlier one of that name."""
 
 
+@runtime_checkable
+class Viewer(Protocol):
+    """A keeper that is also shown the records of runs that cannot go on from a record."""
+
+    def view(self, record: xr.Dataset) -> None:
+        """Take the record of a run so far."""
+
+
 class _Surrounding:
     """The flows and descents inside one `keeping` context: how many there were, and which await being kept."""
 
@@ -76,6 +84,27 @@ def keeping(keeper: Keeper) -> Iterator[None]:
         yield
     finally:
         _surrounding.reset(token)
+
+
+def viewed(report: Report, record: Callable[[], xr.Dataset]) -> Report:
+    """Return `report`, extended by showing a record to a surrounding `Viewer` whenever a checkpoint is due.
+
+    Args:
+        report: the function to which a run that keeps no checkpoints reports its progress.
+        record: returns the record of the run so far.
+    """
+    surrounding = _surrounding.get()
+    if surrounding is None or not isinstance(surrounding.keeper, Viewer):
+        return report
+    viewer = surrounding.keeper
+
+    def reported(text: str) -> None:
+        report(text)
+        if surrounding.is_due():
+            viewer.view(record())
+            surrounding.last = clock.process_time()
+
+    return reported
 
 
 class Checkpoint:

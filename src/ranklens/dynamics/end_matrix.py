@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ranklens.dynamics.checkpoint import UNFINISHED, viewed
 from ranklens.dynamics.newton import Vector
 from ranklens.dynamics.record import Cost, Outcome, Quantity, Recorder, is_early, run_attributes, warn_if_early
 from ranklens.dynamics.solver import (
@@ -132,30 +133,33 @@ def end_matrix_flow(  # noqa: PLR0913  (what ends a run, what it records, how ex
         errors = default_errors(field.array, rtol) if atol is None else np.full(field.array.size, float(atol))
         return Run(field, recorder, local_error(rtol), errors, time, ending)
 
-    with threads(W.numel() * min(W.shape)), reporter(progress) as report:
+    def record(stopped: str, message: str = "") -> xr.Dataset:
+        cost = Cost(run.field.evaluations, before + run.steps, clock.perf_counter() - started)
+        outcome = Outcome(stopped, message, cost)
+        attrs = run_attributes(
+            outcome,
+            task,
+            network=f"the end matrix of depth {depth:g}",
+            solver=SOLVER,
+            until_loss=until_loss,
+            early=is_early(outcome.stopped, until_loss),
+            rtol=rtol,
+            depth=float(depth),
+        )
+        return recorder.result(outcome, {"matrix": run.field.subject.matrix}, attrs)
+
+    before = 0
+    with threads(W.numel() * min(W.shape)), reporter(progress) as told:
+        report = viewed(told, lambda: record(UNFINISHED))
         run = run_of(_Matrix(W, task, depth), 0.0, _ending(W, depth, logarithmic))
         run.go(bounds, report)
-        steps = run.steps
         if run.stopped == "apart":
             rest = _rest(bounds, recorder, run.point.time)
             field = _Logarithmic(run.field.subject.matrix, task, depth, run.field.evaluations)
-            run = run_of(field, run.point.time, _never)
+            before, run = run.steps, run_of(field, run.point.time, _never)
             run.go(rest, report, begins=False)
-            steps += run.steps
-    cost = Cost(run.field.evaluations, steps, clock.perf_counter() - started)
-    outcome = Outcome(run.stopped, run.message, cost)
-    warn_if_early(outcome, run.point.loss, until_loss)
-    attrs = run_attributes(
-        outcome,
-        task,
-        network=f"the end matrix of depth {depth:g}",
-        solver=SOLVER,
-        until_loss=until_loss,
-        early=is_early(outcome.stopped, until_loss),
-        rtol=rtol,
-        depth=float(depth),
-    )
-    return recorder.result(outcome, {"matrix": run.field.subject.matrix}, attrs)
+    warn_if_early(Outcome(run.stopped, run.message, Cost()), run.point.loss, until_loss)
+    return record(run.stopped, run.message)
 
 
 def _rest(bounds: Bounds, recorder: Recorder["_State"], time: float) -> Bounds:

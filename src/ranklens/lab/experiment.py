@@ -53,7 +53,7 @@ class Experiment:
     def __post_init__(self) -> None:
         """Make the target, the problem and the network."""
         knobs = self.knobs
-        self.flows_itself = knobs.depth != int(knobs.depth)
+        self.flows_itself = knobs.is_fraction
         self.net = None if self.flows_itself else self._network()
         self.target = self._target()
         if knobs.family == "example":

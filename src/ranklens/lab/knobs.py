@@ -58,6 +58,11 @@ class Knobs:
     seed: int = 0
     einsum: str = "ar,rs,sb->ab"
 
+    @property
+    def is_fraction(self) -> bool:
+        """Return whether the depth is a fraction; an einsum has no depth, whatever the knob was turned to before."""
+        return self.family != "einsum" and self.depth != int(self.depth)
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -189,13 +194,12 @@ def check(knobs: Knobs) -> Knobs:
         raise ValueError(f"optimizer is {knobs.optimizer[:20]!r}; it must be one of {', '.join(OPTIMIZERS)}")
     if knobs.family == "einsum" and len(knobs.einsum) > LONGEST_EINSUM:
         raise ValueError(f"the einsum has {len(knobs.einsum)} characters; it may have {LONGEST_EINSUM}")
-    fraction = knobs.depth != int(knobs.depth)
-    if fraction and knobs.family not in ("matrix", "example"):
+    if knobs.is_fraction and knobs.family not in ("matrix", "example"):
         raise ValueError(
-            f"depth is {knobs.depth:g}; only the end matrix of a deep matrix has depths that are fractions"
+            f"order is {knobs.depth:g}; a tensor has a whole number of modes, only a deep matrix a depth between"
         )
-    if fraction and (knobs.optimizer != "flow" or knobs.imbalance):
-        raise ValueError(f"depth is {knobs.depth:g}; a fraction has a balanced flow only, no descent and no imbalance")
+    if knobs.is_fraction and (knobs.optimizer != "flow" or knobs.imbalance):
+        raise ValueError(f"depth is {knobs.depth:g}; a fraction has a balanced flow only; take a whole depth")
     if knobs.family in ("cp", "train", "hierarchical") and knobs.depth < 2:
         raise ValueError(f"order is {knobs.depth:g}; a tensor has at least 2 modes here")
     order = 2 if knobs.family in ("matrix", "example") else int(knobs.depth)

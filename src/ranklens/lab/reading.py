@@ -10,6 +10,8 @@ from ranklens.lab.experiment import Experiment, unfolded
 from ranklens.tensors import measures
 
 WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+FOLLOW = ("flow", "descent")  # optimizers that follow the law
+SEEN = 0.1  # a component below this share of its goal is hardly above zero in the figure
 SWEEPS = 30  # of the search for the best rank-one direction of a tensor
 
 
@@ -132,9 +134,34 @@ def reading(experiment: Experiment, at: float, escape: Escape | None, stopped: s
         return f"{text}. {ends.get(stopped, f'Stopped by {stopped}')}; the effective rank is {rank:.2f}."
     if escape is None:
         return f"{text}; what is left of the loss is noise and fine detail."
-    if experiment.knobs.optimizer != "flow" or math.isinf(escape.wait):
-        return f"{text}."
-    return f"{text}; the next one leaves at about t = {at + escape.wait:.3g}. Now t = {at:.3g}."
+    due = due_at(experiment, escape, at)
+    if due is None:
+        known = experiment.knobs.optimizer in FOLLOW
+        return f"{text}." if known else f"{text}. The theory predicts no time for this optimizer."
+    sign = "t =" if experiment.knobs.optimizer == "flow" else "step"
+    why = "; until then it is too small to be seen" if escape.size < SEEN * experiment.goals[count] else ""
+    return f"{text}; the next one leaves at about {sign} {_number(due)}. Now {sign} {_number(at)}{why}."
+
+
+def due_at(experiment: Experiment, escape: Escape, at: float) -> float | None:
+    """Return the time or step at which the next component counts as learned, or None if no prediction is possible.
+
+    A step of gradient descent advances the time of the flow by the learning rate.
+
+    Args:
+        experiment: the run.
+        escape: what `next_escape` returns for it.
+        at: the present time or step.
+    """
+    knobs = experiment.knobs
+    if knobs.optimizer not in FOLLOW or math.isinf(escape.wait):
+        return None
+    return at + escape.wait / (1.0 if knobs.optimizer == "flow" else knobs.rate)
+
+
+def _number(value: float) -> str:
+    """Return a number with three significant digits, without an exponent below a million."""
+    return f"{float(f'{value:.3g}'):g}"
 
 
 def _word(count: int) -> str:

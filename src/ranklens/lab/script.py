@@ -40,7 +40,7 @@ def _problem(knobs: Knobs) -> list[str]:
 def _run(knobs: Knobs) -> list[str]:
     """Return the lines that make the network, and run it."""
     ends, flows = f"until_loss={UNTIL_LOSS}", f"until_evaluations={MOST_EVALUATIONS}, rtol={RTOL}"
-    if knobs.depth != int(knobs.depth):
+    if knobs.is_fraction:
         track = 'track={"sigma": rl.singular_values}'
         return [
             *_end_start(knobs),

@@ -1,16 +1,17 @@
 """The server of the laboratory: on this machine only, with a random token in its address, without access to files."""
 
-import json
 import secrets
 import sys
 import tempfile
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import IO
 from urllib.parse import parse_qsl, urlsplit
 
 import torch
@@ -23,12 +24,15 @@ from ranklens.files import stored
 from ranklens.lab import tables
 from ranklens.lab.knobs import BOUNDS, FAMILIES, OPTIMIZERS, PRESETS, Knobs, parse, query
 from ranklens.lab.script import script
-from ranklens.lab.stream import message, stream
+from ranklens.lab.stream import Send, beating, message, stream
+from ranklens.progress import reporting_to
 
 HOST = "127.0.0.1"
 PORT = 8765
 MOST_RUNS = 4  # at a time; others wait until one of them ends
 MOST_RECORDS = 16  # that are kept for export, the latest ones
+BLOCK = 2**20  # bytes of an upload that are in memory at a time
+MOST_IGNORED = 2**30  # bytes of a refused upload that are read: a browser shows no answer before it has sent all
 LARGEST_UPLOAD = 2**28  # bytes of a checkpoint
 LONGEST_TABLE = 2**21  # bytes of a pasted table
 SECONDS = 20.0  # without a byte from a client, after which its connection is closed
@@ -47,6 +51,8 @@ class Laboratory(ThreadingHTTPServer):
 
     Attributes:
         token: the part of the address without which every answer is 404.
+        slots: the places of runs that go on.
+        checkpoints: the place of the checkpoint that is measured.
     """
 
     daemon_threads = True
@@ -54,6 +60,7 @@ class Laboratory(ThreadingHTTPServer):
     def __init__(self, port: int = PORT) -> None:
         self.token = secrets.token_urlsafe(16)
         self.slots = threading.BoundedSemaphore(MOST_RUNS)
+        self.checkpoints = threading.BoundedSemaphore(1)  # one at a time, because weights are large
         self._records: OrderedDict[str, xr.Dataset] = OrderedDict()
         self._lock = threading.Lock()
         super().__init__((HOST, port), Handler)
@@ -119,8 +126,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         try:
             ways[way](dict(parse_qsl(parts.query)))
-        except (ValueError, TypeError, ArithmeticError) as error:
-            self._send(400, str(error).encode())
+        except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+            self._send(400, (str(error) or type(error).__name__).encode())
 
     def _send(self, code: int, content: bytes, kind: str = "text/plain; charset=utf-8", **headers: str) -> None:
         self.send_response(code)
@@ -136,15 +143,21 @@ class Handler(BaseHTTPRequestHandler):
         content = page(number).encode()
         self._send(200, content, "text/html; charset=utf-8", Content_Security_Policy=POLICY.format(number))
 
-    def _run(self, given: dict[str, str]) -> None:
-        """Send a run as server-sent events. A page that has gone ends it: the next message cannot be sent."""
-        knobs = parse(given)
+    @contextmanager
+    def _events(self, places: threading.BoundedSemaphore) -> Iterator[Send]:
+        """Answer by server-sent events, from a free place on; a wrong value is the event "failed" with its message.
+
+        A page that has gone ends the work inside the context: the next event cannot be sent.
+
+        Args:
+            places: one of them is held while the context lasts.
+
+        Yields:
+            The function that sends an event.
+        """
         self.send_response(200)
-        for name, value in {
-            "Content-Type": "text/event-stream",
-            "Cache-Control": "no-store",
-            "Connection": "close",
-        }.items():
+        told = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "Connection": "close"}
+        for name, value in told.items():
             self.send_header(name, value)
         self.end_headers()
         self.close_connection = True
@@ -153,14 +166,19 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(message(kind, content))
             self.wfile.flush()
 
-        while not self.server.slots.acquire(timeout=1.0):
+        while not places.acquire(timeout=1.0):
             send("wait", {})
         try:
-            self.server.keep(knobs, stream(knobs, send))
-        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
-            send("failed", {"why": str(error)})
+            yield send
+        except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+            send("failed", {"why": str(error) or type(error).__name__})
         finally:
-            self.server.slots.release()
+            places.release()
+
+    def _run(self, given: dict[str, str]) -> None:
+        with self._events(self.server.slots) as send:
+            knobs = parse(given)
+            self.server.keep(knobs, stream(knobs, send))
 
     def _record(self, given: dict[str, str]) -> None:
         knobs = parse(given)
@@ -181,26 +199,38 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200, script(parse(given)).encode())
 
     def _table(self, _: dict[str, str]) -> None:
-        with self.server.slots:
-            found = tables.complete(self._body(LONGEST_TABLE).decode("utf-8", "replace"))
-        self._send(200, json.dumps(found).encode(), "application/json")
+        with tempfile.TemporaryFile() as file:
+            self._receive(file, LONGEST_TABLE)
+            file.seek(0)
+            text = file.read().decode("utf-8-sig", "replace")
+        with self._events(self.server.slots) as send, reporting_to(beating(send)):
+            send("found", tables.complete(text))
 
     def _checkpoint(self, _: dict[str, str]) -> None:
-        with self.server.slots:
-            found = tables.profile(self._body(LARGEST_UPLOAD))
-        self._send(200, json.dumps(found).encode(), "application/json")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "checkpoint.safetensors"
+            with path.open("wb") as file:
+                self._receive(file, LARGEST_UPLOAD)
+            with self._events(self.server.checkpoints) as send, reporting_to(beating(send)):
+                send("found", tables.profile(path))
 
-    def _body(self, most: int) -> bytes:
-        """Return what was sent with a request.
+    def _receive(self, file: IO[bytes], most: int) -> None:
+        """Write what was sent with a request to a file.
 
         Raises:
             ValueError: if its length is not said, or too large.
         """
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > most:
+        count = int(length) if length.isdigit() and len(length) < 16 else None
+        if count is None or count > MOST_IGNORED:
             self.close_connection = True
+        else:
+            for begin in range(0, count, BLOCK):
+                block = self.rfile.read(min(BLOCK, count - begin))
+                if count <= most:
+                    file.write(block)
+        if count is None or count > most:
             raise ValueError(f"what was sent has {length or 'an unknown number of'} bytes; at most {most} are taken")
-        return self.rfile.read(int(length))
 
 
 def page(number: str) -> str:
@@ -216,6 +246,7 @@ def page(number: str) -> str:
         "bounds": {name: asdict(bounds) for name, bounds in BOUNDS.items()},
         "families": FAMILIES,
         "optimizers": OPTIMIZERS,
+        "most": {"table": LONGEST_TABLE, "checkpoint": LARGEST_UPLOAD},
         "presets": {name: {"title": title, "knobs": asdict(knobs)} for name, (title, knobs) in PRESETS.items()},
     }
     return environment.get_template("lab.html").render(number=number, facts=facts)
@@ -227,6 +258,7 @@ def serve(server: Laboratory) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     stream(Knobs(size=4), lambda *_: None)  # the first run of a process loads what the others need
+    threading.Thread(target=_load, daemon=True).start()
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -234,3 +266,9 @@ def serve(server: Laboratory) -> None:
     finally:
         server.server_close()
         torch.set_num_threads(before)
+
+
+def _load() -> None:
+    """Import what the first descent and the first export need, which takes two seconds, while the page is looked at."""
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    drawing.plot(stream(Knobs(size=4), lambda *_: None))

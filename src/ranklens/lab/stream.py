@@ -1,7 +1,6 @@
 """A run as a stream of messages: rows as they are recorded, the end tensor as an image, and the line of reading."""
 
 import json
-import math
 import time as clock
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +12,8 @@ from torch import Tensor
 from ranklens.dynamics import checkpoint
 from ranklens.lab.experiment import Experiment, unfolded
 from ranklens.lab.knobs import Knobs
-from ranklens.lab.reading import next_escape, reading
+from ranklens.lab.reading import due_at, next_escape, reading
+from ranklens.progress import Report
 
 Send = Callable[[str, dict[str, object]], None]
 SECONDS = 0.1  # from one message with rows to the next
@@ -51,6 +51,10 @@ class Stream:
         at = float(record[axis_of(record)][-1])
         self.send("state", _state(self.experiment, at))
 
+    def view(self, record: xr.Dataset) -> None:
+        """Send the rows that are new in the record of a run that keeps no checkpoints."""
+        self.keep("", record)
+
     def rows(self, record: xr.Dataset) -> None:
         """Send the rows of a record that have not been sent."""
         new = record.isel({axis_of(record): slice(self.sent, None)})
@@ -75,16 +79,9 @@ def stream(knobs: Knobs, send: Send) -> xr.Dataset:
     experiment = Experiment(knobs)
     send("start", _start(experiment))
     send("state", _state(experiment, 0.0))
-    sender, last = Stream(experiment, send), clock.monotonic()
-
-    def beat(_: str) -> None:  # a page that has gone is noticed when a message cannot be sent
-        nonlocal last
-        if clock.monotonic() - last > BEAT:
-            last = clock.monotonic()
-            send("beat", {})
-
+    sender = Stream(experiment, send)
     with checkpoint.keeping(sender):
-        record = experiment.run(beat)
+        record = experiment.run(beating(send))
     sender.rows(record)
     stopped = str(record.attrs["stopped"])
     at = float(record[axis_of(record)][-1])
@@ -93,6 +90,22 @@ def stream(knobs: Knobs, send: Send) -> xr.Dataset:
         "end", {"stopped": stopped, "seconds": record.attrs["seconds"], "evaluations": int(record.attrs["evaluations"])}
     )
     return record
+
+
+def beating(send: Send) -> Report:
+    """Return a function for the progress of a run, which sends the line of text every `BEAT` seconds.
+
+    A page that has gone is noticed when a message cannot be sent: what `send` raises then ends the run.
+    """
+    last = clock.monotonic()
+
+    def beat(text: str) -> None:
+        nonlocal last
+        if clock.monotonic() - last > BEAT:
+            last = clock.monotonic()
+            send("beat", {"doing": text})
+
+    return beat
 
 
 def axis_of(record: xr.Dataset) -> str:
@@ -135,8 +148,9 @@ def _state(experiment: Experiment, at: float, stopped: str = "") -> dict[str, ob
     escape = None if stopped else next_escape(experiment)
     text = reading(experiment, at, escape, stopped)
     found: dict[str, object] = {"image": _image(experiment.end), "reading": text, "at": at}
-    if escape is not None and experiment.knobs.optimizer == "flow" and math.isfinite(escape.wait):
-        found["escape"] = {"at": at + escape.wait, "size": escape.size, "alignment": escape.alignment}
+    due = None if escape is None else due_at(experiment, escape, at)
+    if escape is not None and due is not None:
+        found["escape"] = {"at": due, "size": escape.size, "alignment": escape.alignment}
     return found
 
 

@@ -21,14 +21,18 @@
   const palette = (k, n) => `hsl(${(205 + (k * 360) / Math.max(n, 1) * 0.8) % 360} 65% ${matchMedia("(prefers-color-scheme: dark)").matches ? 66 : 40}%)`;
 
   // The state of the page: the knobs of run A, and for run B the one knob that differs.
-  const state = { a: { ...facts.first }, knob: "", value: null };
+  const state = { a: { ...facts.first }, knob: "", value: null, tab: "run" };
+  const has = (object, key) => Object.prototype.hasOwnProperty.call(object, key);
+  // A value of an address as the page keeps it: a number where the knob is one, and a text that is none as it is, which
+  // the server then refuses by its name.
+  const valueOf = (knob, text) => (typeof facts.first[knob] === "number" && text.trim() !== "" && !isNaN(text) ? Number(text) : text);
+  const comparable = (knob) => knob === "optimizer" || (has(facts.bounds, knob) && visible(knob));
   const read = () => {
-    for (const [key, value] of new URLSearchParams(location.search)) {
-      if (key === "compare") state.knob = value in facts.first ? value : "";
-      else if (key === "with") state.value = value;
-      else if (key in facts.first) state.a[key] = typeof facts.first[key] === "number" ? Number(value) : value;
-    }
-    if (state.knob && typeof facts.first[state.knob] === "number") state.value = Number(state.value);
+    const given = new URLSearchParams(location.search);
+    for (const [key, value] of given) if (has(facts.first, key)) state.a[key] = valueOf(key, value);
+    const knob = given.get("compare") || "";
+    if (comparable(knob)) { state.knob = knob; state.value = valueOf(knob, given.get("with") ?? String(state.a[knob])); }
+    if (["table", "checkpoint"].includes(given.get("tab"))) state.tab = given.get("tab");
   };
   const parameters = (knobs) => {
     const found = new URLSearchParams();
@@ -38,16 +42,18 @@
   const address = () => {
     const found = parameters(state.a);
     if (state.knob) { found.set("compare", state.knob); found.set("with", state.value); }
+    if (state.tab !== "run") found.set("tab", state.tab);
     return `${location.pathname}?${found}`;
   };
 
   // Knobs.
-  const slider = (name, value, changed) => {
-    const bounds = facts.bounds[name], log = bounds.step === 0;
+  const slider = (name, value, changed, id = `knob-${name}`) => {
+    const modes = name === "depth" && ["cp", "train", "hierarchical"].includes(state.a.family);  // an order is a whole number
+    const bounds = modes ? { ...facts.bounds[name], least: 2, step: 1, label: "order" } : facts.bounds[name], log = bounds.step === 0;
     const input = make("input", {
-      type: "range", id: `knob-${name}`, name, title: bounds.help, min: log ? Math.log10(bounds.least) : bounds.least,
+      type: "range", id, name, title: bounds.help, min: log ? Math.log10(bounds.least) : bounds.least,
       max: log ? Math.log10(bounds.most) : bounds.most, step: log ? 0.125 : bounds.step });
-    const output = make("output", { for: `knob-${name}` });
+    const output = make("output", { for: id });
     const read = () => (log ? Number((10 ** Number(input.value)).toPrecision(3)) : Number(input.value));
     input.value = log ? Math.log10(value) : value;
     output.textContent = name === "width" && value === 0 ? "never limits" : shown(value);
@@ -62,8 +68,9 @@
   const set = (name, value, rebuild) => {
     state.a[name] = value;
     if (name === "family" && ["cp", "train", "hierarchical"].includes(value)) Object.assign(state.a, { depth: value === "hierarchical" ? 4 : 3, size: Math.min(state.a.size, value === "hierarchical" ? 5 : 8), start: Math.max(state.a.start, 0.01), width: value === "cp" ? 24 : 8 });
-    if (name === "family" && value === "einsum") state.a.size = Math.min(state.a.size, 12);
+    if (name === "family" && value === "einsum") Object.assign(state.a, { size: Math.min(state.a.size, 12), depth: Math.round(state.a.depth) });
     if (name === "family" && value === "matrix") Object.assign(state.a, { ...facts.first });
+    if (state.knob && !comparable(state.knob)) state.knob = "";
     if (rebuild) build();
     later();
   };
@@ -72,11 +79,23 @@
     if (families.length && !families.includes(state.a.family)) return false;
     return name !== "rate" || state.a.optimizer !== "flow";
   };
+  // A value of a knob that differs from the first run's, so that two runs beside each other show a difference at once.
+  const another = (knob, value) => {
+    if (knob === "optimizer") return value === "adam" ? "flow" : "adam";
+    if (knob === "depth") return value === 2 ? 3 : 2;
+    if (knob === "width") return value === 0 ? state.a.rank : 0;
+    if (knob === "size") return value > 8 ? value / 2 | 0 : value + 2;
+    if (facts.bounds[knob].step === 0) return value >= 0.03 ? Number((value / 10).toPrecision(3)) : Number((value * 10).toPrecision(3));
+    const { least, most, step } = facts.bounds[knob], further = value + step * (step < 1 ? 4 : 1);
+    return +(further <= most ? further : Math.max(least, value - step * (step < 1 ? 4 : 1))).toFixed(4);
+  };
   const build = () => {
     const form = byId("knobs");
     const titles = Object.fromEntries(Object.entries(facts.presets).map(([key, preset]) => [key, preset.title]));
+    const same = (preset) => Object.entries(preset.knobs).every(([key, value]) => state.a[key] === value);
+    const chosen = (Object.entries(facts.presets).find(([, preset]) => same(preset)) || [""])[0];
     form.replaceChildren(
-      choice("preset", "Start from a figure of the talk", { "": "choose ...", ...titles }, "", (key) => {
+      choice("preset", "Start from a figure of the talk", { "": "settings of your own", ...titles }, chosen, (key) => {
         if (key) { state.a = { ...facts.presets[key].knobs }; state.knob = ""; build(); later(); }
       }),
       choice("family", "Factorization", facts.families, state.a.family, (value) => set("family", value, true)));
@@ -90,20 +109,20 @@
     const other = make("fieldset", {}, make("legend", {}, "A second run beside it"),
       choice("compare", "One knob differs", { "": "no second run", ...names, optimizer: "optimizer" }, state.knob, (key) => {
         state.knob = key;
-        state.value = key === "optimizer" ? (state.a.optimizer === "adam" ? "flow" : "adam") : key === "depth" ? (state.a.depth === 2 ? 3 : 2) : key ? state.a[key] : null;
+        state.value = key ? another(key, state.a[key]) : null;
         build(); later();
       }));
     if (state.knob === "optimizer") other.append(choice("with", "In the second run", facts.optimizers, state.value, (value) => { state.value = value; later(); }));
     else if (state.knob) {
-      const own = slider(state.knob, state.value, (value) => { state.value = value; later(); });
-      own.querySelector("input").id = "knob-with";
-      other.append(own);
+      other.append(slider(state.knob, state.value, (value) => { state.value = value; later(); }, "knob-with"));
     }
     form.append(other);
+    form.append(make("details", {}, make("summary", {}, "What the knobs do"), make("dl", {},
+      ...Object.keys(facts.bounds).filter(visible).flatMap((name) => [make("dt", {}, facts.bounds[name].label), make("dd", {}, facts.bounds[name].help)]))));
   };
 
   // A chart: curves over one axis, drawn anew whenever rows arrive.
-  const WIDTH = 420, HEIGHT = 250, LEFT = 52, RIGHT = 12, TOP = 10, BOTTOM = 38;
+  const WIDTH = 420, HEIGHT = 270, LEFT = 62, RIGHT = 14, TOP = 26, BOTTOM = 46;
   const ticks = (low, high, log) => {
     if (log) {
       const first = Math.ceil(low), last = Math.floor(high), step = Math.max(1, Math.ceil((last - first) / 5));
@@ -119,7 +138,7 @@
     const log = { x: false, y: false };
     const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": title, tabindex: 0 });
     const told = make("p", { class: "soft" }, see);
-    const boxes = ["y", "x"].map((axis) => make("label", {}, make("input", { type: "checkbox", onchange: (event) => { log[axis] = event.target.checked; draw(); } }), ` log ${axis}`));
+    const boxes = ["y", "x"].map((axis) => make("label", {}, make("input", { type: "checkbox", onchange: (event) => { log[axis] = event.target.checked; draw(); } }), ` logarithmic ${axis}`));
     const figure = make("figure", {}, make("figcaption", {}, title), svg, make("p", { class: "doing soft" }, ...boxes), told);
     let data = null, scale = null;
     const draw = () => {
@@ -132,11 +151,12 @@
       if (data.until && map(data.until, "x") !== null && data.until < 3 * Math.max(data.last || 0, 1e-300)) x1 = Math.max(x1, map(data.until, "x"));
       if (x1 === x0) x1 = x0 + 1; if (y1 === y0) y1 = y0 + 1;
       if (log.y) y0 = Math.max(y0, y1 - 12);
+      y1 += 0.03 * (y1 - y0);  // a curve along the frame would not be seen
       scale = { x: (v) => LEFT + ((map(v, "x") - x0) / (x1 - x0)) * (WIDTH - LEFT - RIGHT), y: (v) => HEIGHT - BOTTOM - ((Math.max(map(v, "y") ?? y0, y0) - y0) / (y1 - y0)) * (HEIGHT - TOP - BOTTOM) };
       const parts = [make("rect", { class: "frame", x: LEFT, y: TOP, width: WIDTH - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM })];
-      for (const t of ticks(x0, x1, log.x)) { const at = LEFT + ((t - x0) / (x1 - x0)) * (WIDTH - LEFT - RIGHT); parts.push(make("line", { class: "grid", x1: at, x2: at, y1: TOP, y2: HEIGHT - BOTTOM }), make("text", { x: at, y: HEIGHT - BOTTOM + 14, "text-anchor": "middle" }, shown(log.x ? 10 ** t : t))); }
+      for (const t of ticks(x0, x1, log.x)) { const at = LEFT + ((t - x0) / (x1 - x0)) * (WIDTH - LEFT - RIGHT); parts.push(make("line", { class: "grid", x1: at, x2: at, y1: TOP, y2: HEIGHT - BOTTOM }), make("text", { x: at, y: HEIGHT - BOTTOM + 17, "text-anchor": "middle" }, shown(log.x ? 10 ** t : t))); }
       for (const t of ticks(y0, y1, log.y)) { const at = HEIGHT - BOTTOM - ((t - y0) / (y1 - y0)) * (HEIGHT - TOP - BOTTOM); parts.push(make("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: at, y2: at }), make("text", { x: LEFT - 5, y: at + 4, "text-anchor": "end" }, shown(log.y ? 10 ** t : t))); }
-      parts.push(make("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, labels[0]), make("text", { x: 12, y: (HEIGHT - BOTTOM) / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${(HEIGHT - BOTTOM) / 2})` }, labels[1]));
+      parts.push(make("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 8, "text-anchor": "middle" }, labels[0]), make("text", { x: 14, y: (HEIGHT - BOTTOM) / 2, "text-anchor": "middle", transform: `rotate(-90 14 ${(HEIGHT - BOTTOM) / 2})` }, labels[1]));
       data.curves.forEach((curve, k) => {
         const points = [];
         curve.x.forEach((x, i) => { const a = map(x, "x"); if (a !== null && curve.y[i] !== null && map(curve.y[i], "y") !== null) points.push(`${scale.x(x).toFixed(1)},${scale.y(curve.y[i]).toFixed(1)}`); });
@@ -155,7 +175,12 @@
           parts.push(make("line", { class: "law", x1: here[0] - dx, x2: here[0] + dx, y1: here[1] - dy, y2: here[1] + dy }));
         });
       });
-      if (data.until && map(data.until, "x") !== null && map(data.until, "x") <= x1) { const at = scale.x(data.until); parts.push(make("line", { class: "escape", x1: at, x2: at, y1: TOP, y2: HEIGHT - BOTTOM }), make("text", { x: Math.min(at, WIDTH - 90), y: TOP + 12 }, "next escape")); }
+      if (data.until && map(data.until, "x") !== null && map(data.until, "x") <= x1) { const at = scale.x(data.until); parts.push(make("line", { class: "escape", x1: at, x2: at, y1: TOP, y2: HEIGHT - BOTTOM }), make("text", { x: Math.min(at + 4, WIDTH - RIGHT), y: TOP - 8, "text-anchor": at > WIDTH / 2 ? "end" : "start" }, "next one expected")); }
+      let next = LEFT;  // the names of few curves stand above the frame, where they cover none
+      if (data.curves.length > 1 && data.curves.length <= 4) data.curves.forEach((curve, k) => {
+        parts.push(make("line", { x1: next, x2: next + 14, y1: TOP - 10, y2: TOP - 10, stroke: palette(k, data.curves.length), "stroke-width": 3 }), make("text", { x: next + 18, y: TOP - 6 }, curve.name));
+        next += 30 + 6.6 * curve.name.length;
+      });
       svg.replaceChildren(...parts);
     };
     const point = (event) => {
@@ -187,22 +212,23 @@
   const runs = { a: null, b: null };
   const open = (which, knobs, title) => {
     const charts = {
-      sizes: chart("Size of every component", ["time", "size"], "Short dark lines: the speed that the law gives."),
-      loss: chart("Loss", ["time", "loss"], "It falls in steps: one per component."),
-      rank: chart("Effective rank", ["time", "effective rank"], "How many components matter."),
-      norms: chart("Norms against the loss", ["loss", "norm"], "Where norms rise while the loss falls, no norm is minimized.") };
-    const images = { now: picture("now"), target: picture("target") };
-    const along = make("select", { "aria-label": "Horizontal axis", onchange: () => draw() }, make("option", { value: "at" }, "over time"), make("option", { value: "length" }, "over the way that the matrix or tensor has gone"));
-    const node = make("div", {}, title ? make("p", { class: `run-name ${which}` }, title) : "", along,
+      sizes: chart("Size of every component", ["time", "size"], "One curve per component. Short thick lines: the speed that the theory predicts."),
+      loss: chart("Loss", ["time", "loss"], "How far the fit is from the observed entries. It falls in steps, one per component learned."),
+      rank: chart("Effective rank", ["time", "effective rank"], "How many components matter now."),
+      norms: chart("Norms against the loss", ["loss", "norm"], "Read from right to left, as the loss falls. If norms rise on the way, the fit does not minimize them.") };
+    const images = { now: picture("fitted now"), target: picture("target") };
+    const along = make("select", { "aria-label": "Horizontal axis", onchange: () => draw() }, make("option", { value: "at" }, "over time"), make("option", { value: "length" }, "over the distance that the fit has moved: plateaus vanish"));
+    const told_here = make("p", { class: "soft", hidden: which === "a" });
+    const node = make("div", {}, title ? make("p", { class: `run-name ${which}` }, title) : "", told_here, along,
       make("div", { class: "pair" }, ...Object.values(charts).map((c) => c.figure),
-        make("figure", {}, make("figcaption", {}, "The fitted matrix, or a slice of the tensor, beside its target"), make("div", { class: "images" }, images.now.node, images.target.node))));
+        make("figure", {}, make("figcaption", {}, "What is fitted (left) and what was hidden from it in part (right)"), make("div", { class: "images" }, images.now.node, images.target.node))));
     charts.loss.set("y", true); charts.norms.set("x", true);
     const rows = { at: [], loss: [], length: [], effective_rank: [], nuclear: [], frobenius: [], sigma: {}, rate: {} };
     let start = null, until = null, largest = 1, pending = false;
     const draw = () => {
       pending = false;
       if (!start || !rows.at.length) return;
-      const x = rows[along.value]; for (const one of [charts.sizes, charts.loss, charts.rank]) one.name(along.value === "at" ? start.axis : "way gone"); const last = x[x.length - 1], over = along.value === "at";
+      const x = rows[along.value]; for (const one of [charts.sizes, charts.loss, charts.rank]) one.name(along.value === "at" ? start.axis : "distance moved"); const last = x[x.length - 1], over = along.value === "at";
       const keys = Object.keys(rows.sigma).map(Number).sort((p, q) => (rows.sigma[q].at(-1) || 0) - (rows.sigma[p].at(-1) || 0)).slice(0, 12);
       charts.sizes.show({ last, until: over ? until : null, curves: keys.map((k, place) => ({ name: `no. ${place + 1}`, x, y: rows.sigma[k], slope: over ? rows.rate[k] : null })) });
       charts.loss.show({ last, curves: [{ name: "loss", x, y: rows.loss }] });
@@ -225,12 +251,12 @@
       if (!pending) { pending = true; requestAnimationFrame(draw); }
     });
     told("state", (found) => { images.now.show(found.image, largest); until = found.escape ? found.escape.at : null; if (which === "a") byId("reading").textContent = found.reading; });
-    told("end", (found) => { close(); draw(); node.dataset.ended = found.stopped; if (which === "a") { byId("progress").value = 1; byId("note").textContent += ` ${found.evaluations} gradients in ${shown(found.seconds)} seconds.`; } });
-    told("failed", (found) => { close(); byId("reading").textContent = found.why; node.dataset.ended = "failed"; });
-    source.onerror = () => { if (source.readyState !== 2) close(); if (!start) refused(knobs); };
+    told("end", (found) => { close(); draw(); node.dataset.ended = found.stopped; if (which === "a") { byId("progress").value = 1; byId("stop").disabled = true; byId("note").textContent += ` ${found.evaluations} gradients in ${shown(found.seconds)} seconds.`; } });
+    const failed = (why) => { close(); node.dataset.ended = "failed"; if (which === "a") byId("reading").textContent = why; else { told_here.hidden = false; told_here.textContent = why; } };
+    told("failed", (found) => failed(found.why));
+    source.onerror = () => failed("The laboratory does not answer. If it was stopped, start `ranklens lab` again and open the address that it prints.");
     return { node, close };
   };
-  const refused = async (knobs) => { const answer = await fetch(`run?${parameters(knobs)}`).catch(() => null); byId("reading").textContent = answer && !answer.ok ? await answer.text() : "The laboratory does not answer; start `ranklens lab` again."; if (answer) answer.body.cancel(); };
   const begin = () => {
     for (const run of Object.values(runs)) if (run) run.close();
     byId("stop").disabled = false; byId("progress").value = 0; byId("note").textContent = "";
@@ -246,50 +272,103 @@
     byId("pictures").className = other ? "pair" : "";
   };
   let timer = 0;
-  const later = () => { clearTimeout(timer); timer = setTimeout(begin, 120); };
-  const program = async () => { byId("script").textContent = await (await fetch(`script?${parameters(state.a)}`)).text(); };
-  byId("stop").addEventListener("click", () => { for (const run of Object.values(runs)) if (run) run.close(); byId("note").textContent += " Stopped."; });
+  const later = () => {
+    const preset = byId("knob-preset");
+    preset.value = (Object.entries(facts.presets).find(([, { knobs }]) => Object.entries(knobs).every(([key, value]) => state.a[key] === value)) || [""])[0];
+    clearTimeout(timer); timer = setTimeout(begin, 120);
+  };
+  const program = async () => { const answer = await fetch(`script?${parameters(state.a)}`).catch(() => null); byId("script").textContent = answer ? await answer.text() : "The laboratory does not answer."; };
+  byId("stop").addEventListener("click", () => { for (const run of Object.values(runs)) if (run) { run.close(); run.node.dataset.ended = run.node.dataset.ended || "stopped"; } byId("note").textContent += " Stopped; turn a knob to run again."; });
   byId("show-script").addEventListener("click", () => { const pre = byId("script"); pre.hidden = !pre.hidden; byId("show-script").setAttribute("aria-expanded", String(!pre.hidden)); if (!pre.hidden) program(); });
   byId("knobs").addEventListener("submit", (event) => event.preventDefault());
 
   // Tabs.
   const tabs = [...document.querySelectorAll("[role=tab]")];
-  const select = (tab) => tabs.forEach((other) => { const on = other === tab; other.setAttribute("aria-selected", String(on)); other.tabIndex = on ? 0 : -1; byId(other.getAttribute("aria-controls")).hidden = !on; });
+  const select = (tab) => { state.tab = tab.id.replace("tab-", ""); history.replaceState(null, "", address()); tabs.forEach((other) => { const on = other === tab; other.setAttribute("aria-selected", String(on)); other.tabIndex = on ? 0 : -1; byId(other.getAttribute("aria-controls")).hidden = !on; }); };
   tabs.forEach((tab, k) => { tab.addEventListener("click", () => select(tab)); tab.addEventListener("keydown", (event) => { const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key]; if (step) { const next = tabs[(k + step + tabs.length) % tabs.length]; select(next); next.focus(); } }); });
 
+  // Tables and checkpoints: what is sent is answered by events, the last of which is "found" or "failed".
+  const events = async (path, body, signal, handlers) => {
+    const answer = await fetch(path, { method: "POST", body, signal });
+    if (!answer.ok) { handlers.failed({ why: await answer.text() }); return; }
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let text = "", ended = false; !ended;) {
+      const { value, done } = await reader.read();
+      text += value || "";
+      const blocks = text.split("\n\n");
+      text = blocks.pop();
+      for (const block of blocks) {
+        const [, kind, data] = /^event: (.*)\ndata: (.*)$/.exec(block);
+        if (kind in handlers) handlers[kind](JSON.parse(data));
+        ended = ended || kind === "found" || kind === "failed";
+      }
+      if (done && !ended) { handlers.failed({ why: "The laboratory has gone before its answer was whole." }); return; }
+    }
+  };
+  const size = (bytes) => `${shown(bytes / 2 ** 20)} MiB`;
+  const job = (name, doing, found) => {
+    const line = byId(`${name}-reading`), stop = byId(`${name}-stop`);
+    let running = null;
+    stop.addEventListener("click", () => { if (running) running.abort(); });
+    return async (body) => {
+      if (running) running.abort();
+      const bytes = typeof body === "string" ? new Blob([body]).size : body.size;
+      if (bytes > facts.most[name]) { line.textContent = `This has ${size(bytes)}; at most ${size(facts.most[name])} are taken here. Larger ones: ${name === "table" ? "rl.MatrixCompleter in Python" : "`ranklens rank FILE` in a terminal"}.`; return; }
+      const own = running = new AbortController();
+      line.textContent = doing; stop.hidden = false;
+      const mine = (handler) => (content) => { if (running === own) handler(content); };
+      try {
+        await events(name, body, own.signal, {
+          wait: mine(() => { line.textContent = "Others are being measured; this one waits for its turn."; }),
+          beat: mine(({ doing: text }) => { line.textContent = `${doing} ${text}`; }),
+          failed: mine(({ why }) => { line.textContent = why; }), found: mine(found) });
+      } catch (error) {
+        if (running === own) line.textContent = own.signal.aborted ? "Stopped." : "The laboratory does not answer. If it was stopped, start `ranklens lab` again.";
+      }
+      if (running === own) { running = null; stop.hidden = true; }
+    };
+  };
+
   // Your matrix.
-  byId("table-file").addEventListener("change", async (event) => { const [file] = event.target.files; if (file) byId("table").value = file.size > 2e6 ? "" : await file.text(); });
+  byId("table-file").addEventListener("change", async (event) => {
+    const [file] = event.target.files;
+    if (!file) return;
+    const fits = file.size <= facts.most.table;
+    if (fits) byId("table").value = await file.text();
+    byId("table-reading").textContent = fits ? "The file is in the box; complete it." : `${file.name} has ${size(file.size)}; at most ${size(facts.most.table)} are taken here. Larger ones: rl.MatrixCompleter in Python.`;
+    event.target.value = "";
+  });
   byId("example").addEventListener("click", () => { byId("table").value = Array.from({ length: 20 }, (_, i) => Array.from({ length: 12 }, (_, j) => ((i * 7 + j * 5) % 10 < 4 ? "" : (10 + (i + 1) * Math.sin(j / 2) + (20 - i) * Math.cos(j / 3)).toFixed(2))).join(",")).join("\n"); });
-  byId("complete").addEventListener("click", async () => {
-    byId("table-reading").textContent = "The table is being completed ...";
-    const answer = await fetch("table", { method: "POST", body: byId("table").value });
-    if (!answer.ok) { byId("table-reading").textContent = await answer.text(); return; }
-    const found = await answer.json(), best = found.ways.reduce((p, q) => (q.error < p.error ? q : p));
-    byId("table-reading").textContent = `${found.shape[0]} x ${found.shape[1]} with ${found.holes} holes. On ${found.held_out} numbers that were held out, ${best.name} errs least: ${shown(best.error)} of the numbers' spread.`;
-    const spectra = chart("Singular values of the four completed tables", ["number", "singular value"], found.ways.map((way) => `${way.name}: error ${shown(way.error)}, effective rank ${shown(way.effective_rank)}`).join("; "));
+  const complete = job("table", "The table is being completed ...", (found) => {
+    const best = found.ways.reduce((p, q) => (q.error < p.error ? q : p));
+    byId("table-reading").textContent = `${found.shape[0]} x ${found.shape[1]} with ${found.holes} holes. ${found.held_out} numbers were hidden to compare four ways; ${best.name} errs least on them: by ${shown(100 * best.error)}% of the numbers' spread.`;
+    const spectra = chart("Singular values of the table as each way completes it", ["number", "singular value"], "The steeper a curve falls, the lower the rank of the completed table.");
+    const ways = make("table", {}, make("thead", {}, make("tr", {}, ...["Way", "Error on hidden numbers", "Effective rank"].map((text) => make("th", { scope: "col" }, text)))),
+      make("tbody", {}, ...found.ways.map((way) => make("tr", {}, make("th", { scope: "row" }, way.name), make("td", {}, `${shown(100 * way.error)}%`), make("td", {}, shown(way.effective_rank))))));
     spectra.show({ last: 1, curves: found.ways.map((way) => ({ name: way.name, x: way.singular_values.map((_, k) => k + 1), y: way.singular_values })) });
     spectra.set("y", true);
-    byId("table-pictures").replaceChildren(make("div", { class: "pair" }, spectra.figure));
+    byId("table-pictures").replaceChildren(make("div", { class: "pair" }, spectra.figure, ways), make("h3", {}, "The completed table"));
     byId("filled").hidden = false; byId("filled").textContent = found.filled;
   });
+  byId("complete").addEventListener("click", () => { byId("table-pictures").replaceChildren(); byId("filled").hidden = true; complete(byId("table").value); });
 
   // Your checkpoint.
-  const profile = async (file) => {
-    byId("checkpoint-reading").textContent = `${file.name} is being measured ...`;
-    const answer = await fetch("checkpoint", { method: "POST", body: file }).catch(() => null);
-    if (!answer || !answer.ok) { byId("checkpoint-reading").textContent = answer ? await answer.text() : "The laboratory does not answer."; return; }
-    const found = await answer.json(), skipped = Object.keys(found.skipped).length;
-    byId("checkpoint-reading").textContent = `${found.layers.length} weights measured, ${skipped} tensors without a rank skipped. Blue: this weight; grey: a random matrix of its shape.`;
-    byId("layers").replaceChildren(...found.layers.map((layer) => {
+  const MOST_LAYERS = 300;  // that are drawn
+  let name = "";
+  const profile = job("checkpoint", "The weights are being measured ...", (found) => {
+    const skipped = Object.entries(found.skipped), number = found.layers.length;
+    byId("checkpoint-reading").textContent = `${name}: ${number} ${number === 1 ? "weight" : "weights"} measured${number > MOST_LAYERS ? `, of which the first ${MOST_LAYERS} are shown` : ""}; ${skipped.length} ${skipped.length === 1 ? "tensor has" : "tensors have"} no rank. In each picture, the singular values fall from left to right: blue of this weight, grey of a random matrix of its shape. A blue line far below the grey one is a low rank.`;
+    byId("layers").replaceChildren(...found.layers.slice(0, MOST_LAYERS).map((layer) => {
       const svg = make("svg", { viewBox: "0 0 128 48", role: "img", "aria-label": `Spectrum of ${layer.name}` });
       for (const [values, stroke] of [[layer.random, "var(--soft)"], [layer.spectrum, "var(--a)"]]) if (values) svg.append(make("polyline", { class: "curve", stroke, points: values.map((v, k) => `${(k / Math.max(values.length - 1, 1)) * 126 + 1},${46 - 44 * v}`).join(" ") }));
       return make("div", { class: "layer" }, make("div", {}, make("strong", {}, layer.name), ` ${layer.shape.join(" x ")}: effective rank ${shown(layer.effective_rank)}, of a random matrix ${shown(layer.random_effective_rank)}`), svg);
-    }));
-  };
-  byId("checkpoint").addEventListener("change", (event) => { if (event.target.files[0]) profile(event.target.files[0]); });
-  const drop = byId("panel-checkpoint");
-  drop.addEventListener("dragover", (event) => event.preventDefault());
-  drop.addEventListener("drop", (event) => { event.preventDefault(); if (event.dataTransfer.files[0]) profile(event.dataTransfer.files[0]); });
+    }), ...(skipped.length ? [make("details", {}, make("summary", {}, "Tensors that were not measured"), make("ul", {}, ...skipped.slice(0, MOST_LAYERS).map(([which, why]) => make("li", {}, `${which} ${why}`))))] : []));
+  });
+  const take = (file) => { name = file.name; byId("layers").replaceChildren(); profile(file); };
+  byId("checkpoint").addEventListener("change", (event) => { const [file] = event.target.files; if (file) take(file); event.target.value = ""; });
+  // A file that is dropped elsewhere would replace the page.
+  for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
+  byId("panel-checkpoint").addEventListener("drop", (event) => { if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]); });
 
-  read(); build(); begin();
+  read(); build(); begin(); select(byId(`tab-${state.tab}`));
 })();
