@@ -125,13 +125,14 @@ def complete(text: str, seed: int = 0) -> dict[str, object]:
         found = MatrixCompleter(depth=depth, posterior=0, random_state=seed).fit_transform(seen)
         ways.append(_way(f"depth {depth}", found, tested, true, scale))
     ways.append(_way("least nuclear norm", _least_nuclear(seen), tested, true, scale))
-    filled = MatrixCompleter(random_state=seed).fit_transform(values)
+    filled = pd.DataFrame(MatrixCompleter(random_state=seed).fit_transform(values), columns=table.columns)
+    named = not pd.api.types.is_integer_dtype(table.columns)  # a table without names is numbered by pandas
     return {
         "shape": list(values.shape),
         "holes": int(np.isnan(values).sum()),
         "held_out": len(tested),
         "ways": ways,
-        "filled": pd.DataFrame(filled, columns=table.columns).to_csv(index=False, float_format="%.6g"),
+        "filled": filled.to_csv(index=False, header=named, float_format="%.6g"),
     }
 
 

@@ -128,7 +128,7 @@
       const first = Math.ceil(low), last = Math.floor(high), step = Math.max(1, Math.ceil((last - first) / 5));
       return Array.from({ length: Math.max(0, Math.floor((last - first) / step) + 1) }, (_, k) => first + k * step);
     }
-    const raw = (high - low) / 4 || 1, power = 10 ** Math.floor(Math.log10(raw));
+    const raw = (high - low) / 5 || 1, power = 10 ** Math.floor(Math.log10(raw));
     const step = [1, 2, 5, 10].map((k) => k * power).find((x) => x >= raw) || raw;
     const found = [];
     for (let x = Math.ceil(low / step) * step; x <= high + 1e-9 * step; x += step) found.push(+x.toPrecision(6));
@@ -149,6 +149,7 @@
       if (!xs.length) return;
       let [x0, x1, y0, y1] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
       if (data.until && map(data.until, "x") !== null && data.until < 3 * Math.max(data.last || 0, 1e-300)) x1 = Math.max(x1, map(data.until, "x"));
+      if (!log.y && y0 > 0 && y0 < 0.7 * y1) y0 = 0;
       if (x1 === x0) x1 = x0 + 1; if (y1 === y0) y1 = y0 + 1;
       if (log.y) y0 = Math.max(y0, y1 - 12);
       y1 += 0.03 * (y1 - y0);  // a curve along the frame would not be seen
@@ -221,7 +222,7 @@
     const told_here = make("p", { class: "soft", hidden: which === "a" });
     const node = make("div", {}, title ? make("p", { class: `run-name ${which}` }, title) : "", told_here, along,
       make("div", { class: "pair" }, ...Object.values(charts).map((c) => c.figure),
-        make("figure", {}, make("figcaption", {}, "What is fitted (left) and what was hidden from it in part (right)"), make("div", { class: "images" }, images.now.node, images.target.node))));
+        make("figure", {}, make("figcaption", {}, "The fit, beside the target of which it sees only some entries"), make("div", { class: "images" }, images.now.node, images.target.node), make("p", { class: "soft" }, "Blue is positive, orange negative, white zero."))));
     charts.loss.set("y", true); charts.norms.set("x", true);
     const rows = { at: [], loss: [], length: [], effective_rank: [], nuclear: [], frobenius: [], sigma: {}, rate: {} };
     let start = null, until = null, largest = 1, pending = false;
@@ -345,7 +346,7 @@
     const spectra = chart("Singular values of the table as each way completes it", ["number", "singular value"], "The steeper a curve falls, the lower the rank of the completed table.");
     const ways = make("table", {}, make("thead", {}, make("tr", {}, ...["Way", "Error on hidden numbers", "Effective rank"].map((text) => make("th", { scope: "col" }, text)))),
       make("tbody", {}, ...found.ways.map((way) => make("tr", {}, make("th", { scope: "row" }, way.name), make("td", {}, `${shown(100 * way.error)}%`), make("td", {}, shown(way.effective_rank))))));
-    spectra.show({ last: 1, curves: found.ways.map((way) => ({ name: way.name, x: way.singular_values.map((_, k) => k + 1), y: way.singular_values })) });
+    spectra.show({ last: 1, curves: found.ways.map((way) => ({ name: way.name.replace("least ", ""), x: way.singular_values.map((_, k) => k + 1), y: way.singular_values })) });
     spectra.set("y", true);
     byId("table-pictures").replaceChildren(make("div", { class: "pair" }, spectra.figure, ways), make("h3", {}, "The completed table"));
     byId("filled").hidden = false; byId("filled").textContent = found.filled;
