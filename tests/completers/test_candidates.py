@@ -92,6 +92,7 @@ def test_two_singular_values_that_have_not_grown_are_tried_too():
     net = rl.init.product_(rl.deep_matrix((5, 5), 3), torch.diag(values))
     found = matrix_candidates(net)
     assert [candidate.layout.sizes["r"] for candidate in found.networks] == [4, 3, 2, 1]
+    assert found.grown == 2
     assert found.networks[found.begin].layout.sizes["r"] == 2
     found = matrix_candidates(rl.init.product_(rl.deep_matrix((5, 5), 3), torch.diag(values * (values > 1))))
     assert [candidate.layout.sizes["r"] for candidate in found.networks][-2:] == [2, 1]

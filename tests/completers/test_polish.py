@@ -31,6 +31,22 @@ def test_the_search_finds_the_planted_rank():
     assert search.errors[choice] == error(search.fits[choice], search.held_out)
 
 
+@pytest.mark.parametrize(("second", "noise", "rank"), [(0.1, 0.0, 2), (0.0, 0.1, 1)])
+def test_components_that_have_not_grown_must_be_far_better(second, noise, rank):
+    made = np.random.default_rng(0)
+    U, V = np.linalg.qr(made.normal(size=(30, 2)))[0], np.linalg.qr(made.normal(size=(20, 2)))[0]
+    whole = 25 * (U * [1.0, second]) @ V.T
+    X = np.where(made.random(whole.shape) < 0.8, whole + noise * made.normal(size=whole.shape), np.nan)
+    train, held_out = observed(X).split(0.2, 0)
+    start = torch.from_numpy(25 * (U * [1.0, 1e-3]) @ V.T)  # the second component has not grown
+    candidates = matrix_candidates(rl.init.product_(rl.deep_matrix(whole.shape, 2), start))
+    search = Polish(candidates, train, held_out, no_biases(whole.shape), noise_level(train, 0.1, 2))
+    choice = search.search()
+    assert {candidate.layout.sizes["r"] for candidate in candidates.networks[: candidates.grown]} == {2, 3}
+    assert candidates.networks[choice.size].layout.sizes["r"] == rank
+    assert any(tried.size < candidates.grown for tried in search.errors)
+
+
 def test_an_error_is_measured_once_per_choice():
     X, _ = planted((12, 10), 1, 0.9, noise=0.1)
     search = polish(X, noise=0.1)

@@ -44,10 +44,12 @@ class Candidates:
     Attributes:
         networks: the networks, the largest first.
         begin: position, in `networks`, of the network at which a search for the best size should begin.
+        grown: position of the largest network whose components have all grown. Larger ones must be far better.
     """
 
     networks: tuple[TensorNetwork, ...]
     begin: int
+    grown: int = 0
 
 
 def make_candidates(
@@ -91,7 +93,7 @@ def matrix_candidates(net: TensorNetwork) -> Candidates:
         set_balanced_(factors, U[:, :r], s[:r], V[:, :r])
         networks.append(TensorNetwork("ar,rb->ab", factors))
     gaps = [float(s[r - 1] / s[r]) if r < len(s) and s[r] > 0 else 1.0 for r in ranks]
-    return Candidates(tuple(networks), more + gaps.index(max(gaps)))
+    return Candidates(tuple(networks), more + gaps.index(max(gaps)), more)
 
 
 @torch.no_grad()

@@ -33,6 +33,9 @@ LARGE = 2**21
 SWEEPS, FEW_SWEEPS = 100, 8
 # Fits are forgotten once their error is above this multiple of what is about as good as the least.
 FORGOTTEN = 1.05
+# Held-out error, in units of the least one of the components that have grown, below which a component that has not
+# grown was missed by the descent. Where noise is left, such a component would fit noise.
+MISSED = 0.5
 # Neighbouring sizes that may be worse, one after the other, before a search gives up.
 WORSE = 2
 
@@ -107,9 +110,20 @@ class Polish:
             self.fits = {other: kept for other, kept in self.fits.items() if self.errors[other] <= most}
         return self.errors[choice]
 
+    def _eligible(self) -> dict[Choice, float]:
+        """Return the errors of choices that may be the best.
+
+        They are those of components that have all grown, and those of others that are far better.
+        """
+        first = self.candidates.grown
+        least = min((error for choice, error in self.errors.items() if choice.size >= first), default=math.inf)
+        return {
+            choice: error for choice, error in self.errors.items() if choice.size >= first or error < MISSED * least
+        }
+
     def _least(self) -> float:
         """Return the least held-out error so far; exact fits are not told apart."""
-        return max(min(self.errors.values()), EXACT)
+        return max(min(self._eligible().values()), EXACT)
 
     def _enough(self) -> float:
         """Return the held-out error at which a smaller size is about as good as the best so far."""
@@ -122,14 +136,16 @@ class Polish:
         ratio `tolerated` times the least held-out error so far; candidates are ordered from large to small. The ridge
         is the one of least held-out error that was tried for this network.
         """
-        size = max(choice.size for choice, found in self.errors.items() if found <= self._enough())
-        return min((choice for choice in self.errors if choice.size == size), key=lambda choice: self.errors[choice])
+        eligible = self._eligible()
+        size = max(choice.size for choice, found in eligible.items() if found <= self._enough())
+        return min((choice for choice in eligible if choice.size == size), key=lambda choice: eligible[choice])
 
     def search(self) -> Choice:
         """Return the best choice, searched for from the size at which the candidates begin.
 
         At the first size the ridges are tried in ascending order, until one of them is hopeless. Smaller sizes follow
-        while they are about as good, then larger ones while they are better by more than what counts as equal.
+        while they are about as good, then larger ones while they are better by more than what counts as equal. Sizes
+        with components that have not grown come last.
         """
         begin = self.candidates.begin
         for ridge in RIDGES:
@@ -150,7 +166,8 @@ class Polish:
             factor: ratio to the least error so far above which an error is worse.
         """
         size, worse = begin + step, 0
-        while 0 <= size < len(self.candidates.networks) and worse < WORSE:
+        largest = 0 if len(self.train) <= LARGE else self.candidates.grown
+        while largest <= size < len(self.candidates.networks) and worse < WORSE:
             before = self._least()
             if self.error(Choice(size, ridge)) <= HOPELESS * before:
                 ridge = self._climb(size, ridge)
