@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -77,3 +78,14 @@ def test_steps_of_a_descent_are_predicted_and_those_of_adam_are_not():
     adam = Experiment(Knobs(size=6, optimizer="adam"))
     assert due_at(adam, escape, 0.0) is None
     assert "predicts no time for this optimizer" in reading(adam, 0.0, escape)
+
+
+def test_a_run_that_was_cut_says_when_it_would_have_gone_on():
+    """A descent of 3,000 steps from a small start ends on the first plateau, which looks as if nothing happened."""
+    descent = Experiment(Knobs(size=6, optimizer="descent", rate=0.01))
+    escape = next_escape(descent)
+    line = reading(descent, 3000.0, escape, "steps")
+    assert "All steps are done" in line
+    step = float(re.search(r"would leave at about step (\S+)\.$", line)[1])
+    assert step == pytest.approx(3000 + 100 * escape.wait, rel=5e-3)  # three digits are written
+    assert "would leave" not in reading(descent, 3000.0, escape, "loss")

@@ -16,6 +16,7 @@ CASES = {
     "hierarchical": Knobs("hierarchical", 4, 3, 3, 0.3, rank=1, observed=0.8, seed=2),
     "train": Knobs("train", 3, 4, 3, 0.2, rank=1, observed=0.8),
     "einsum": Knobs("einsum", size=4, width=3, start=0.2, rank=1, einsum="abr, rc -> abc", observed=0.8),
+    "one factor, which has no imbalance": Knobs(size=4, depth=1.0, rank=1, start=0.1, imbalance=1.0),
     "adam": Knobs(size=4, rank=1, start=0.1, optimizer="adam"),
     "spectral": Knobs(size=4, rank=1, start=0.1, optimizer="spectral"),
 }

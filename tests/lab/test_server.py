@@ -135,6 +135,24 @@ def test_a_page_that_has_gone_frees_its_place(server):
     assert kinds["end"]["stopped"] == "loss"
 
 
+def test_what_waits_for_its_turn_does_not_begin_when_its_page_has_gone(server, monkeypatch):
+    """Four checkpoints are sent while the place is taken, and their pages are closed: none of them is measured."""
+    measured = []
+    found = {"layers": [], "skipped": {}}
+    monkeypatch.setattr("ranklens.lab.tables.profile", lambda path: measured.append(path.read_bytes()) or found)
+    before = set(threading.enumerate())
+    with server.checkpoints:
+        for _ in range(4):
+            connection = http.client.HTTPConnection(HOST, server.server_port, timeout=60)
+            connection.request("POST", f"/{server.token}/checkpoint", body=b"gone")
+            connection.getresponse().close()
+            connection.close()
+    assert "found" in dict(messages(ask(server, "checkpoint", method="POST", body=b"there")[1]))
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=30)
+    assert measured == [b"there"]
+
+
 def test_a_port_in_use_is_told(server):
     answer = CliRunner().invoke(app, ["lab", "--port", str(server.server_port)])
     assert answer.exit_code == 2

@@ -10,6 +10,7 @@ from ranklens.lab.experiment import Experiment, unfolded
 from ranklens.tensors import measures
 
 WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+CUT = ("steps", "evaluations")  # ends of runs that would have gone on
 FOLLOW = ("flow", "descent")  # optimizers that follow the law
 SEEN = 0.1  # a component below this share of its goal is hardly above zero in the figure
 SWEEPS = 30  # of the search for the best rank-one direction of a tensor
@@ -115,12 +116,12 @@ def reading(experiment: Experiment, at: float, escape: Escape | None, stopped: s
     Args:
         experiment: the run, at its present state.
         at: the present time, or number of steps.
-        escape: what `next_escape` returns for the run; it is not used if the run has ended.
+        escape: what `next_escape` returns for the run; None for a run that has reached its end.
         stopped: why the run has ended; empty while it runs.
     """
     count, whole = learned(experiment), len(experiment.goals)
     what = "singular value" if experiment.is_matrix else "component"
-    verb = f"{what} has" if whole == 1 else f"{what}s have"
+    verb = f"{what}{'' if whole == 1 else 's'} {'has' if count == 1 else 'have'}"
     text = f"{_word(count).capitalize()} of {_word(whole)} {verb} been learned"
     if stopped:
         rank = float(measures.effective_rank(unfolded(experiment.end)))
@@ -131,16 +132,17 @@ def reading(experiment: Experiment, at: float, escape: Escape | None, stopped: s
             "stationary": "Nothing moves any more",
             "nan": "The run diverged: take a smaller learning rate",
         }
-        return f"{text}. {ends.get(stopped, f'Stopped by {stopped}')}; the effective rank is {rank:.2f}."
+        ended = f"{text}. {ends.get(stopped, f'Stopped by {stopped}')}; the effective rank is {rank:.2f}."
+        due = None if escape is None or stopped not in CUT else due_at(experiment, escape, at)
+        return ended if due is None else f"{ended} The next one would leave at about {_place(experiment, due)}."
     if escape is None:
         return f"{text}; what is left of the loss is noise and fine detail."
     due = due_at(experiment, escape, at)
     if due is None:
         known = experiment.knobs.optimizer in FOLLOW
         return f"{text}." if known else f"{text}. The theory predicts no time for this optimizer."
-    sign = "t =" if experiment.knobs.optimizer == "flow" else "step"
     why = "; until then it is too small to be seen" if escape.size < SEEN * experiment.goals[count] else ""
-    return f"{text}; the next one leaves at about {sign} {_number(due)}. Now {sign} {_number(at)}{why}."
+    return f"{text}; the next one leaves at about {_place(experiment, due)}. Now {_place(experiment, at)}{why}."
 
 
 def due_at(experiment: Experiment, escape: Escape, at: float) -> float | None:
@@ -159,9 +161,10 @@ def due_at(experiment: Experiment, escape: Escape, at: float) -> float | None:
     return at + escape.wait / (1.0 if knobs.optimizer == "flow" else knobs.rate)
 
 
-def _number(value: float) -> str:
-    """Return a number with three significant digits, without an exponent below a million."""
-    return f"{float(f'{value:.3g}'):g}"
+def _place(experiment: Experiment, at: float) -> str:
+    """Return a time or a step in words, with three significant digits and without an exponent below a million."""
+    sign = "t =" if experiment.knobs.optimizer == "flow" else "step"
+    return f"{sign} {float(f'{at:.3g}'):g}"
 
 
 def _word(count: int) -> str:

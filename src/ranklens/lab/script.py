@@ -47,7 +47,8 @@ def _run(knobs: Knobs) -> list[str]:
             f"run = rl.end_matrix_flow(start, task, depth={knobs.depth}, {ends}, {flows}, {track})",
         ]
     lines = _network(knobs)
-    if knobs.imbalance:
+    single = "," not in knobs.einsum if knobs.family == "einsum" else knobs.depth == 1
+    if knobs.imbalance and not single:
         lines += [
             "with torch.no_grad():",
             f"    net.nodes[0].mul_(math.exp({knobs.imbalance}))",

@@ -1,6 +1,8 @@
 """The server of the laboratory: on this machine only, with a random token in its address, without access to files."""
 
 import secrets
+import select
+import socket
 import sys
 import tempfile
 import threading
@@ -125,7 +127,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(404, b"there is no such page; open the address that `ranklens lab` printed")
             return
         try:
-            ways[way](dict(parse_qsl(parts.query)))
+            ways[way](dict(parse_qsl(parts.query, keep_blank_values=True)))
         except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
             self._send(400, (str(error) or type(error).__name__).encode())
 
@@ -147,7 +149,7 @@ class Handler(BaseHTTPRequestHandler):
     def _events(self, places: threading.BoundedSemaphore) -> Iterator[Send]:
         """Answer by server-sent events, from a free place on; a wrong value is the event "failed" with its message.
 
-        A page that has gone ends the work inside the context: the next event cannot be sent.
+        A page that has gone ends the work inside the context at the next event, or before it begins.
 
         Args:
             places: one of them is held while the context lasts.
@@ -163,17 +165,29 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
         def send(kind: str, content: dict[str, object]) -> None:
+            self._check_client()
             self.wfile.write(message(kind, content))
             self.wfile.flush()
 
         while not places.acquire(timeout=1.0):
             send("wait", {})
         try:
+            self._check_client()
             yield send
         except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
             send("failed", {"why": str(error) or type(error).__name__})
         finally:
             places.release()
+
+    def _check_client(self) -> None:
+        """Do nothing while the client is there.
+
+        Raises:
+            ConnectionAbortedError: if it has closed its connection. A write would notice only at the second attempt.
+        """
+        readable, _, _ = select.select([self.connection], [], [], 0)
+        if readable and not self.connection.recv(1, socket.MSG_PEEK):
+            raise ConnectionAbortedError
 
     def _run(self, given: dict[str, str]) -> None:
         with self._events(self.server.slots) as send:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ranklens.dynamics import checkpoint
 from ranklens.lab.experiment import Experiment, unfolded
 from ranklens.lab.knobs import Knobs
-from ranklens.lab.reading import due_at, next_escape, reading
+from ranklens.lab.reading import CUT, due_at, next_escape, reading
 from ranklens.progress import Report
 
 Send = Callable[[str, dict[str, object]], None]
@@ -145,10 +145,10 @@ def _rows(record: xr.Dataset) -> dict[str, object]:
 
 def _state(experiment: Experiment, at: float, stopped: str = "") -> dict[str, object]:
     """Return what the page shows of the present state."""
-    escape = None if stopped else next_escape(experiment)
+    escape = next_escape(experiment) if not stopped or stopped in CUT else None
     text = reading(experiment, at, escape, stopped)
     found: dict[str, object] = {"image": _image(experiment.end), "reading": text, "at": at}
-    due = None if escape is None else due_at(experiment, escape, at)
+    due = None if escape is None or stopped else due_at(experiment, escape, at)
     if escape is not None and due is not None:
         found["escape"] = {"at": due, "size": escape.size, "alignment": escape.alignment}
     return found

@@ -13,6 +13,7 @@
     return node;
   };
   const shown = (x) => {
+    if (typeof x === "string") return x.slice(0, 20);  // of an address, where a number was wanted
     if (x === null || x === undefined || !isFinite(x)) return "–";
     if (x === 0) return "0";
     const size = Math.abs(x);
@@ -276,7 +277,7 @@
   const later = () => {
     const preset = byId("knob-preset");
     preset.value = (Object.entries(facts.presets).find(([, { knobs }]) => Object.entries(knobs).every(([key, value]) => state.a[key] === value)) || [""])[0];
-    clearTimeout(timer); timer = setTimeout(begin, 120);
+    clearTimeout(timer); timer = setTimeout(begin, 60);
   };
   const program = async () => { const answer = await fetch(`script?${parameters(state.a)}`).catch(() => null); byId("script").textContent = answer ? await answer.text() : "The laboratory does not answer."; };
   byId("stop").addEventListener("click", () => { for (const run of Object.values(runs)) if (run) { run.close(); run.node.dataset.ended = run.node.dataset.ended || "stopped"; } byId("note").textContent += " Stopped; turn a knob to run again."; });
