@@ -47,3 +47,16 @@ def test_an_offset_of_any_size_is_told_from_the_factors(shape, offset):
     everywhere = torch.cartesian_prod(*map(torch.arange, shape))
     whole = net.entries(everywhere).detach() + found.at(everywhere) - offset
     assert float((whole - target.reshape(-1)).norm() / target.norm()) < EXACT
+
+
+def test_sweeps_go_on_where_a_sum_of_squares_has_lost_its_digits():
+    """Biases that are ten thousand times as large as the rest: rounding of their squares is no end of the fit."""
+    target = rl.targets.low_rank_matrix((40, 30), 2)
+    target = target / target.square().mean().sqrt()
+    sizes = 1e4 * (1 + torch.rand(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    task = rl.Completion.sample(target + sizes, observed=800)
+    observed = Observed(task.indices, task.values, (40, 30))
+    net = rl.init.scaled_(rl.deep_matrix((40, 30), 2, 2), 1.0, seed=1)
+    found = fit_jointly_(net, observed, fit_biases(observed, 1e-6), ridge=0.0, sweeps=300, converged=1e-4)
+    left = observed.minus(net.entries(observed.indices).detach() + found.at(observed.indices))
+    assert left.mean_square() ** 0.5 < EXACT

@@ -12,6 +12,10 @@ from ranklens.completers.factors import factors_of, set_factors_
 from ranklens.completers.observed import Observed
 from ranklens.tensors.network import TensorNetwork
 
+# Share of the sum of squared targets below which the sum of squared residuals, which is computed as a difference from
+# it, has lost so many digits to rounding that it does not say whether a sweep has improved the fit.
+ROUNDING = 1e-10
+
 
 @torch.no_grad()
 def fit_jointly_(
@@ -43,16 +47,16 @@ def fit_jointly_(
     entries = entries_of(less, biases=True)
     count = float(observed.counts().sum())
     penalty = torch.full((rows[0].shape[1],), ridge, dtype=torch.float64)
-    before = _squared(observed, net, biases)
+    before = _squared(less, rows)
     for _ in range(sweeps):
         penalty[-1] = biases.damping * min(1.0, before)
-        squared = 0.0
+        squared = energy = 0.0
         for n in range(len(rows)):
-            squared = entries.energy(n, rows)
+            squared = energy = entries.energy(n, rows)
             for made in list(entries.equations(n, rows)):
                 rows[n][made.low : made.high] = found = made.solve(penalty)
                 squared += made.change(found)
-        after = max(squared, 0.0) / count
+        after = squared / count if squared > ROUNDING * energy else _squared(less, rows)
         if after >= before * (1 - converged):
             break
         before = after
@@ -60,10 +64,16 @@ def fit_jointly_(
     return replace(biases, modes=tuple(mode[:, -1].clone() for mode in rows))
 
 
-def _squared(observed: Observed, net: TensorNetwork, biases: Biases) -> float:
-    """Return the mean square that network and biases leave."""
-    factors: Sequence[Tensor] = factors_of(net)
-    product = torch.ones(len(observed), factors[0].shape[1], dtype=torch.float64)
-    for factor, own in zip(factors, observed.indices.T, strict=True):
-        product *= factor[own]
-    return observed.minus(product.sum(dim=1) + biases.at(observed.indices)).mean_square()
+def _squared(observed: Observed, rows: Sequence[Tensor]) -> float:
+    """Return the mean square that a network and biases leave.
+
+    Args:
+        observed: the entries, without the mean.
+        rows: for every mode its factor, and its bias as one more column.
+    """
+    product = torch.ones(len(observed), rows[0].shape[1] - 1, dtype=torch.float64)
+    biases = torch.zeros(len(observed), dtype=torch.float64)
+    for mode, own in zip(rows, observed.indices.T, strict=True):
+        product *= mode[own, :-1]
+        biases += mode[own, -1]
+    return observed.minus(product.sum(dim=1) + biases).mean_square()
