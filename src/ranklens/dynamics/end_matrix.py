@@ -14,7 +14,16 @@ from torch import Tensor
 
 from ranklens.dynamics.checkpoint import UNFINISHED, viewed
 from ranklens.dynamics.newton import Vector
-from ranklens.dynamics.record import Cost, Outcome, Quantity, Recorder, is_early, run_attributes, warn_if_early
+from ranklens.dynamics.record import (
+    Attributes,
+    Cost,
+    Outcome,
+    Quantity,
+    Recorder,
+    is_early,
+    run_attributes,
+    warn_if_early,
+)
 from ranklens.dynamics.solver import (
     SOLVER,
     Bounds,
@@ -136,16 +145,7 @@ def end_matrix_flow(  # noqa: PLR0913  (what ends a run, what it records, how ex
     def record(stopped: str, message: str = "") -> xr.Dataset:
         cost = Cost(run.field.evaluations, before + run.steps, clock.perf_counter() - started)
         outcome = Outcome(stopped, message, cost)
-        attrs = run_attributes(
-            outcome,
-            task,
-            network=f"the end matrix of depth {depth:g}",
-            solver=SOLVER,
-            until_loss=until_loss,
-            early=is_early(outcome.stopped, until_loss),
-            rtol=rtol,
-            depth=float(depth),
-        )
+        attrs = _attributes(outcome, task, depth, until_loss, rtol)
         return recorder.result(outcome, {"matrix": run.field.subject.matrix}, attrs)
 
     before = 0
@@ -160,6 +160,20 @@ def end_matrix_flow(  # noqa: PLR0913  (what ends a run, what it records, how ex
             run.go(rest, report, begins=False)
     warn_if_early(Outcome(run.stopped, run.message, Cost()), run.point.loss, until_loss)
     return record(run.stopped, run.message)
+
+
+def _attributes(outcome: Outcome, task: TensorProblem, depth: float, until_loss: float, rtol: float) -> Attributes:
+    """Return the attributes of the record of a run."""
+    return run_attributes(
+        outcome,
+        task,
+        network=f"the end matrix of depth {depth:g}",
+        solver=SOLVER,
+        until_loss=until_loss,
+        early=is_early(outcome.stopped, until_loss),
+        rtol=rtol,
+        depth=float(depth),
+    )
 
 
 def _rest(bounds: Bounds, recorder: Recorder["_State"], time: float) -> Bounds:
