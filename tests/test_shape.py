@@ -34,7 +34,7 @@ LONG_FILES = {
     "studies/beyond/volume.py": "one study: settings, run, claims and figure read each other's variables",
     "studies/beyond/graph_interactions.py": "one study: exact ranks, a task on vertices, and pairs of images",
     "studies/beyond/next_component.py": "one study: two predictions, their measures, and the cases where both fail",
-    "studies/beyond/state_space.py": "one study: flows, a search, a proved bound, and the published numbers beside them",
+    "studies/beyond/state_space.py": "one study: flows, a search, a proved bound, and the published numbers beside",
     "studies/beyond/weight_decay.py": "one study: training, random updates, slopes, claims and figure",
     "studies/cp/natural_images.py": "one study, with the published numbers and presets that it is compared at",
     "studies/hierarchies/data_entanglement.py": "one study, with entropies, bounds, networks and fits of three orders",

@@ -38,5 +38,7 @@ def test_files_may_be_packed_unless_their_names_are_given():
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(ValueError, match="name is 'nothing', and there is no such data set to fetch; choose one of mnist, fashion-mnist"):
+    with pytest.raises(
+        ValueError, match="name is 'nothing', and there is no such data set to fetch; choose one of mnist"
+    ):
         catalogue.source("nothing")

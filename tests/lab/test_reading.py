@@ -10,6 +10,9 @@ from ranklens.lab.experiment import Experiment
 from ranklens.lab.knobs import Knobs
 from ranklens.lab.reading import due_at, learned, next_escape, reading, waiting_time
 
+# Three digits are written.
+WRITTEN = 5e-3
+
 
 @pytest.mark.parametrize("order", [1.0, 2.0, 2.5, 3.0, 7.0])
 def test_the_waiting_time_solves_the_law(order):
@@ -87,5 +90,5 @@ def test_a_run_that_was_cut_says_when_it_would_have_gone_on():
     line = reading(descent, 3000.0, escape, "steps")
     assert "All steps are done" in line
     step = float(re.search(r"would leave at about step (\S+)\.$", line)[1])
-    assert step == pytest.approx(3000 + 100 * escape.wait, rel=5e-3)  # three digits are written
+    assert step == pytest.approx(3000 + 100 * escape.wait, rel=WRITTEN)
     assert "would leave" not in reading(descent, 3000.0, escape, "loss")

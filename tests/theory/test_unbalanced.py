@@ -128,7 +128,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="imbalance is nan; it must be a finite number"):
         rl.theory.lambda_balanced_(rl.deep_matrix((2, 2), depth=2), eye, math.nan)
     run = rl.gradient_flow(rl.cp((2, 2), rank=1, std=0.5), problem(rl.cp((2, 2), rank=1)), until_time=1.0)
-    with pytest.raises(ValueError, match="name is 'x', but the record has .* along time; track it first"):
+    with pytest.raises(ValueError, match=r"name is 'x', but the record has .* along time; track it first"):
         rl.theory.balanced_from(run, "x")
     with pytest.raises(ValueError, match="share is 0"):
         rl.theory.balanced_from(run, "loss", share=0.0)

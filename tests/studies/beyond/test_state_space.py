@@ -8,6 +8,9 @@ import ranklens as rl
 from ranklens import studies
 from ranklens.studies.beyond import state_space as study
 
+# A gap between states that was read from numbers of float64.
+GAP = 1e-6
+
 SETTINGS = study.PRESETS["tiny"]
 # Published extrapolation errors of single seeds, on the baseline and with the special sequence, by the number of states
 # and by the seed of numpy's older generator, from which the initial states were drawn uniformly.
@@ -61,7 +64,7 @@ def test_starts_are_ordered_with_the_second_close_to_the_first():
     settings = study.PRESETS["laptop"]
     for k, gap in enumerate(settings.gaps):
         A = study.start(settings, k, 0).A
-        assert float(A[0] - A[1]) == pytest.approx(gap, rel=1e-6)
+        assert float(A[0] - A[1]) == pytest.approx(gap, rel=GAP)
         assert bool((A[2:].diff() < 0).all())
         assert 0 < float(A[-1]) < float(A[0]) < settings.stds[k]
 

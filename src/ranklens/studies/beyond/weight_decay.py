@@ -281,15 +281,43 @@ def stops(record: xr.Dataset) -> float:
     return float(reached.min())
 
 
+def _controls(record: xr.Dataset, settings: Settings) -> list[Claim]:
+    """Return the claims on updates in random directions, and on what the rank does not depend on."""
+    few = np.array([p for p in noise_products(settings) if 1 / p <= SMALL * settings.width])
+    noise = record.noise.sel(noise_product=few)
+    random = slope(np.tile(1 / few, len(record.seed)), noise.values.reshape(-1))
+    interval = f"{random.low:.2f} to {random.high:.2f}"
+    ranks = record.at_rate.values
+    return [
+        finding(
+            "Updates in random directions have the slope 1: slope of ln effective rank against ln 1 / (lr decay) up "
+            f"to {SMALL:g} of the width (95% interval {interval})",
+            random.value,
+            within=(0.8, 1.1),
+            source=sources.OWN_DERIVATION,
+        ),
+        finding(
+            "Learning rate and weight decay count by their product: effective rank at several learning rates with one "
+            f"product, largest divided by least, largest over {reduce.count(record.seed)}",
+            reduce.largest(ranks.max(axis=1) / ranks.min(axis=1)),
+            at_most=1.25,
+            source=sources.WEIGHT_DECAY,
+        ),
+        finding(
+            "Without weight decay the rank stays high: effective rank without weight decay divided by the largest rank "
+            f"with it, least over {reduce.count(record.seed)}",
+            reduce.least(record.without / record["rank"].max(["batch", "product"], skipna=False)),
+            at_least=1.5,
+            source=sources.WEIGHT_DECAY,
+        ),
+    ]
+
+
 def claims(record: xr.Dataset) -> list[Claim]:
     """Return the claims: the bound, the slope and where it ends, what the rank depends on, and the controls."""
     settings = records.settings_of(record, Settings)
     whole = fit(record)
     above = fit(record, middle(record))
-    few = np.array([p for p in noise_products(settings) if 1 / p <= SMALL * settings.width])
-    noise = record.noise.sel(noise_product=few)
-    random = slope(np.tile(1 / few, len(record.seed)), noise.values.reshape(-1))
-    ranks = record.at_rate.values
     interval = "{:.2f} to {:.2f}"
     return [
         theorem(
@@ -323,27 +351,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
             at_most=0.6,
             source=sources.OWN_EXPERIMENT,
         ),
-        finding(
-            "Updates in random directions have the slope 1: slope of ln effective rank against ln 1 / (lr decay) up "
-            f"to {SMALL:g} of the width (95% interval {interval.format(random.low, random.high)})",
-            random.value,
-            within=(0.8, 1.1),
-            source=sources.OWN_DERIVATION,
-        ),
-        finding(
-            "Learning rate and weight decay count by their product: effective rank at several learning rates with one "
-            f"product, largest divided by least, largest over {reduce.count(record.seed)}",
-            reduce.largest(ranks.max(axis=1) / ranks.min(axis=1)),
-            at_most=1.25,
-            source=sources.WEIGHT_DECAY,
-        ),
-        finding(
-            "Without weight decay the rank stays high: effective rank without weight decay divided by the largest rank "
-            f"with it, least over {reduce.count(record.seed)}",
-            reduce.least(record.without / record["rank"].max(["batch", "product"], skipna=False)),
-            at_least=1.5,
-            source=sources.WEIGHT_DECAY,
-        ),
+        *_controls(record, settings),
     ]
 
 
