@@ -3,15 +3,16 @@ import torch
 import xarray as xr
 
 import ranklens as rl
-from ranklens.sweeps.contents import content_of, network_of, record_of, thing_of
+from ranklens.files.stored import content
+from ranklens.sweeps.contents import network_of, record_of, thing_of
 from ranklens.sweeps.store import Store
 
 
 def test_contents_come_back():
     record = xr.Dataset({"x": ("t", [1.0, 2.0])}, attrs={"stopped": "loss"})
-    assert thing_of(content_of(record)).identical(record)
+    assert thing_of(content(record)).identical(record)
     net = rl.cp((2, 2, 2), rank=1)
-    assert torch.equal(thing_of(content_of(net)).tensor(), net.tensor())
+    assert torch.equal(thing_of(content(net)).tensor(), net.tensor())
     with pytest.raises(ValueError, match="is neither a network nor a record"):
         thing_of(b"nothing")
 

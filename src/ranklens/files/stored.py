@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 
 from ranklens.files import hdf5_check
 from ranklens.files.writing import atomic
@@ -55,13 +55,28 @@ def save(thing: TensorNetwork | xr.Dataset, path: str | os.PathLike[str]) -> Pat
     (True, True)
     """
     path = _path(path)
+    written = content(thing)
+    with atomic(path) as name:
+        name.write_bytes(written)
     if isinstance(thing, xr.Dataset):
-        # In memory first: where the disk is full, the HDF5 library crashes, and writing bytes raises an OSError.
-        content = _with_attributes(thing, _storable).to_netcdf(engine="h5netcdf")
-        with atomic(path) as name:
-            name.write_bytes(content)
         _HARMLESS.add(_identity(path))
-    elif isinstance(thing, TensorNetwork):
+    return path
+
+
+def content(thing: TensorNetwork | xr.Dataset) -> bytes:
+    """Return the content of the file that `save` writes.
+
+    It is made in memory: where the disk is full, the HDF5 library crashes, and writing bytes raises an OSError.
+
+    Args:
+        thing: a network or a record.
+
+    Raises:
+        TypeError: for anything else, and for a label or an attribute that a file cannot hold.
+    """
+    if isinstance(thing, xr.Dataset):
+        return bytes(_with_attributes(thing, _storable).to_netcdf(engine="h5netcdf"))
+    if isinstance(thing, TensorNetwork):
         structure = {
             "format": FORMAT,
             "nodes": [[_write(x) for x in labels] for labels in thing.layout.nodes],
@@ -69,11 +84,8 @@ def save(thing: TensorNetwork | xr.Dataset, path: str | os.PathLike[str]) -> Pat
             "frozen": list(thing.frozen),
         }
         values = {f"nodes.{k}": node.detach().cpu().clone().contiguous() for k, node in enumerate(thing.nodes)}
-        with atomic(path) as name:
-            save_file(values, name, metadata={"structure": json.dumps(structure)})
-    else:
-        raise TypeError(f"thing is {told(thing)}; pass a TensorNetwork or a record (xarray.Dataset)")
-    return path
+        return to_safetensors(values, metadata={"structure": json.dumps(structure)})
+    raise TypeError(f"thing is {told(thing)}; pass a TensorNetwork or a record (xarray.Dataset)")
 
 
 def _path(path: object) -> Path:

@@ -38,17 +38,8 @@ def record_of(store: Store, entry: Entry) -> xr.Dataset:
     return found
 
 
-def content_of(thing: xr.Dataset | TensorNetwork) -> bytes:
-    """Return a record as NetCDF, or a network as safetensors, as the bytes of a file."""
-    folder = Path(tempfile.mkdtemp(prefix="ranklens-"))
-    try:
-        return stored.save(thing, folder / "content").read_bytes()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def thing_of(content: bytes) -> xr.Dataset | TensorNetwork:
-    """Return the record or network that `content_of` wrote.
+    """Return the record or network whose file has this content.
 
     Raises:
         ValueError: if the content is damaged.

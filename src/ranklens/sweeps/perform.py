@@ -15,7 +15,8 @@ import xarray as xr
 
 from ranklens.dynamics import checkpoint
 from ranklens.dynamics.record import StoppedEarly
-from ranklens.sweeps.contents import content_of, thing_of
+from ranklens.files import stored
+from ranklens.sweeps.contents import thing_of
 from ranklens.sweeps.entry import DONE, FAILED, Entry, File
 from ranklens.sweeps.identity import digest
 from ranklens.sweeps.result import Result, how_it_stopped, is_small, result_of, variables_of
@@ -170,8 +171,8 @@ def _described(blank: Entry, result: Result) -> tuple[Entry, dict[str, bytes]]:
         early=early,
         counts=counts,
         variables=variables_of(record, digest, inside=inside),
-        record=None if inside else file(".nc", content_of(record)),
-        networks={name: file(f".{name}.safetensors", content_of(net)) for name, net in result.networks.items()},
+        record=None if inside else file(".nc", stored.content(record)),
+        networks={name: file(f".{name}.safetensors", stored.content(net)) for name, net in result.networks.items()},
     )
     return entry, contents
 
@@ -219,7 +220,7 @@ class _Keeper:
             OSError: if the store cannot be written, which ends the sweep.
         """
         try:
-            self.desk.write(self.key, f"{self.key}.{name}.nc", content_of(record))
+            self.desk.write(self.key, f"{self.key}.{name}.nc", stored.content(record))
         except OSError as error:
             self.error = error
             raise
