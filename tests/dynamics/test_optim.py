@@ -67,7 +67,7 @@ def test_closure_nothing_to_do_and_bad_numbers():
 @pytest.mark.parametrize("kind", [rl.optim.SharedAdam, rl.optim.SignDescent, rl.optim.Spectral])
 @pytest.mark.parametrize("lr", [0.0, -1.0, float("nan"), float("inf")])
 def test_other_optimizers_refuse_bad_steps(kind, lr):
-    with pytest.raises(ValueError, match="it must be a finite number above 0"):
+    with pytest.raises(ValueError, match=r"lr is .*; it must be a (finite number above 0|number$)"):
         kind([torch.zeros(2, 2, requires_grad=True)], lr=lr)
 
 

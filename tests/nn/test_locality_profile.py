@@ -80,7 +80,7 @@ def test_profiles_are_drawn_and_refuse_what_has_no_room():
         ({"pairs": 0}, "0 pairs"),
         ({"size": 7}, "there is none at which two patches of 7 x 7 fit 8 x 8"),
         ({"distances": [9]}, "has no room"),
-        ({"distances": []}, "there is no distance"),
+        ({"distances": []}, "distances is empty, or there is none"),
     ):
         with pytest.raises(ValueError, match=message):
             rl.nn.locality_profile(model, **{"data": x, **change})

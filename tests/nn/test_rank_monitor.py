@@ -206,6 +206,17 @@ def test_modules_inside_wrappers_are_found_by_their_own_names():
         assert monitor.record().rows.sel(part=name).item() == 5
 
 
+def test_a_bare_name_is_one_module():
+    model = nn.Sequential(nn.Linear(4, 4))
+    monitor = rl.nn.RankMonitor(model, activations="0", every=8, share=1.0, queue=64)
+    for _ in range(16):
+        model(torch.eye(4))
+        monitor.step()
+    assert "0" in monitor.record().part.values
+    with pytest.raises(ValueError, match="activations has '1', no name of a module"):
+        rl.nn.RankMonitor(model, activations="1")
+
+
 def test_outputs_that_are_tuples_or_objects_are_watched():
     lstm = nn.LSTM(3, 5, batch_first=True)
     monitor = rl.nn.RankMonitor(nn.ModuleList([lstm]), every=3, share=1.0, activations=["0"])

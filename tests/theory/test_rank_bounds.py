@@ -266,7 +266,7 @@ def test_wrong_modes_are_named():
         rank_bounds.separation_rank(cases.NETWORKS["scalar"](1.0), ())
     with torch.no_grad():
         net.nodes[0][0, 0] = math.nan
-    with pytest.raises(ValueError, match="need finite entries"):
+    with pytest.raises(ValueError, match="all entries must be finite"):
         rank_bounds.separation_rank(net, (0,))
 
 

@@ -131,7 +131,7 @@ class RankMonitor:
         *,
         every: int = 200,
         share: float = 0.02,
-        activations: Sequence[str] = (),
+        activations: str | Sequence[str] = (),
         queue: int = QUEUE,
         updates: bool = False,
         log: Log | None = None,
