@@ -43,7 +43,14 @@ class Kind:
 KINDS = (
     Kind("matrix_dynamics", "singular", "Matrix", "singular values", "L", "matrices in the product"),
     Kind("tensor_dynamics", "component", "Tensor", "components", "N", "indices of the tensor"),
-    Kind("hierarchical_dynamics", "component", "Tree of tensors", "local components", "K", "parts of a component"),
+    Kind(
+        "hierarchical_dynamics",
+        "spectrum",
+        "Tree of tensors",
+        "singular values at the root",
+        "K",
+        "parts of a component",
+    ),
 )
 
 

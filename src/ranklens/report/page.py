@@ -88,6 +88,7 @@ def write(entries: Sequence[Entry], folder: Path, preset: str, *, failures: Sequ
         opening=chapters.opening(),
         notions=chapters.notions(),
         beyond=studies.BEYOND,
+        extra=studies.chosen([studies.BEYOND]),
         badges={study.made.name: study.badge for study in shown if study.badge},
         trio=trio,
         parts=parts,
