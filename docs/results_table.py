@@ -252,18 +252,20 @@ def notions(results: Results) -> str:
     heads = ("architecture", "its rank", "lowered from a small start", "from the usual start", "by what")
     lines = [f"| {' | '.join([*heads, 'what one can do', 'evidence'])} |", "|---|---|---|---|---|---|---|"]
     for notion in chapters.notions():
-        evidence = []
-        for name in notion.studies:
-            found, text = chapters.guide(name), f"`{name}`: not measured with the present settings"
-            if found is not None and f"{name}, laptop" in results:
-                stated = [c for c in claims(results, name, "laptop") if found.evidence in str(c["statement"])]
-                measured = _short(f"{stated[0]['measured']:.2g}")
-                held = "" if stated[0]["holds"] else " (does not meet its bound)"
-                text = f"`{name}`: {found.number} {measured}{held}"
-            evidence.append(_cell(text))
+        evidence = "; ".join(_cell(badge(results, name)) for name in notion.studies)
         cells = [f"[{notion.architecture}]({notion.page}.md)", notion.rank, notion.small, notion.usual, notion.by]
-        lines.append(f"| {' | '.join([*cells, notion.use, '; '.join(evidence)])} |")
+        lines.append(f"| {' | '.join([*cells, notion.use, evidence])} |")
     return "\n".join(lines)
+
+
+def badge(results: Results, name: str) -> str:
+    """Return the name of a study and the number that its badge shows in the report, with the preset `laptop`."""
+    guide = chapters.guide(name)
+    if guide is None or f"{name}, laptop" not in results:
+        return f"`{name}`: not measured with the present settings"
+    claim = next(claim for claim in claims(results, name, "laptop") if guide.evidence in str(claim["statement"]))
+    measured, held = _short(f"{claim['measured']:.2g}"), "" if claim["holds"] else " (does not meet its bound)"
+    return f"`{name}`: {guide.number} {measured}{held}"
 
 
 def verdicts(results: Results) -> str:
