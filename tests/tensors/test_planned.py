@@ -24,6 +24,23 @@ def plan(net):
     return Planned(operands, net.layout.out, contract.path_of_end_tensor(net.layout)), gradients
 
 
+def check_descent(net, planned, gradients, bound):
+    """A step in place takes the gradient times a rate from what it changes, and writes the gradients of the rest."""
+    before = [node.detach().clone() for node in net.nodes]
+    wanted = [None if gradient is None else gradient.clone() for gradient in gradients]
+    rates = {k: 0.1 * (k + 1) for k in range(1, len(before))}  # not the first operand
+    operations, changed = planned.descent(rates)
+    for operation in operations:
+        operation()
+    assert changed <= {k for k in rates if wanted[k] is not None}
+    for k, (node, old, gradient) in enumerate(zip(net.nodes, before, wanted, strict=True)):
+        if k in changed:
+            assert close(node.detach(), old - rates[k] * gradient, bound * (1 + float(gradient.abs().max())))
+        else:
+            assert torch.equal(node.detach(), old)
+            assert gradient is None or close(gradients[k], gradient, bound)
+
+
 def check(net, bound):
     """Value and gradients for a random upstream, twice, since memory is used again."""
     planned, gradients = plan(net)
@@ -36,6 +53,7 @@ def check(net, bound):
         planned.backward()
         for found, wanted in zip(gradients, net.gradients((tensor * upstream).sum()), strict=True):
             assert found is None or close(found, wanted, bound)
+        check_descent(net, planned, gradients, bound)
         with torch.no_grad():
             for stack in net.stacks:
                 stack.mul_(0.9)
@@ -68,6 +86,12 @@ def test_a_leading_label_on_every_operand_is_a_batch(einsum, members, tolerance)
     assert planned.value.shape == (members, *net.shape)
     for k in range(members):
         assert close(planned.value[k], (k + 1) ** len(nodes) * net.tensor().detach(), tolerance["planned"])
+
+
+def test_two_of_three_factors_are_changed_without_a_gradient():
+    """The last product of every pair can be a step: that into W_2 or W_1, and that into W_3."""
+    _, changed = plan(rl.deep_matrix((4, 4), depth=3))[0].descent({0: 0.1, 1: 0.1, 2: 0.1})
+    assert len(changed) == 2
 
 
 def test_no_memory_is_allocated_by_a_run():

@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ranklens.dynamics.ensemble_gradient import EnsembleGradient, descend_
+from ranklens.dynamics.ensemble_gradient import Batch, EnsembleGradient, descend_
 from ranklens.dynamics.optim import GroupRMSprop, SignDescent, Spectral
 from ranklens.dynamics.record import (
     Cost,
@@ -181,10 +181,13 @@ class _Together:
             if not factors.any():
                 continue
             given = None if bool((factors == 1).all()) else factors
-            for k in range(count):
-                if k:
+            descend_(group.pairs, rates, given)
+            for _ in range(count - 1):
+                if given is None and isinstance(group, Batch):
+                    group.descend(rates)
+                else:
                     group.evaluate()
-                descend_(group.pairs, rates, given)
+                    descend_(group.pairs, rates, given)
 
     def _step(self) -> None:
         """Let the optimizer take a step, scaled for every member; members that have ended stay where they are."""

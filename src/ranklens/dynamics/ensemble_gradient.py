@@ -1,7 +1,7 @@
 """The losses of the members of an ensemble and their gradients, computed for groups of members at a time."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from ranklens.problems.completion import Completion
 from ranklens.problems.losses import half_sse, mse
 from ranklens.problems.problem import Problem
 from ranklens.problems.readout import reads_end_tensor
+from ranklens.tensors import contract
 from ranklens.tensors.ensemble import MEMBER, Ensemble
 
 # Bytes that the members of a group take together, so that they stay in the second-level cache of a core.
@@ -111,20 +112,41 @@ class Batch:
         self.squares = self.objective in (mse, half_sse)
         if self.squares:
             self.mask *= 2.0 if self.objective == mse else 1.0
-            self.target *= self.mask
+            self.shift = -self.mask * self.target  # the derivative is mask * value + shift
             self.to_loss = 0.5 / self.mask.amax(dim=1)
+        self._alone = _nodes_alone(ensemble)
+        self._descent: tuple[list[float], list[Callable[[], object]], list[int]] | None = None
 
     def evaluate(self) -> None:
         """Write the gradients of the members."""
+        self._write_upstream()
+        self.planned.backward()
+
+    def descend(self, rates: Sequence[float]) -> None:
+        """Take a step of gradient descent on all members, whose gradients are not all written.
+
+        Args:
+            rates: one learning rate per pair.
+        """
+        if self._descent is None or self._descent[0] != rates:
+            by_node = {node: rates[k] for k, node in enumerate(self._alone) if node is not None}
+            operations, changed = self.planned.descent(by_node)
+            self._descent = list(rates), operations, [k for k, node in enumerate(self._alone) if node not in changed]
+        _, operations, left = self._descent
+        self._write_upstream()
+        for operation in operations:
+            operation()
+        descend_([self.pairs[k] for k in left], [rates[k] for k in left], None)
+
+    def _write_upstream(self) -> None:
+        """Compute the end tensors, and write the derivatives of the losses in them."""
         self.planned.forward()
         if self.squares:
-            torch.mul(self.memory, self.mask, out=self.upstream)
-            self.upstream.sub_(self.target)
-        else:
-            assert self.objective.derivative is not None
-            each = self.objective.derivative(self.memory, self.target) * self.mask
-            self.upstream.copy_(each.where(self.mask > 0, 0.0))
-        self.planned.backward()
+            torch.addcmul(self.shift, self.memory, self.mask, out=self.upstream)
+            return
+        assert self.objective.derivative is not None
+        each = self.objective.derivative(self.memory, self.target) * self.mask
+        self.upstream.copy_(each.where(self.mask > 0, 0.0))
 
     def losses(self) -> Tensor:
         """Write the gradients of the members, and return their losses, one number per member."""
@@ -159,6 +181,12 @@ def _pairs(ensemble: Ensemble, members: slice) -> list[tuple[Tensor, Tensor]]:
         if stack.grad is None:
             stack.grad = torch.zeros_like(stack)
     return [(stack.detach()[members], stack.grad[members]) for stack in trained if stack.grad is not None]
+
+
+def _nodes_alone(ensemble: Ensemble) -> list[int | None]:
+    """Return for every trained stack the position of its node, or None for a stack of several nodes."""
+    positions = zip(ensemble.stacks, contract.stacks_of(ensemble.layout), strict=True)
+    return [nodes[0] if len(nodes) == 1 else None for stack, nodes in positions if stack.requires_grad]
 
 
 def _are_alike(ensemble: Ensemble, tasks: Sequence[Problem]) -> bool:

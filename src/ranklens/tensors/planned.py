@@ -1,7 +1,7 @@
 """A contraction planned as matrix products: its value and, by one reverse sweep, its gradient, without autograd."""
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ from ranklens.tensors.paths import Path
 
 Label = Hashable
 Operation = Callable[[], object]
+Update = Callable[[float], Operation]  # the operation that subtracts a gradient times a learning rate
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Planned:
     def __init__(self, operands: Sequence[Operand], out: Sequence[Label], path: Path) -> None:
         self._forward: list[Operation] = []
         self._backward: list[Operation] = []  # in the order of the forward steps; run from the last to the first
+        self._updates: dict[int, tuple[int, Update]] = {}  # by place in `_backward`: an operand, and its update
+        self._positions = {id(operand): k for k, operand in enumerate(operands)}
         work = list(operands)
         self.trained = any(operand.gradient is not None for operand in operands)
         for positions, _ in path.steps:
@@ -90,6 +93,26 @@ class Planned:
         """
         for operation in reversed(self._backward):
             operation()
+
+    def descent(self, rates: Mapping[int, float]) -> tuple[list[Operation], set[int]]:
+        """Return the operations of `backward` with steps of gradient descent on operands among them.
+
+        A product A B that is the gradient of an operand X, which no later operation reads, becomes X <- X - rate A B.
+        This goes over the memory of X once, where a gradient and a step after it go over it three times.
+
+        Args:
+            rates: learning rates by the position of an operand.
+
+        Returns:
+            The operations, and the positions of the operands that they change. The gradients of these operands are not
+            written; those of all others are.
+        """
+        operations, changed = list(self._backward), set()
+        for place, (position, update) in self._updates.items():
+            if position in rates:
+                operations[place] = update(rates[position])
+                changed.add(position)
+        return operations[::-1], changed
 
     def in_memory_order(self, tensor: Tensor) -> Tensor:
         """Return the entries of a tensor that is shaped like `value`, as a contiguous vector ordered like `memory`."""
@@ -146,8 +169,12 @@ class Planned:
         if c.gradient is not None:
             dC = _as_matrix(c.gradient, c.labels, batch, left, right)
             assert dC is not None
-            self._into(b, batch, summed, right, A.transpose(-1, -2), dC)
-            self._into(a, batch, left, summed, dC, B.transpose(-1, -2))
+            gradients = [(b, summed, right, A.transpose(-1, -2), dC), (a, left, summed, dC, B.transpose(-1, -2))]
+            # The first of the list is computed last, and nothing reads its operand afterwards.
+            if id(b) not in self._positions:
+                gradients.reverse()
+            for last, (operand, rows, columns, *factors) in zip((True, False), gradients, strict=True):
+                self._into(operand, (batch, rows, columns), *factors, last=last)
         return c
 
     def _matrix(self, operand: Operand, batch: list[Label], rows: list[Label], columns: list[Label]) -> Tensor:
@@ -163,17 +190,25 @@ class Planned:
         return found
 
     def _into(
-        self, operand: Operand, batch: list[Label], rows: list[Label], columns: list[Label], A: Tensor, B: Tensor
+        self, operand: Operand, axes: tuple[list[Label], list[Label], list[Label]], A: Tensor, B: Tensor, *, last: bool
     ) -> None:
-        """Plan the matrix product A B into the gradient of an operand, seen as matrices (batch, rows, columns)."""
+        """Plan the matrix product A B into the gradient of an operand, seen as matrices (batch, rows, columns).
+
+        `last` tells that no operation after this one reads the operand.
+        """
         if operand.gradient is None:
             return
-        view = _as_matrix(operand.gradient, operand.labels, batch, rows, columns)
+        view = _as_matrix(operand.gradient, operand.labels, *axes)
+        value = _as_matrix(operand.value, operand.labels, *axes)
+        if last and view is not None and value is not None and id(operand) in self._positions:
+            update = partial(_subtracted, A, B, value)
+            self._updates[len(self._backward)] = (self._positions[id(operand)], update)
         if view is None:
-            permuted = operand.gradient.permute([operand.labels.index(x) for x in (*batch, *rows, *columns)])
+            order = [label for group in axes for label in group]
+            permuted = operand.gradient.permute([operand.labels.index(label) for label in order])
             copied = torch.empty_like(permuted, memory_format=torch.contiguous_format)
             self._backward.append(partial(permuted.copy_, copied))
-            view = _as_matrix(copied, (*batch, *rows, *columns), batch, rows, columns)
+            view = _as_matrix(copied, order, *axes)
             assert view is not None
         self._backward.append(_product(A, B, view))
 
@@ -222,6 +257,13 @@ def _product(A: Tensor, B: Tensor, out: Tensor) -> Operation:
     if out.stride(-1) != 1 and out.stride(-2) == 1:
         return partial(multiply, B.transpose(-1, -2), A.transpose(-1, -2), out=out.transpose(-1, -2))
     return partial(multiply, A, B, out=out)
+
+
+def _subtracted(A: Tensor, B: Tensor, X: Tensor, rate: float) -> Operation:
+    """Return the operation X <- X - rate A B in place; where X is stored by columns, the transposed one."""
+    if X.stride(-1) != 1 and X.stride(-2) == 1:
+        A, B, X = B.transpose(-1, -2), A.transpose(-1, -2), X.transpose(-1, -2)
+    return partial(X.addmm_ if X.ndim == 2 else X.baddbmm_, A, B, alpha=-rate)
 
 
 def _as_matrix(
