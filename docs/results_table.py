@@ -269,13 +269,28 @@ def badge(results: Results, name: str) -> str:
 
 
 def verdicts(results: Results) -> str:
-    """Return how many claims of every kind hold with the preset `laptop`, and the findings that do not."""
+    """Return how many claims hold, with the preset `laptop` by kind and with others by preset, and what does not."""
     talk = studies.chosen([])
     parts = [
         _verdicts(results, talk, "`ranklens talk`"),
         _verdicts(results, studies.chosen([studies.BEYOND]), "the studies beyond it, `ranklens talk --only beyond`"),
+        _others(results),
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _others(results: Results) -> str:
+    """Return how many claims hold with each preset other than `laptop` that was run, or nothing if there is none."""
+    lines = []
+    for key in results:
+        name, called = key.split(", ", maxsplit=1)
+        if called != "laptop":
+            held = [bool(claim["holds"]) for claim in claims(results, name, called)]
+            lines.append(f"| `{name}` | `{called}` | {sum(held)} of {len(held)} | `{_command(name, called)}` |")
+    if not lines:
+        return ""
+    heads = ["| study | preset | claims that hold | command |", "|---|---|---:|---|"]
+    return "\n".join(["Other presets that were run, with claims of all kinds:", "", *heads, *sorted(lines)])
 
 
 def _verdicts(results: Results, names: tuple[str, ...], called: str) -> str:

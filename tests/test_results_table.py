@@ -72,6 +72,16 @@ def test_failed_findings_are_listed(script):
     assert "1 of 1 theorems, 0 of 0 exactness checks and 0 of 1 findings hold" in text
     assert r"| `depth` | a \| b | 1e-5 | at least 1 |" in text
     assert "not measured with the present settings: linear_regression" in text
+    assert "Other presets" not in text
+
+
+def test_presets_other_than_laptop_are_counted_too(script):
+    failed = {"kind": "finding", "statement": "a", "measured": 1.0, "bound": "at least 2", "holds": False}
+    kept = {"tensor_dynamics, order 4, rank 3": {"claims": [failed, {**failed, "holds": True}]}}
+    line = (
+        '| `tensor_dynamics` | `order 4, rank 3` | 1 of 2 | `ranklens run tensor_dynamics --preset "order 4, rank 3"` |'
+    )
+    assert line in script.verdicts(kept)
 
 
 def test_errors_of_natural_images_stand_beside_published_ones(script):
