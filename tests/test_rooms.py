@@ -118,6 +118,12 @@ def test_einsum_is_called_by_the_contraction_only():
         assert "einsum(" not in (SOURCE / "tensors" / f"{name}.py").read_text()
 
 
+def test_nothing_calls_what_imports_sympy():
+    """Checks of torch import it, which takes half a second in every process of a sweep."""
+    for path in modules():
+        assert not re.search(r"torch\.(unravel_index|_check\w*)\(", path.read_text()), path
+
+
 def test_front_door():
     for name in rl.__all__:
         assert getattr(rl, name) is not None

@@ -31,6 +31,17 @@ def test_a_sample_of_an_array_is_that_of_its_tensor():
         assert torch.equal(task.values, torch.from_numpy(TARGET)[tuple(task.indices.T)])
 
 
+def test_all_entries_are_observed_in_the_order_of_their_places():
+    task = rl.Completion.sample(TARGET, observed=6)
+    assert task.indices.tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    assert torch.equal(task.values, torch.from_numpy(TARGET).reshape(-1))
+
+
+def test_entries_of_a_single_number_cannot_be_sampled():
+    with pytest.raises(ValueError, match="target is a single number"):
+        rl.Completion.sample(2.0, observed=1)
+
+
 def test_the_observed_memory_is_not_shared():
     """Numbers that change after the problem was made do not change the problem."""
     values = np.array([1.0, 5.0])

@@ -5,6 +5,7 @@ import pytest
 import xarray as xr
 
 import ranklens as rl
+from ranklens.files import hdf5_check
 
 # Settings with which a run of the study takes a fraction of a second.
 SMALL = {"size": 6, "rank": 1, "observed": 30}
@@ -105,4 +106,20 @@ def test_values_are_read_when_they_are_used(tmp_path):
     path = next((tmp_path / "s").glob("runs/*/*.nc"))
     path.write_bytes(b"damaged")
     with pytest.raises(ValueError, match="is damaged or missing"):
+        rl.open_store(tmp_path / "s").x.load()
+
+
+def test_records_are_tried_before_they_are_read_unless_the_sweep_has_written_them(tmp_path, monkeypatch):
+    def f(n):
+        return xr.Dataset({"x": ("p", np.full(70, n))})
+
+    tried = []
+    monkeypatch.setattr(hdf5_check, "check", lambda paths: tried.extend(paths) or dict.fromkeys(paths, ""))
+    rl.sweep(f, over={"n": [1, 2]}, store=tmp_path / "s", jobs=1)
+    assert not tried
+    data = rl.sweep(f, over={"n": [1, 2, 3]}, store=tmp_path / "s", jobs=1)
+    assert len(set(tried)) == 2
+    assert data.x[:, 0].values.tolist() == [1, 2, 3]
+    monkeypatch.setattr(hdf5_check, "check", lambda paths: dict.fromkeys(paths, "it is harmful"))
+    with pytest.raises(ValueError, match="cannot be read: it is harmful"):
         rl.open_store(tmp_path / "s").x.load()

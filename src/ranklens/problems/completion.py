@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -136,7 +137,8 @@ class Completion(Observations):
 
         Raises:
             TypeError: if the target is not made of real numbers, or `observed` is no integer.
-            ValueError: if `observed` is out of range, or `noise` is negative or not finite.
+            ValueError: if the target is a single number, `observed` is out of range, or `noise` is negative or not
+                finite.
 
         >>> import numpy as np, ranklens as rl
         >>> len(rl.Completion.sample(np.eye(4), observed=6))
@@ -144,10 +146,13 @@ class Completion(Observations):
         """
         target = as_tensor("target", target)
         observed, noise = arguments.count("observed", observed), arguments.number("noise", noise, least=0)
+        if target.ndim == 0:
+            raise ValueError("target is a single number; pass a tensor with at least one axis")
         if observed > target.numel():
             raise ValueError(f"observed is {observed}; the target has {target.numel()} entries, take 1 to that many")
         flat = torch.randperm(target.numel(), generator=stream(seed, "observed entries"))[:observed].sort().values
-        indices = torch.stack(torch.unravel_index(flat, target.shape), dim=1)
+        places = np.unravel_index(flat.numpy(), tuple(target.shape))  # torch's own imports sympy, in half a second
+        indices = torch.from_numpy(np.stack(places, axis=1))
         values = target.detach().double().cpu().reshape(-1)[flat]
         drawn = torch.randn(observed, generator=stream(seed, "noise"), dtype=torch.float64)
         return cls(indices, values + noise * drawn, tuple(target.shape), target=target, loss=loss)

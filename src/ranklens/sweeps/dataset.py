@@ -5,7 +5,7 @@ Records of unequal length are padded at the end: with NaN, or the empty text. Wh
 and the positions are a coordinate of their own for every run.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -44,10 +44,12 @@ class StoreSource:
 
     Args:
         store: the store.
+        harmless: the SHA-256 of records that need not be tried before they are read, because ranklens has just written
+            them.
     """
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, harmless: Collection[str] = ()) -> None:
+        self.store, self.harmless = store, harmless
         self._checked: set[str] = set()
 
     def prepare(self, entries: Sequence[Entry]) -> None:
@@ -56,12 +58,13 @@ class StoreSource:
         Raises:
             ValueError: for a file that is missing, damaged or harmful.
         """
-        new = [entry for entry in entries if entry.record is not None and entry.key not in self._checked]
-        paths = [self.store.checked(entry.key, entry.record) for entry in new if entry.record is not None]
-        for path, why in hdf5_check.check(paths).items():
+        new = {entry.key: entry.record for entry in entries if entry.record and entry.key not in self._checked}
+        paths = {self.store.checked(key, file): file.sha256 for key, file in new.items()}
+        tried = hdf5_check.check([path for path, sha256 in paths.items() if sha256 not in self.harmless])
+        for path, why in tried.items():
             if why:
                 raise ValueError(f"{path} cannot be read: {why}")
-        self._checked.update(entry.key for entry in new)
+        self._checked.update(new)
 
     def values(self, entry: Entry, name: str) -> np.ndarray:
         """Return the values of a variable of a run."""

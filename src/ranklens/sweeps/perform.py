@@ -74,11 +74,13 @@ class Report:
         state: "done"; "failed"; "busy", if another sweep runs it at present; "unwritten", if the store cannot be
             written; or "lost", if its process died.
         message: details.
+        record: the SHA-256 of the file of the record that the run has written, or the empty string.
     """
 
     key: str
     state: str
     message: str = ""
+    record: str = ""
 
 
 def perform(desk: Desk, work: Work, job: Job) -> Report:
@@ -117,7 +119,7 @@ def _perform(desk: Desk, work: Work, job: Job) -> Report:
         desk.write(job.key, name, content)
     desk.write(job.key, f"{job.key}.json", entry.to_json().encode())
     desk.remove(job.key, beside=(f"{job.key}.json", *contents))
-    return Report(job.key, entry.state, entry.error())
+    return Report(job.key, entry.state, entry.error(), "" if entry.record is None else entry.record.sha256)
 
 
 def _is_whole(desk: Desk, entry: Entry) -> bool:

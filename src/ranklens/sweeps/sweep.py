@@ -145,12 +145,13 @@ def sweep(
 
 @dataclass
 class _State:
-    """How far a sweep is: its runs by key, in the order of the grid, and the entries of those that have ended."""
+    """How far a sweep is: its runs, the entries of those that have ended, and digests of the records it has written."""
 
     store: Store
     grid: Grid
     jobs: Sequence[Job]
     entries: dict[str, Entry] = field(default_factory=dict)
+    written: set[str] = field(default_factory=set)
 
     def missing(self) -> list[Job]:
         """Read the entries of the store, and return the runs that are to be made."""
@@ -165,7 +166,7 @@ class _State:
         cells = np.full(len(self.jobs), None, dtype=object)
         for k, job in enumerate(self.jobs):
             cells[k] = self.entries.get(job.key)
-        source = StoreSource(self.store)
+        source = StoreSource(self.store, self.written)
         return dataset_of(source, self.grid.labels(), cells.reshape(self.grid.shape), list(self.grid.over))
 
 
@@ -220,6 +221,7 @@ def _run(state: _State, reports: Iterator[Report], tell: Tell, store: str | os.P
             if report.state == "unwritten" or entry is None:
                 raise OSError(f"the store {state.store.path} {_trouble(report)}; {_go_on(state, store)}")
             state.entries[report.key] = entry
+            state.written.add(report.record)
             failed += entry.state == FAILED
             tell(_line(state, reused, failed, clock.perf_counter() - started))
     except KeyboardInterrupt as error:
