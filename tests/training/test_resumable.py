@@ -90,7 +90,7 @@ def test_checkpoints_that_do_not_name_later_settings_go_on_with_their_defaults(t
     with safe_open(path, framework="pt") as stored:
         about = json.loads(stored.metadata()["training"])
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no mapping)
-    assert [about["plan"].pop(name) for name in resumable.LATER] == [0, 0]
+    assert [about["plan"].pop(name) for name in resumable.LATER] == [0, 0, 1]
     save_file(tensors, path, metadata={"training": json.dumps(about)})
     again, found = resumable.train(network(), (made(), made()), PAIR, one, checkpoint=path)
     assert found == curves
@@ -278,6 +278,20 @@ def test_pathfinder_is_trained_on_too(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2  # one per weight
     assert bool((record.test >= 0).all())
     assert countering_locality.run(settings).identical(record)
+
+
+def test_the_penalty_may_be_left_out_of_the_last_epochs():
+    """Until then training is equal to one with the penalty; afterwards it goes on as one without."""
+    plan = dataclasses.replace(PLAN, penalized=0.5, watch=1)
+    assert [plan.weight_of(epoch) for epoch in range(4)] == [PLAN.weight, PLAN.weight, 0.0, 0.0]
+    examples = (made(), made(20, 1))
+    _, whole = resumable.train(network(), examples, PAIR, dataclasses.replace(PLAN, watch=1))
+    _, left = resumable.train(network(), examples, PAIR, plan)
+    _, short = resumable.train(network(), examples, PAIR, dataclasses.replace(plan, penalized=1.0, epochs=2))
+    assert left.loss[:2] == whole.loss[:2] == short.loss
+    assert left.loss[3] != whole.loss[3]
+    with pytest.raises(ValueError, match=r"penalized is 1\.5"):
+        dataclasses.replace(plan, penalized=1.5)
 
 
 def test_the_learning_rate_may_fall_along_a_cosine():

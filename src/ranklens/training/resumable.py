@@ -37,7 +37,7 @@ AT_ONCE = 500
 ALL = 1 - 1e-9
 
 # Settings of a plan that earlier checkpoints do not name, with the values that these were trained with.
-LATER = {"decay": 0.0, "hold": 0.0}
+LATER = {"decay": 0.0, "hold": 0.0, "penalized": 1.0}
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,12 @@ class Plan:
         precision: precision that lightning-fabric accepts: "32-true", "bf16-mixed" and others.
         decay: weight decay of SGD: this number times the parameters is added to their gradient.
         hold: share of the epochs before the fall of the learning rate begins, from 0 to below 1.
+        penalized: share of the epochs, from the first one on, in which the penalty is added to the loss, from 0 to 1.
 
     Raises:
         ValueError: for a batch of fewer than two images per device, or for a number of epochs, devices or epochs
-            between measurements below 1, for a negative `stop` or `decay`, or a `hold` that is out of range.
+            between measurements below 1, for a negative `stop` or `decay`, or a `hold` or `penalized` that is out of
+            range.
     """
 
     epochs: int
@@ -101,6 +103,7 @@ class Plan:
     cosine: bool = False
     decay: float = 0.0
     hold: float = 0.0
+    penalized: float = 1.0
 
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch.
@@ -115,6 +118,14 @@ class Plan:
             return self.lr
         fallen = max(epoch / self.epochs - self.hold, 0.0) / (1 - self.hold)
         return self.lr * (1 + math.cos(math.pi * fallen)) / 2
+
+    def weight_of(self, epoch: int) -> float:
+        """Return the weight of the penalty in an epoch: `weight` in the first ones, and 0 after `penalized` of them.
+
+        Args:
+            epoch: number of the epoch, from 0.
+        """
+        return self.weight if epoch < round(self.penalized * self.epochs) else 0.0
 
     def __post_init__(self) -> None:
         """Refuse settings that train nothing.
@@ -131,6 +142,8 @@ class Plan:
             )
         if not 0 <= self.hold < 1:
             raise ValueError(f"hold is {self.hold}; it is a share of the epochs, from 0 to below 1")
+        if not 0 <= self.penalized <= 1:
+            raise ValueError(f"penalized is {self.penalized}; it is a share of the epochs, from 0 to 1")
 
 
 @dataclass
@@ -314,6 +327,7 @@ def _train(fabric: Devices, job: _Job) -> tuple[nn.Module, Curves]:
         epoch = len(curves.loss)
         for group in learner.optimizer.param_groups:
             group["lr"] = plan.rate(epoch)
+        learner.penalty.weight = plan.weight_of(epoch)
         with seeds.initial_values(plan.seed, f"dropout of epoch {epoch}"):  # dropout draws from the global generator
             loss, share = _epoch(learner, job.train_set, plan, epoch, fabric)
         curves.loss.append(loss)

@@ -63,7 +63,7 @@ PRESETS = {
     "paper": Settings(alphas=(0.1, 0.03, 0.01, 0.003, 0.001), seeds=tuple(range(10))),
     "tiny": Settings(alphas=(0.03, 0.01), seeds=(0,)),
 }
-MINUTES = {"laptop": 0.5, "paper": 1.5, "tiny": 0.05}
+MINUTES = {"laptop": 0.2, "paper": 1.5, "tiny": 0.05}
 # Rows of a record from one comparison with the flow of the leading component alone to the next.
 EVERY = 5
 # Largest scale alpha to which the power law, which holds in the limit of small alpha, is fitted.

@@ -81,7 +81,7 @@ PRESETS = {
     "small": Settings(size=5, rank=2, width=50, observed=312, norm=25.0, std=0.03),
     "tiny": Settings(size=4, rank=2, width=12, observed=200, norm=16.0, std=0.15, until_loss=1e-3, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.55, "paper": 5.0, "sensing": 1.0, "paper-sensing": 6.0, "small": 0.1, "tiny": 0.05}
+MINUTES = {"laptop": 0.25, "paper": 5.0, "sensing": 1.0, "paper-sensing": 6.0, "small": 0.1, "tiny": 0.05}
 # Number of the largest component norms and singular values that are recorded.
 SHOWN = 12
 TREE = trees.ModeTree.adjacent(4, 2)

@@ -104,7 +104,7 @@ PRESETS = {
     ),
     "tiny": Settings(train=100, validation=50, steps=20, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.6, "digits": 6.0, "paper": 30.0, "text": 3.0, "tiny": 0.1}
+MINUTES = {"laptop": 0.4, "digits": 6.0, "paper": 30.0, "text": 3.0, "tiny": 0.1}
 
 
 # Terms of the bound on a layer's outputs, from the table of `compressibility`, and `share` and `bound_used`.

@@ -65,7 +65,7 @@ PRESETS = {
     "paper": Settings(seeds=(0, 1, 2, 3, 4)),
     "tiny": Settings(weights=(0.0, 1.0), steps=3),
 }
-MINUTES = {"laptop": 0.1, "paper": 0.7, "tiny": 0.05}
+MINUTES = {"laptop": 0.15, "paper": 0.7, "tiny": 0.05}
 
 
 def run(settings: Settings) -> xr.Dataset:
