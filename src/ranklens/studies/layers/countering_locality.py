@@ -76,6 +76,7 @@ class Settings:
         lr: learning rate of SGD with momentum 0.9, at the beginning.
         cosine: whether the learning rate falls to zero along a cosine.
         hold: share of the epochs before the fall begins.
+        penalized: share of the epochs, from the first one on, in which the penalty is added to the loss.
         every: number of steps from one evaluation of the penalty to the next.
         decay: weight decay of every training run.
         dropout: share of the inputs of the last layer that are set to zero in every training run; not for the ResNets.
@@ -108,6 +109,7 @@ class Settings:
     lr: float = 0.01
     cosine: bool = False
     hold: float = 0.0
+    penalized: float = 1.0
     every: int = 1
     decay: float = 0.0
     dropout: float = 0.0
