@@ -36,6 +36,13 @@ def test_damaged_configurations_are_named(tmp_path, text):
         stored_scale(tmp_path)
 
 
+def test_adapters_that_are_no_products_are_refused_by_their_type(tmp_path):
+    write(tmp_path, peft_type="LOHA", alpha=8)
+    save_file({"q.hada_w1_a": torch.ones(3, 2)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"type LOHA.*merge the adapter"):
+        rl.nn.rank_profile(tmp_path)
+
+
 def test_a_profile_of_an_adapter_has_the_scaled_product(tmp_path):
     A, B = torch.randn(4, 12, generator=torch.Generator().manual_seed(0)), torch.eye(9, 4)
     save_file({"q.lora_A.weight": A, "q.lora_B.weight": B}, tmp_path / "adapter_model.safetensors")

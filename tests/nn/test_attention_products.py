@@ -58,6 +58,7 @@ def stored(kind, made):
         "bert": {f"a.self.{n}.weight": x for n, x in zip(("query", "key", "value"), (q, k, v), strict=True)}
         | {"a.output.dense.weight": o},
         "gpt2": {"a.c_attn.weight": fused.T.contiguous(), "a.c_proj.weight": o.T.contiguous()},
+        "nanogpt": {"a.c_attn.weight": fused, "a.c_proj.weight": o},
         "timm": {"a.qkv.weight": fused, "a.proj.weight": o},
         "torch": {"a.in_proj_weight": fused, "a.out_proj.weight": o},
         "neox": {"a.query_key_value.weight": by_head, "a.dense.weight": o},
@@ -65,7 +66,7 @@ def stored(kind, made):
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["llama", "bert", "gpt2", "timm", "torch", "neox", "t5"])
+@pytest.mark.parametrize("kind", ["llama", "bert", "gpt2", "nanogpt", "timm", "torch", "neox", "t5"])
 def test_layouts_of_common_models(kind):
     made = parts()
     check(attention_products(stored(kind, made), heads=HEADS), made)

@@ -157,6 +157,22 @@ def test_views_of_few_numbers_do_not_fill_the_memory(tmp_path):
     assert rl.nn.load_weights(tmp_path / "spread.pt")["w"].shape == (2**20, 2**20)
 
 
+def test_nested_tensors_are_named_beside_the_weights(tmp_path):
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    torch.save({"rows": nested, "w": torch.ones(3, 2)}, tmp_path / "w.pt")
+    found = rl.nn.rank_profile(tmp_path / "w.pt")
+    assert found.weight.values.tolist() == ["w"]
+    assert "nested tensor" in found.skipped["rows"]
+    assert set(rl.nn.load_weights(tmp_path / "w.pt")) == {"rows", "w"}
+
+
+def test_an_index_that_was_not_fetched_says_so(tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    with pytest.raises(ValueError, match=r"index\.json is a pointer of git-lfs.*git lfs pull"):
+        rl.nn.load_weights(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"weight_map": {}}', '{"weight_map": {"a": "' + "x" * 300 + '"}}'])
 def test_damaged_indices_are_named(tmp_path, text):
     index = tmp_path / "model.safetensors.index.json"

@@ -155,6 +155,20 @@ def test_weights_that_something_computes_are_named():
     assert by_name["3"] == ""
 
 
+def test_a_subclass_with_a_quantized_weight_is_not_offered_for_registration():
+    class Linear4bit(nn.Linear):
+        pass
+
+    layer = Linear4bit(8, 8)
+    layer.weight = nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
+    assert rl.nn.compress(nn.Sequential(layer), rank=1).table.reason.item() == "its weight is of dtype uint8"
+
+
+def test_layers_that_wait_for_their_first_batch_are_named():
+    with pytest.raises(ValueError, match="layer '1' of the model is not initialized"):
+        rl.nn.compress(nn.Sequential(nn.ReLU(), nn.LazyLinear(3)), rank=1)
+
+
 def test_layers_without_entries_are_kept_and_named():
     empty = nn.Linear(16, 1, bias=False)  # a layer with no outputs warns when it is initialized
     empty.out_features, empty.weight = 0, nn.Parameter(torch.empty(0, 16))

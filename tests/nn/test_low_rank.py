@@ -63,6 +63,21 @@ def test_frozen_biases_stay_frozen_and_named_arguments_are_passed():
     assert small.model.f[1].weight.requires_grad
 
 
+def test_a_size_of_the_output_is_passed_by_name():
+    class Upsampling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.ConvTranspose2d(12, 9, 3, stride=2)
+
+        def forward(self, x):
+            return self.up(x, output_size=(10, 10))
+
+    model, x = Upsampling(), batch(2, 12, 4, 4).float()
+    small = rl.nn.compress(model, rank=2, data=x)
+    assert small.model(x).shape == (2, 9, 10, 10)
+    assert small.table.rank_kept.item() == 2
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_options_of_the_layer_are_taken_over(dtype):
     layer = nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False, dtype=dtype).eval()

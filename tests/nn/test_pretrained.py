@@ -108,6 +108,17 @@ def test_words_that_are_added_reach_tied_heads_and_cut_heads_are_refused():
         rl.nn.compress(llama(), rank=8).model.resize_token_embeddings(120)
 
 
+def test_after_words_were_added_the_folder_is_restored(tmp_path):
+    """The method of transformers makes one module of the embeddings of both halves, where a new model has two."""
+    small = rl.nn.compress(t5().eval(), rank=8).model
+    small.resize_token_embeddings(120)
+    small.save_pretrained(tmp_path)
+    config = transformers.T5Config.from_pretrained(tmp_path)
+    again = rl.nn.restore(transformers.T5ForConditionalGeneration(config).eval(), tmp_path)
+    batch = {**WORDS, "decoder_input_ids": IDS}
+    assert torch.equal(run(again, batch), run(small, batch))
+
+
 def test_copies_save_themselves(tmp_path):
     """A deep copy's method is bound to the copy."""
     import copy

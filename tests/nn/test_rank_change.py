@@ -35,6 +35,20 @@ def test_a_change_of_low_rank_is_counted_above_rounding(dtype, rank):
     assert float(found.effective_rank) == pytest.approx(float(rl.effective_rank(stored)), rel=SINGLE)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_8_bit_weights_are_compared_as_the_numbers_that_they_hold(dtype):
+    W, change = 4 * normal(60, 40), 40 * normal(60, 1, seed=1) @ normal(1, 40, seed=2)
+    before, after = W.to(dtype), (W + change).to(dtype)
+    found = row(before, after)
+    assert int(found.numerical_rank) == 1
+    stored = after.double() - before.double()
+    assert float(found.change) == pytest.approx(float(stored.norm() / before.double().norm()), rel=SINGLE)
+    assert int(row(before, before.float()).numerical_rank) == 0
+    broken = torch.full((60, 40), math.nan).to(dtype)
+    table = rl.nn.rank_difference({"w": W, "v": before}, {"w": W, "v": broken})
+    assert table.skipped == {"v": "has entries that are not finite"}
+
+
 def test_nothing_changed():
     W = normal(9, 7)
     found = row(W, W.clone())

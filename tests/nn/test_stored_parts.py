@@ -45,6 +45,18 @@ def test_adapters_of_embeddings_and_convolutions_and_their_alpha():
     assert off(found.matrix(), 0.5 * B.flatten(1) @ A.flatten(1)) <= SAME
 
 
+def test_strengths_of_components_count():
+    A, B, E = torch.randn(3, 20), torch.randn(6, 3), torch.tensor([[2.0], [0.0], [-1.0]])
+    (found,) = matrices({"q.lora_A": A, "q.lora_B": B, "q.lora_E": E})
+    assert off(found.matrix(), B @ torch.diag(E[:, 0]) @ A) <= ROUNDED
+
+
+def test_adapters_of_8_bit_numbers_are_the_products_of_what_they_hold():
+    A, B = (torch.randn(*shape).to(torch.float8_e4m3fn) for shape in ((3, 8), (6, 3)))
+    (found,) = matrices({"q.lora_A.weight": A, "q.lora_B.weight": B})
+    assert off(found.matrix(), B.float() @ A.float()) <= ROUNDED
+
+
 def test_a_factor_alone_is_a_weight():
     (found,) = matrices({"q.lora_A.weight": torch.ones(2, 3)})
     assert found.name == "q.lora_A.weight"

@@ -22,7 +22,7 @@ def stored_scale(path: Path) -> Callable[[str, int], float] | None:
         A function of the name of a layer and of the rank of its adapter; None if there is no configuration.
 
     Raises:
-        ValueError: if the configuration is damaged.
+        ValueError: if the configuration is damaged, or of an adapter of another kind than a low-rank product.
 
     >>> import json, pathlib, tempfile
     >>> from ranklens.nn.adapter import stored_scale
@@ -38,9 +38,18 @@ def stored_scale(path: Path) -> Callable[[str, int], float] | None:
         return None
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no configuration in JSON: {error}") from error
+    kind = told.get("peft_type") if isinstance(told, dict) and "lora_alpha" not in told else None
+    if kind is not None:
+        raise ValueError(
+            f"{file} is of an adapter of type {kind}, whose change of a weight is no product B A; merge the adapter "
+            f"into its model, and compare it with the model before (--against)"
+        )
+    try:
         alpha, is_root = float(told["lora_alpha"]), bool(told.get("use_rslora", False))
         alphas = {re.compile(rf"(.*\.)?({name})$"): float(x) for name, x in (told.get("alpha_pattern") or {}).items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, re.error) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, re.error) as error:
         raise ValueError(f"{file} is no configuration of a low-rank adapter with lora_alpha: {error!r}") from error
 
     def scale(layer: str, rank: int) -> float:

@@ -195,8 +195,10 @@ def _products(layer: str, layout: AttentionLayout, parts: Mapping[str, Tensor], 
     Raises:
         ValueError: if the shapes of the weights do not fit the number of heads.
     """
+    turned = False
     if layout.fused and "query" in parts:
-        queries, keys, values = _unfused(parts["query"], layout, heads)
+        turned = layout.query == "c_attn" and parts["query"].shape[1] > parts["query"].shape[0]
+        queries, keys, values = _unfused(parts["query"].T if turned else parts["query"], layout, heads)
     elif {"query", "key", "value"} <= parts.keys():
         queries, keys, values = parts["query"], parts["key"], parts["value"]
     else:
@@ -216,25 +218,23 @@ def _products(layer: str, layout: AttentionLayout, parts: Mapping[str, Tensor], 
         assert output is not None
         if max(output.shape) < len(queries):
             raise ValueError(f"has an output of shape {tuple(output.shape)} for {len(queries)} rows of heads")
-        by_head = output.T if _is_transposed(output, layout, len(queries)) else output
+        by_head = output.T if turned or output.shape[1] != len(queries) else output
         own, other = slice(h * d, (h + 1) * d), slice(h // shared * d, (h // shared + 1) * d)
         yield WeightMatrix(f"{prefix}OV[{h}]", by_head[:, own], values[other], f"{prefix}OV")
-
-
-def _is_transposed(output: Tensor, layout: AttentionLayout, rows: int) -> bool:
-    """Return whether an output weight is stored as inputs x outputs, as in Conv1D of Hugging Face."""
-    return output.shape[1] != rows or (layout.query == "c_attn" and output.shape[0] == rows)
 
 
 def _unfused(fused: Tensor, layout: AttentionLayout, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
     """Return the weights of queries, keys and values, each of shape (rows of all heads, inputs).
 
+    Args:
+        fused: the fused weight, of shape (rows of all three, inputs).
+        layout: how the rows are arranged.
+        heads: the number of heads.
+
     Raises:
         ValueError: if the weight is not that of these heads.
     """
     total = heads.queries + 2 * heads.keys
-    if layout.query == "c_attn" and fused.shape[1] > fused.shape[0]:
-        fused = fused.T  # Conv1D of Hugging Face stores inputs x outputs
     if len(fused) % total:
         raise ValueError(f"has {len(fused)} fused rows, which {total} heads do not divide; give heads=")
     d = len(fused) // total

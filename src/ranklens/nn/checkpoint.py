@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ranklens.nn import saved
-from ranklens.nn.file_kind import file_kind
+from ranklens.nn.file_kind import file_kind, what_instead
 from ranklens.nn.saved_networks import saved_networks
 from ranklens.nn.stored_parts import CutLayer
 from ranklens.tensors.annotations import checked
@@ -167,7 +167,7 @@ def _shared(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     first: dict[tuple[object, ...], str] = {}
     found = {}
     for name, tensor in tensors.items():
-        if tensor.layout == torch.strided and tensor.numel():
+        if _is_strided(tensor) and tensor.numel():
             earlier = first.setdefault((tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()), name)
             if earlier != name:
                 found[name] = earlier
@@ -176,9 +176,14 @@ def _shared(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 def _copied(tensor: Tensor) -> Tensor:
     """Return a copy that needs no file. A tensor that repeats few stored numbers many times is not written out."""
-    if tensor.layout != torch.strided or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
+    if not _is_strided(tensor) or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
         return tensor
     return tensor.clone()
+
+
+def _is_strided(tensor: Tensor) -> bool:
+    """Return whether the entries of a tensor are at places that its strides give; a nested tensor has no strides."""
+    return tensor.layout == torch.strided and not tensor.is_nested
 
 
 def _files(path: Path) -> dict[Path, list[str] | None]:
@@ -245,6 +250,9 @@ def _shards(index: Path) -> dict[Path, list[str] | None]:
         FileNotFoundError: if a shard is missing.
         ValueError: if the index is damaged, or names a file in another folder.
     """
+    told = what_instead(index)
+    if told is not None:
+        raise ValueError(f"{index} {told}")
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(names.values()))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ranklens.nn.attention import put_back, separate_attention
 from ranklens.nn.calibration import Runs, evaluating, output_error, recalibrate_, watch
@@ -178,7 +179,14 @@ def _checked_options(data: object, order: str | None, per: str, importance: str 
 
 
 def _prepared(model: nn.Module) -> _Prepared:
-    """Return a plain copy of a model, and its layers."""
+    """Return a plain copy of a model, and its layers.
+
+    Raises:
+        ValueError: if a layer waits for its first batch to have a weight.
+    """
+    for name, module in model.named_modules():
+        if any(map(is_lazy, module._parameters.values())):
+            raise ValueError(f"layer {name!r} of the model is not initialized; run the model on a batch first")
     plain, attention = separate_attention(collapse(bare(model)))
     found, kept = sites(plain)
     return _Prepared(plain, attention, found, kept)

@@ -9,13 +9,14 @@ Kind = Literal["safetensors", "torch"]
 HEAD = 512
 # How files begin that people mistake for weights, and what each of them is.
 BEGINNINGS = {
-    b"version https://git-lfs": "is a pointer of git-lfs in place of the weights; run `git lfs pull` in its repository",
     b"GGUF": "is a GGUF file of llama.cpp; take the safetensors files from which it was converted",
     b"\x89HDF": "is an HDF5 file, as Keras and others write; convert it to safetensors",
     b"\x93NUMPY": "is an array of numpy; pass it as rl.nn.rank_profile({'weight': numpy.load(path)})",
     b"\x1f\x8b": "is compressed by gzip; decompress it first",
     b"{": "is a JSON text; give the file of the weights, or an index whose name ends in .index.json",
 }
+# How the text begins that git-lfs puts in the place of a file that was not fetched.
+POINTER = b"version https://git-lfs"
 # What some editors put before a text in UTF-8.
 UTF8_MARK = b"\xef\xbb\xbf"
 HTML = (b"<!doctype html", b"<html", b"<?xml")
@@ -35,14 +36,12 @@ def file_kind(path: Path) -> Kind:
     Raises:
         ValueError: if the file is neither; the message says what it is, and what to do.
     """
-    with path.open("rb") as file:
-        head = file.read(HEAD)
-    if not head:
-        raise ValueError(f"{path} is empty: it has 0 bytes; download or save it again")
+    head = _head(path)
     if _is_safetensors(head, path.stat().st_size):
         return "safetensors"
-    if head.lstrip().lower().startswith(HTML):
-        raise ValueError(f"{path} is a page of HTML, not a file of weights; the download went wrong, so repeat it")
+    told = what_instead(path)
+    if told is not None:
+        raise ValueError(f"{path} {told}")
     for beginning, told in BEGINNINGS.items():
         if head.removeprefix(UTF8_MARK).startswith(beginning):
             raise ValueError(f"{path} {told}")
@@ -54,6 +53,32 @@ def file_kind(path: Path) -> Kind:
     raise ValueError(
         f"{path} cannot be read: it is neither a safetensors file nor a file of torch.save; it may be damaged"
     )
+
+
+def what_instead(path: Path) -> str | None:
+    """Return what a file is that some tool put in the place of the one that was meant, and what to do.
+
+    Args:
+        path: an existing file of any name.
+
+    Returns:
+        What follows the path in a message; None if the file is neither empty, nor a pointer of git-lfs, nor a page of
+        HTML.
+    """
+    head = _head(path)
+    if not head:
+        return "is empty: it has 0 bytes; download or save it again"
+    if head.removeprefix(UTF8_MARK).startswith(POINTER):
+        return "is a pointer of git-lfs in place of the file; run `git lfs pull` in its repository"
+    if head.lstrip().lower().startswith(HTML):
+        return "is a page of HTML in place of the file; the download went wrong, so repeat it"
+    return None
+
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file."""
+    with path.open("rb") as file:
+        return file.read(HEAD)
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:

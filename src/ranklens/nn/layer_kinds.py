@@ -16,6 +16,8 @@ Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Truncatable = nn.Linear | Conv | ConvTranspose
 # Entries of the rows of a part of a batch: 128 MiB in float64.
 MOST_ENTRIES = 2**24
+# Why a layer without any weights is not cut.
+EMPTY = "its weight has no entries"
 # A function from a layer of some class to the plain layer of torch that computes the same.
 PlainForm = Callable[[nn.Module], nn.Module]
 # Classes that `register_layer` was given, with the function that makes a layer of each plain.
@@ -133,15 +135,19 @@ def why_not(layer: nn.Module, shared_with: dict[int, list[str]], name: str) -> s
         return "its weight is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
     form = plain_form(layer)
     if form is None:
-        return _unknown(layer)
+        return _of_numbers(weight) or _unknown(layer)
     if weight is None and type(layer) in get_args(Truncatable):
         return "a hook computes its weight, as weight_norm and pruning do; remove the hook first"
     if others:
         return f"it shares its weight with {others[0]!r}"
-    if not form.weight.numel():
-        return "its weight has no entries"
-    dtype = form.weight.dtype
-    return "" if dtype.is_floating_point else f"its weight is of dtype {str(dtype).removeprefix('torch.')}"
+    return _of_numbers(form.weight)
+
+
+def _of_numbers(weight: Tensor | None) -> str:
+    """Return why a layer is not cut whose weight has no entries, or no floating-point ones; empty for other layers."""
+    if weight is None or (weight.numel() and weight.dtype.is_floating_point):
+        return ""
+    return f"its weight is of dtype {str(weight.dtype).removeprefix('torch.')}" if weight.numel() else EMPTY
 
 
 def _unknown(layer: nn.Module) -> str:

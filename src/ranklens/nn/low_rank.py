@@ -46,18 +46,19 @@ class LowRank(nn.Sequential):
             last.bias.requires_grad_(bias.requires_grad)
         return pair
 
-    def forward(self, input: Tensor, *options: object) -> Tensor:
+    def forward(self, input: Tensor, *options: object, **named: object) -> Tensor:
         """Return the output of the second layer on that of the first.
 
         Args:
             input: the input of the single layer.
             *options: what else the single layer takes, such as the `output_size` of a transposed convolution.
+            **named: the same by name.
 
         Returns:
             The output of the single layer.
         """
         first, last = self._ends()
-        output: Tensor = last(first(input, *options))
+        output: Tensor = last(first(input, *options, **named))
         return output
 
     def _ends(self) -> tuple[Any, Any]:

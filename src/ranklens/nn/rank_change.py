@@ -13,6 +13,7 @@ from ranklens import progress as reports
 from ranklens.nn.rank_profile import ENERGY, Scale, Weights, named_weights
 from ranklens.nn.rank_rows import Rows, singular_values
 from ranklens.nn.spectrum import gram_matrix
+from ranklens.nn.stored_parts import working_dtype
 from ranklens.nn.weight_matrices import Skipped, WeightMatrix, matrices_of, units
 from ranklens.tensors import arguments, measures
 from ranklens.tensors.annotations import checked
@@ -173,16 +174,17 @@ def _pairs(
 def _add(rows: Rows, pair: _Pair, leading: int, far: float, device: torch.device | str | None) -> None:
     """Add the row of one weight."""
     old, new = pair.before.matrix(), pair.after.matrix()
+    eps = max(torch.finfo(matrix.dtype).eps for matrix in (old, new))
+    working = working_dtype(old, new)
+    old, new = (matrix.to(working) if matrix.itemsize == 1 else matrix for matrix in (old, new))
     if not bool(torch.isfinite(old).all() & torch.isfinite(new).all()):
         rows.skip(pair.after.name, "has entries that are not finite")
         return
-    coarse = max(old.dtype, new.dtype, key=lambda dtype: torch.finfo(dtype).eps)
-    working = torch.promote_types(torch.promote_types(old.dtype, new.dtype), torch.float32)
     change = new.to(working) - old.to(working)
     found = WeightMatrix(pair.after.name, change, stack=pair.after.stack)
-    turned, size = _directions(old, new, leading, far, device)
+    turned, size = _directions(old, new, eps, leading, far, device)
     norms = [_largest_norm(old, new, axis) for axis in (0, 1)]
-    rounding = ROUNDINGS * torch.finfo(coarse).eps / math.sqrt(12) * sum(norms)
+    rounding = ROUNDINGS * eps / math.sqrt(12) * sum(norms)
     singular = singular_values(found, device)
     if singular is not None:  # the decomposition itself rounds, which matters for weights in float64
         rounding = max(rounding, measures.rank_cutoff(torch.float64, found.shape) * float(singular[0]))
@@ -198,13 +200,12 @@ def _largest_norm(old: Tensor, new: Tensor, axis: int) -> float:
 
 
 def _directions(
-    old: Tensor, new: Tensor, leading: int, far: float, device: torch.device | str | None
+    old: Tensor, new: Tensor, eps: float, leading: int, far: float, device: torch.device | str | None
 ) -> tuple[dict[str, float], float]:
     """Return how far the leading singular vectors turned, and the Frobenius norm of the weight before."""
     if old.shape[0] < old.shape[1]:
         old, new = old.T, new.T
     (s_old, V_old), (s_new, V_new) = (_vectors(matrix, device) for matrix in (old, new))
-    eps = max(torch.finfo(matrix.dtype).eps for matrix in (old, new))
     cutoff = min(max(old.shape) * eps, measures.LARGEST_CUTOFF)
     rank = int((s_old > cutoff * s_old[0]).sum())
     k = min(leading, rank, int((s_new > cutoff * s_new[0]).sum()))

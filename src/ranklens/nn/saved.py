@@ -165,11 +165,15 @@ def heads_of(layer: nn.Module) -> dict[str, object]:
 def classes(model: nn.Module) -> dict[str, str]:
     """Return the names of the classes of all modules, without those inside cut layers.
 
+    A module that a model uses in several places comes once for each, because another model of the architecture may have
+    modules of their own there that share their weights, as models of transformers do after `resize_token_embeddings`.
+
     Args:
         model: a model.
 
     Returns:
-        The class of each module, by its first name.
+        The class of each module, by all its names.
     """
-    inside = tuple(f"{name}.".removeprefix(".") for name, _ in _modules(model, LowRank))
-    return {n: type(m).__name__ for n, m in model.named_modules() if not f"{n}.".startswith(inside)}
+    every = dict(model.named_modules(remove_duplicate=False))
+    inside = tuple(f"{name}.".removeprefix(".") for name, module in every.items() if isinstance(module, LowRank))
+    return {name: type(module).__name__ for name, module in every.items() if not f"{name}.".startswith(inside)}

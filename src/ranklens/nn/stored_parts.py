@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ ADAPTERS = (
     ("lora_down", "lora_up"),
     ("lora.down", "lora.up"),
 )
+# Name of the strengths E of the components of an adapter B diag(E) A (AdaLoRA), whose factor A has the first name.
+STRENGTHS = "lora_E"
 # A matrix, or the left and right factors of a product.
 Assembled = tuple[Tensor, Tensor | None]
 
@@ -46,7 +49,7 @@ class CutLayer:
         Raises:
             ValueError: if the two weights do not fit each other.
         """
-        dtype = torch.promote_types(torch.float32, torch.promote_types(parts[0].dtype, parts[1].dtype))
+        dtype = working_dtype(*parts)
         first, last = (part.to(dtype) for part in parts)
         if self.is_conv_transpose:
             into, rank, *kernel = first.shape
@@ -112,28 +115,51 @@ def _adapter(name: str, names: Iterable[str]) -> Parts | None:
         if partner in names:
             adapter = name[found.end() :].removesuffix(".weight").strip(".")
             layer = f"{name[:start].rstrip('._')}{f'.{adapter}' if adapter not in ('', 'default') else ''}"
-            alpha = f"{name[:start].rstrip('._')}.alpha"
-            parts = (name, partner, alpha) if alpha in names else (name, partner)
-            transposed = "embedding" in first
-            return Parts(f"{layer}.lora".lstrip("."), parts, _product_transposed if transposed else _product, layer)
+            others = {
+                "strengths": f"{name[:start]}{STRENGTHS}{name[found.end() :]}" if first == ADAPTERS[0][0] else "",
+                "alpha": f"{name[:start].rstrip('._')}.alpha",
+            }
+            others = {kind: other for kind, other in others.items() if other in names}
+            assemble = partial(_product, others=tuple(others), transposed="embedding" in first)
+            return Parts(f"{layer}.lora".lstrip("."), (name, partner, *others.values()), assemble, layer)
     return None
 
 
-def _product(parts: Sequence[Tensor]) -> Assembled:
-    """Return the factors B and A of an adapter, times alpha / rank if alpha is stored beside them."""
+def _product(parts: Sequence[Tensor], others: Sequence[str], transposed: bool) -> Assembled:
+    """Return the left and right factor of the change that an adapter makes to a weight.
+
+    Args:
+        parts: the factors A and B, and then the other parts.
+        others: what the other parts are: "strengths" of the components, and "alpha", which divided by the rank is the
+            scale of the product.
+        transposed: whether the change is the transpose of B A, as for an embedding.
+
+    Raises:
+        ValueError: if the factors do not fit each other.
+    """
     A, B = parts[0].flatten(1), parts[1].flatten(1)
     if B.shape[1] != len(A):
         raise ValueError(f"factors of shapes {tuple(parts[1].shape)} and {tuple(parts[0].shape)} have no product")
-    dtype = torch.promote_types(torch.float32, torch.promote_types(A.dtype, B.dtype))
+    dtype = working_dtype(A, B)
     A, B = A.to(dtype), B.to(dtype)
-    return (B * (float(parts[2]) / len(A)) if len(parts) > 2 else B), A
+    for kind, value in zip(others, parts[2:], strict=True):
+        B = B * (value.to(dtype).flatten() if kind == "strengths" else float(value) / len(A))
+    return (A.T, B.T) if transposed else (B, A)
 
 
-def _product_transposed(parts: Sequence[Tensor]) -> Assembled:
-    """Return the factors of the adapter of an embedding, whose change of the weight is the transpose of B A."""
-    left, right = _product(parts)
-    assert right is not None
-    return right.T, left.T
+def working_dtype(*tensors: Tensor) -> torch.dtype:
+    """Return the dtype in which tensors are computed with: the least that holds all of them, and at least float32.
+
+    Torch has no such rule for 8-bit floating-point numbers, which float32 holds.
+
+    >>> import torch
+    >>> working_dtype(torch.zeros(1).half(), torch.zeros(1).to(torch.float8_e4m3fn))
+    torch.float32
+    """
+    found = torch.float32
+    for tensor in tensors:
+        found = found if tensor.itemsize == 1 else torch.promote_types(found, tensor.dtype)
+    return found
 
 
 def _normed(name: str, names: Iterable[str]) -> Parts | None:

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
+from ranklens.nn.calibration import evaluating
 from ranklens.nn.checkpoint import StoredWeights
 from ranklens.nn.composed import Composed, ComposedMultiheadAttention
 from ranklens.nn.composition import Composition
@@ -165,7 +167,8 @@ def weight_matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 class ModuleWeights(Mapping[str, Tensor]):
     """The parameters of a module by name: a mapping that computes a factored weight when it is looked up.
 
-    Masks of pruned weights come too, because the weight is the product of its mask and a parameter. A parameter that
+    Masks of pruned weights come too, because the weight is the product of its mask and a parameter. A weight under a
+    parametrization of torch comes as the layer uses it, and what it is computed from does not come. A parameter that
     several modules share comes once.
 
     Args:
@@ -178,10 +181,12 @@ class ModuleWeights(Mapping[str, Tensor]):
     def __init__(self, model: nn.Module) -> None:
         pairs = ((name, module) for name, module in model.named_modules() if isinstance(module, LowRank))
         self.cuts = {name: _cut(pair) for name, pair in pairs}
-        factors = {id(p) for m in model.modules() if isinstance(m, Composition) for p in m.parameters()}
+        computed = [m for m in model.modules() if isinstance(m, Composition | ParametrizationList)]
         self._found: dict[str, tuple[nn.Module, str]] = {}
-        shared: set[int] = set(factors)
+        shared: set[int] = {id(p) for m in computed for p in m.parameters()}
         for prefix, module in model.named_modules():
+            for name in _parametrized(module):
+                self._add(prefix, module, name)
             for name, parameter in module._parameters.items():
                 if parameter is not None and id(parameter) not in shared:
                     shared.add(id(parameter))
@@ -206,7 +211,9 @@ class ModuleWeights(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         module, attribute = self._found[name]
-        with torch.no_grad():
+        parametrization = _parametrized(module).get(attribute)
+        # In training mode, spectral normalization changes its buffers whenever the weight is computed.
+        with torch.no_grad(), evaluating(*([] if parametrization is None else [parametrization])):
             return getattr(module, attribute).detach()
 
     def __iter__(self) -> Iterator[str]:
@@ -214,6 +221,11 @@ class ModuleWeights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._found)
+
+
+def _parametrized(module: nn.Module) -> dict[str, nn.Module]:
+    """Return the parametrizations of torch by the name of the tensor that they compute; most modules have none."""
+    return dict(module.parametrizations.items()) if is_parametrized(module) else {}  # type: ignore[operator,union-attr]
 
 
 def _cut(pair: LowRank) -> CutLayer:
@@ -238,7 +250,8 @@ def adapter_scale(model: nn.Module) -> Callable[[str, int], float]:
         for layer, adapter in ((name, "default"), name.rpartition(".")[::2]):
             kept = getattr(modules.get(layer), "scaling", None)
             if isinstance(kept, Mapping) and adapter in kept:
-                return float(kept[adapter])
+                ranks = getattr(modules[layer], "ranknum", {})  # AdaLoRA divides by the rank only when the layer runs
+                return float(kept[adapter]) / (int(ranks[adapter]) if adapter in ranks else 1)
         return 1.0
 
     return scale
@@ -280,8 +293,8 @@ def _reason(name: str, tensor: Tensor, names: Iterable[str]) -> str | None:  # n
     """Return why a tensor is no weight matrix, or None if it is one."""
     if is_lazy(tensor):
         return "is not initialized; run the model on a batch first"
-    if tensor.layout != torch.strided:
-        return f"is stored as {tensor.layout}; call to_dense() first"
+    if tensor.is_nested or tensor.layout != torch.strided:
+        return f"is stored as {'a nested tensor' if tensor.is_nested else tensor.layout}; make it a dense one first"
     if MAGNITUDES.search(name):
         return (
             "holds magnitudes that rescale the weight together with its adapter (DoRA), so that the change of the "
