@@ -56,11 +56,15 @@ def talk(
 
     names = chapters.in_order(studies.chosen(only or []))
     check_folder(out)
-    with locked(out), _terminable():
-        kept = [name for name in studies.STUDIES if name not in names and (out / f"{name}.nc").exists()]
-        beside = [name for name in kept if preset in studies.load(name).PRESETS]
-        chosen, others = ({name: studies.preset(name, preset) for name in group} for group in (names, beside))
-        code = _talk(out, preset, chosen, others, jobs, resume=resume, plain=plain)
+    try:
+        with locked(out), _terminable():
+            kept = [name for name in studies.STUDIES if name not in names and (out / f"{name}.nc").exists()]
+            beside = [name for name in kept if preset in studies.load(name).PRESETS]
+            chosen, others = ({name: studies.preset(name, preset) for name in group} for group in (names, beside))
+            code = _talk(out, preset, chosen, others, jobs, resume=resume, plain=plain)
+    except _Terminated as error:  # before the first study, or while the page was written
+        typer.echo("ranklens: the talk was ended by SIGTERM; ranklens talk --resume goes on", err=True)
+        raise typer.Exit(TERMINATED_CODE) from error
     if show_page:
         webbrowser.open((out / "index.html").resolve().as_uri())
     raise typer.Exit(code)
@@ -133,8 +137,8 @@ def _talk(
     return code or (FAILED_CODE if failures else 0 if all(made.sound for made in found) else 1)
 
 
-class _Terminated(Exception):
-    """The command has been asked to end, by the signal SIGTERM."""
+class _Terminated(BaseException):
+    """The command has been asked to end, by the signal SIGTERM; like Ctrl-C, it is no error of whatever runs then."""
 
 
 @contextmanager
