@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import prune
 
 import ranklens as rl
-from ranklens.nn.weight_matrices import Skipped, adapter_scale, matrices, weight_matrices
+from ranklens.nn.weight_matrices import Skipped, matrices, weight_matrices
 
 pytestmark = pytest.mark.usefixtures("initial_values")
 
@@ -123,22 +123,3 @@ def test_modules_give_their_weights_once():
     ((name, weight),) = weight_matrices(pruned)
     assert name == "0.weight"
     assert torch.equal(weight, pruned[0].weight.detach())
-
-
-@pytest.mark.parametrize("kind", ["spectral_norm", "orthogonal", "weight_norm"])
-def test_a_weight_under_a_parametrization_is_the_one_that_the_layer_uses(kind):
-    layer = getattr(parametrizations, kind)(nn.Linear(6, 4))
-    state = {name: x.clone() for name, x in layer.state_dict().items()}
-    ((name, weight),) = weight_matrices(nn.Sequential(layer))
-    assert name == "0.weight"
-    assert all(torch.equal(x, state[name]) for name, x in layer.state_dict().items())
-    assert layer.training
-    assert torch.equal(weight, layer.eval().weight.detach())
-
-
-def test_the_scale_of_an_adapter_with_strengths_is_divided_by_its_rank():
-    layer = nn.Module()
-    layer.scaling, layer.ranknum = {"default": 6.0}, nn.ParameterDict({"default": torch.tensor(4.0)})
-    assert adapter_scale(nn.ModuleDict({"q": layer}))("q", 4) == 1.5
-    layer.ranknum = nn.ParameterDict()
-    assert adapter_scale(nn.ModuleDict({"q": layer}))("q", 4) == 6.0

@@ -11,8 +11,9 @@ from torch import nn
 from ranklens import progress as reports
 from ranklens.nn.adapter import stored_scale
 from ranklens.nn.checkpoint import StoredWeights
+from ranklens.nn.module_weights import ModuleWeights, adapter_scale
 from ranklens.nn.rank_rows import ENERGY, ENERGY_SLACK, Rows, least_rank, least_without, singular_values
-from ranklens.nn.weight_matrices import ModuleWeights, Skipped, adapter_scale, matrices
+from ranklens.nn.weight_matrices import Skipped, matrices
 from ranklens.tensors import arguments
 from ranklens.tensors.annotations import checked
 
