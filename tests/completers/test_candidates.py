@@ -106,3 +106,31 @@ def test_elimination_begins_where_the_data_are_explained():
     assert [candidate.layout.sizes["r"] for candidate in found.networks] == [2, 1]
     assert found.begin == 0
     assert net.layout.sizes["r"] == 3
+
+
+def test_near_the_best_size_components_leave_one_by_one():
+    """Of 15 components two leave at a time, to 13, but a tensor of rank 14 has a candidate of 14 components."""
+    net = rl.cp((14, 13, 12), 15, std=1.0)
+    with torch.no_grad():
+        for node in net.nodes:
+            node[:, 14] = node[:, 0]
+    train, held_out = everything(net.tensor().detach()).split(0.1, 0)
+    net.nodes[0].data[:, 14] += 0.05  # so that it does not leave as a component that nothing needs
+    found = tensor_candidates(net, train, held_out, ridge=0.0, factor=1.01)
+    sizes = [candidate.layout.sizes["r"] for candidate in found.networks]
+    assert sizes[found.begin] == 14
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_as_many_components_are_kept_as_have_grown():
+    """More than the 16 that the others are limited to."""
+    net = rl.cp((9, 8, 7), 30, std=1.0)
+    with torch.no_grad():
+        net.nodes[0][:, 20:] *= 1e-6
+    assert thinned(net, "r", everything(net.tensor())).layout.sizes["r"] == 20
+
+
+def test_a_matrix_of_any_rank_has_its_candidate():
+    net = rl.init.product_(rl.deep_matrix((50, 50), 2), torch.diag(torch.linspace(5, 1, 50).double()))
+    assert len(matrix_candidates(net).networks) == 50
+    assert [made.layout.sizes["r"] for made in matrix_candidates(net).networks[3:5]] == [47, 46]

@@ -295,6 +295,16 @@ EXCUSED = dict.fromkeys(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rank", [40, 60])
+def test_a_rank_above_the_first_width_is_found(rank):
+    """The descent begins with 32 components; the others are added along directions that are not there yet."""
+    X, whole = planted((300, 300), rank, 0.7)
+    completer = rl.MatrixCompleter(posterior=0)
+    assert relative_error(completer.fit_transform(X), whole) < 1e-3
+    assert completer.rank_ == rank
+
+
+@pytest.mark.slow
 def test_scikit_learn_accepts_it():
     """In a Python without the suite's type checker, because scikit-learn passes arguments of all types on purpose."""
     answer = subprocess.run(

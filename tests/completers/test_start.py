@@ -4,7 +4,8 @@ import torch
 from completion_cases import observed, planted
 
 import ranklens as rl
-from ranklens.completers.start import aligned_, leading
+from ranklens.completers.entries import spectra
+from ranklens.completers.start import FRESH, aligned_, leading, narrowed, widened
 
 # Four iterations of the power method on a large matrix of which a fifth is observed: directions to about a percent.
 ROUGHLY = 1e-2
@@ -33,3 +34,24 @@ def test_singular_values_keep_their_ratios(tolerance):
 def test_nothing_but_zeros_gives_zeros():
     net = aligned_(rl.deep_matrix((3, 4), 2), observed(np.zeros((3, 4))), 1e-3)
     assert not net.tensor().any()
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (1100, 1000)])
+def test_added_components_are_orthogonal_to_those_that_are_there(shape, tolerance):
+    """Along a present direction a new component would add nothing to the rank."""
+    X, _ = planted(shape, 8, 0.5)
+    net = aligned_(rl.deep_matrix(shape, 3, 4), observed(X), 1e-1)
+    wider = widened(net, observed(X), 64)
+    assert [wider.layout.sizes[bond] for bond in wider.bonds] == [8, 8]
+    (old,), (new,) = spectra(net), spectra(wider)
+    assert torch.allclose(new[:4], old[:4], rtol=tolerance["rounding"])
+    assert float(new[4]) == pytest.approx(FRESH * np.sqrt(shape[0] * shape[1]), rel=tolerance["difference"])
+
+
+def test_a_narrowed_network_keeps_its_largest_components():
+    net = rl.cp((4, 5, 6), 6, std=1.0)
+    with torch.no_grad():
+        net.nodes[1][:, [0, 4]] *= 1e-3
+    narrow = narrowed(net, 4)
+    assert torch.equal(narrow.component_norms("r"), net.component_norms("r")[[1, 2, 3, 5]])
+    assert net.layout.sizes["r"] == 6

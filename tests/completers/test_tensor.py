@@ -115,6 +115,16 @@ def test_families_that_do_not_fit_are_refused():
 
 
 @pytest.mark.slow
+def test_a_tensor_of_rank_above_sixteen_is_completed():
+    target = rl.targets.cp((40, 30, 20), 20)
+    task = rl.Completion.sample(target, observed=9000)
+    completer = rl.TensorCompleter((40, 30, 20), posterior=0).fit(task.indices, task.values)
+    found = completer.predict(np.argwhere(np.ones(target.shape)))
+    assert np.linalg.norm(found - target.numpy().ravel()) < 1e-3 * np.linalg.norm(target)
+    assert completer.widths_ == {"r": 20}
+
+
+@pytest.mark.slow
 def test_smooth_modes_predict_indices_that_were_never_observed():
     """Of a slow curve with noise, whole days are missing at all sensors; the prior says that neighbours are alike."""
     made = np.random.default_rng(0)

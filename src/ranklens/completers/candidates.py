@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from jaxtyping import Float
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ranklens.completers.alternating import AlternatingLeastSquares
 from ranklens.completers.entries import CHUNK, outer_factors, predict
+from ranklens.completers.factors import is_factored
 from ranklens.completers.observed import Observed
 from ranklens.tensors.environment import component_entries
 from ranklens.tensors.init import is_chain
@@ -21,13 +23,15 @@ GROWN = 0.01
 # Singular values that have not grown, of which candidates are made too: a small component may still be on its way when
 # a larger one, around which steps of constant length go to and fro, lets the held-out loss rise.
 NOT_GROWN = 2
-# Components of a bond that a candidate has at most. Matrices may have twice as many singular values.
+# Components of a bond that candidates of tensors have at most, unless more have grown in a CP factorization. Least
+# squares for a node with three bonds of this size have 4,096 unknowns.
 MOST = 16
 # Components are left out, before any least squares, as long as the sum of squared residuals stays below this multiple.
 SLACK = 2.0
 # Sweeps of least squares between two eliminations.
 ELIMINATION_SWEEPS = 3
-# Share of a bond's components that one elimination leaves out, as a divisor: a sixth, but at least one.
+# Share of a bond's components that one elimination leaves out, as a divisor: a sixth, but at least one. Near the best
+# size, components are left out one by one.
 SHARE = 6
 # Ridge of the least squares between eliminations, in units of the noise level.
 ELIMINATION_RIDGE = 0.01
@@ -42,12 +46,12 @@ class Candidates:
     """Networks of decreasing size.
 
     Attributes:
-        networks: the networks, the largest first.
+        networks: the networks, the largest first. Those of a matrix are made when they are asked for.
         begin: position, in `networks`, of the network at which a search for the best size should begin.
         grown: position of the largest network whose components have all grown. Larger ones must be far better.
     """
 
-    networks: tuple[TensorNetwork, ...]
+    networks: Sequence[TensorNetwork]
     begin: int
     grown: int = 0
 
@@ -75,9 +79,9 @@ def make_candidates(
 def matrix_candidates(net: TensorNetwork) -> Candidates:
     """Return balanced pairs of factors of the end matrix of a deep matrix, truncated to every rank from large to 1.
 
-    The largest rank counts the singular values that have grown out of the initialization, up to a limit, and two more:
-    least squares find a small component from a singular vector that has hardly grown. The search begins at the rank r,
-    among the grown ones, for which the singular values r and r + 1 have the largest ratio.
+    The largest rank counts the singular values that have grown out of the initialization, and two more: least squares
+    find a small component from a singular vector that has hardly grown. The search begins at the rank r, among the
+    grown ones, for which the singular values r and r + 1 have the largest ratio.
 
     Args:
         net: the deep matrix.
@@ -85,15 +89,35 @@ def matrix_candidates(net: TensorNetwork) -> Candidates:
     left, right = outer_factors(net)
     U, s, V = product_svd(left.double(), right.T.double())
     grown = max(int((s > GROWN * s[0]).sum()), 1)
-    ranks = range(min(grown, 2 * MOST), 0, -1)
-    more = min(NOT_GROWN, int((s[ranks[0] :] > 0).sum()))
-    networks = []
-    for r in range(ranks[0] + more, 0, -1):
-        factors = [U.new_zeros(len(U), r), U.new_zeros(r, len(V))]
-        set_balanced_(factors, U[:, :r], s[:r], V[:, :r])
-        networks.append(TensorNetwork("ar,rb->ab", factors))
-    gaps = [float(s[r - 1] / s[r]) if r < len(s) and s[r] > 0 else 1.0 for r in ranks]
-    return Candidates(tuple(networks), more + gaps.index(max(gaps)), more)
+    more = min(NOT_GROWN, int((s[grown:] > 0).sum()))
+    gaps = [float(s[r - 1] / s[r]) if r < len(s) and s[r] > 0 else 1.0 for r in range(grown, 0, -1)]
+    return Candidates(_Truncations(U, s, V, grown + more), more + gaps.index(max(gaps)), more)
+
+
+@dataclass(frozen=True)
+class _Truncations(Sequence[TensorNetwork]):
+    """Balanced pairs of factors of a matrix U diag(s) V^T, truncated to the ranks `largest`, ..., 1."""
+
+    U: Tensor
+    s: Tensor
+    V: Tensor
+    largest: int
+
+    def __len__(self) -> int:
+        return self.largest
+
+    @overload
+    def __getitem__(self, at: int) -> TensorNetwork: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[TensorNetwork]: ...
+    @torch.no_grad()
+    def __getitem__(self, at: int | slice) -> TensorNetwork | list[TensorNetwork]:
+        if isinstance(at, slice):
+            return [self[k] for k in range(*at.indices(len(self)))]
+        r = range(self.largest, 0, -1)[at]
+        factors = [self.U.new_zeros(len(self.U), r), self.U.new_zeros(r, len(self.V))]
+        set_balanced_(factors, self.U[:, :r], self.s[:r], self.V[:, :r])
+        return TensorNetwork("ar,rb->ab", factors)
 
 
 @torch.no_grad()
@@ -104,7 +128,8 @@ def tensor_candidates(
 
     First, every bond loses the components that hardly change the fit. Then, again and again, the bond that has the
     component of least cost loses its cheapest components. The cost of a component is the rise of the sum of squared
-    residuals when it is left out and the others of its bond are reweighted.
+    residuals when it is left out and the others of its bond are reweighted. Between the best size and the next smaller
+    one, components are left out one by one.
 
     Args:
         net: the trained network.
@@ -117,22 +142,48 @@ def tensor_candidates(
     net = net.with_nodes([node.double() for node in net.nodes])
     for bond in net.bonds:
         net = thinned(net, bond, train)
-    networks, errors = [], []
+    made = _eliminated(net, train, held_out, ridge, SHARE)
+    k = _smallest_of_the_best(made, factor)
+    if k + 1 < len(made):
+        least = sum(made[k + 1][0].layout.sizes[bond] for bond in net.bonds) + 1
+        made[k : k + 1] = _eliminated(made[k][0], train, held_out, ridge, None, least=least)
+    return Candidates([net for net, _ in made], _smallest_of_the_best(made, factor))
+
+
+def _smallest_of_the_best(made: Sequence[tuple[TensorNetwork, float]], factor: float) -> int:
+    """Return the position of the last network whose mean squared error is about the least one."""
+    enough = factor**2 * max(min(error for _, error in made), EXACT**2)
+    return max(k for k, (_, error) in enumerate(made) if error <= enough)
+
+
+def _eliminated(
+    net: TensorNetwork, train: Observed, held_out: Observed, ridge: float, share: int | None, *, least: int = 1
+) -> list[tuple[TensorNetwork, float]]:
+    """Return networks of decreasing size, with their held-out mean squared errors, from a network by elimination.
+
+    Args:
+        net: the network to begin with. It is fitted too.
+        train: the entries to fit.
+        held_out: entries whose error is measured at every size.
+        ridge: ridge of the least squares.
+        share: what one elimination leaves out of a bond, as a divisor of the number of its components; None for one.
+        least: sum of the sizes of all bonds, at least.
+    """
+    made: list[tuple[TensorNetwork, float]] = []
     while True:
         solver = AlternatingLeastSquares(net, train, ridge=ridge)
         for _ in range(ELIMINATION_SWEEPS):
             solver.sweep()
-        networks.append(net.with_nodes(net.nodes))
-        errors.append(held_out.minus(predict(net, held_out.indices)).mean_square())
-        components = {bond: Components.of(net, bond, train) for bond in net.bonds if net.layout.sizes[bond] > 1}
-        if not components or (len(errors) > 3 and min(errors[-3:]) > 4 * min(errors)):
-            break
+        made.append((net.with_nodes(net.nodes), held_out.minus(predict(net, held_out.indices)).mean_square()))
+        sizes = net.layout.sizes
+        components = {bond: Components.of(net, bond, train) for bond in net.bonds if sizes[bond] > 1}
+        best = min(error for _, error in made)
+        hopeless = len(made) > 3 and min(error for _, error in made[-3:]) > 4 * best
+        if not components or hopeless or sum(sizes[bond] for bond in net.bonds) <= least:
+            return made
         bond = min(components, key=lambda bond: float(components[bond].costs().min()))
-        size = net.layout.sizes[bond]
-        kept = components[bond].cheapest(size - max(size // SHARE, 1))
+        kept = components[bond].cheapest(sizes[bond] - max(sizes[bond] // share if share else 1, 1))
         net = with_components(net, bond, kept, components[bond].weights(kept))
-    enough = factor**2 * max(min(errors), EXACT**2)
-    return Candidates(tuple(networks), max(k for k in range(len(networks)) if errors[k] <= enough))
 
 
 @dataclass(frozen=True)
@@ -239,8 +290,8 @@ class Components:
 def thinned(net: TensorNetwork, bond: Label, train: Observed) -> TensorNetwork:
     """Return the network without the components of a bond that the fit hardly needs, the others reweighted.
 
-    At most `MOST` components are kept. Of these, the cheapest leave as long as the sum of squared residuals stays
-    below `SLACK` times that of all of them.
+    At most `MOST` components are kept, or as many as have grown in a CP factorization. Of these, the cheapest leave as
+    long as the sum of squared residuals stays below `SLACK` times that of all of them.
 
     Args:
         net: the network. A bond of order 2 is diagonalized in place.
@@ -248,7 +299,9 @@ def thinned(net: TensorNetwork, bond: Label, train: Observed) -> TensorNetwork:
         train: the entries to fit.
     """
     components = Components.of(net, bond, train)
-    kept = components.cheapest(min(net.layout.sizes[bond], MOST))
+    norms = net.component_norms(bond)
+    most = max(MOST, int((norms > GROWN * norms.max()).sum())) if is_factored(net) else MOST
+    kept = components.cheapest(min(net.layout.sizes[bond], most))
     allowed = SLACK * max(components.residual(kept), EXACT**2 * components.energy)
     while len(kept) > 1:
         fewer = list(kept)

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from ranklens.completers.candidates import GROWN
 from ranklens.completers.entries import EntriesAt, spectra
+from ranklens.completers.factors import is_factored
 from ranklens.completers.gradient import Gradient, squared_error
 from ranklens.completers.observed import Observed
-from ranklens.completers.start import widened
-from ranklens.completers.stopping import OVERFITTED, WAIT, Evaluation, StoppingRule
+from ranklens.completers.start import narrowed, widened
+from ranklens.completers.stopping import ESCAPED, OVERFITTED, WAIT, Evaluation, StoppingRule
 from ranklens.dynamics.optim import running_norm
 from ranklens.progress import reporter
 from ranklens.seeds import stream
@@ -40,6 +41,9 @@ RECORDED = 32
 # Components that a deep matrix has at the beginning. It gets more as soon as half of them have grown, because the
 # components that have not grown cost time and hardly change the product.
 FIRST_WIDTH = 32
+# Components that a CP factorization keeps, in units of those that have grown, but at least `FIRST_WIDTH`. A random
+# start needs many, of which a few are close to a direction of growth; what grows later is among the largest.
+KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,25 @@ class _Trace:
             self.best, self.net = now, _copy(net)
 
     def needs_width(self, net: TensorNetwork, widest: int) -> bool:
-        """Return whether more than half of a narrow bond has grown while the held-out loss was still falling."""
+        """Return whether more than half of a narrow bond has grown while the held-out loss was still falling.
+
+        As long as the loss is that of the initialization, nothing has grown, and all components are of one size.
+        """
         width, now = net.layout.sizes[net.bonds[0]], self.evaluations[-1]
         if width >= widest or self.best is None or now.step > self.best.step + WAIT:
             return False
+        if now.train_loss > ESCAPED * self.evaluations[0].train_loss:
+            return False
         (standing,) = now.spectra
         return int((standing > GROWN * standing[0]).sum()) > width // 2
+
+    def width_to_keep(self, net: TensorNetwork) -> int:
+        """Return the number of components to keep of a CP factorization, or 0 if it is to stay as wide as it is."""
+        if is_chain(net) or not is_factored(net):
+            return 0
+        (standing,) = self.evaluations[-1].spectra
+        kept = max(KEPT * int((standing > GROWN * standing[0]).sum()), FIRST_WIDTH)
+        return kept if 2 * kept <= len(standing) else 0
 
     def profile(self, net: TensorNetwork) -> xr.Dataset:
         """Return the evaluations and the spectra as a Dataset over the steps."""
@@ -206,6 +223,10 @@ def descend(
             if step % EVERY == 0 and widest and trace.needs_width(trained.net, widest):
                 wider = widened(trained.net, train, widest, seed=seed)
                 trained = _Trained(wider, squared_error(wider, train), trained.state)
+                trained.gradient(rows)
+            elif step % EVERY == 0 and (kept := trace.width_to_keep(trained.net)):
+                narrower = narrowed(trained.net, kept)
+                trained = _Trained(narrower, squared_error(narrower, train), trained.state)
                 trained.gradient(rows)
             trained.step(lr)
     return _result(trained.net, trace, stopped or "steps")

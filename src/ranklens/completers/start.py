@@ -1,4 +1,4 @@
-"""The initialization of a deep matrix for completion: small and balanced, along the gradient at zero."""
+"""Networks for completion: a small, balanced, aligned deep matrix, and networks made wider or narrower on the way."""
 
 import math
 
@@ -13,7 +13,7 @@ from ranklens.completers.entries import outer_factors, predict
 from ranklens.completers.observed import Observed
 from ranklens.seeds import normals
 from ranklens.tensors.network import TensorNetwork
-from ranklens.tensors.products import set_balanced_
+from ranklens.tensors.products import product_svd, set_balanced_
 
 # Entries of a matrix up to which its singular vectors are computed from a dense copy; larger ones stay sparse.
 DENSE = 2**20
@@ -55,7 +55,8 @@ def widened(net: TensorNetwork, observed: Observed, widest: int, *, seed: int = 
     r"""Return a deep matrix of twice the width, with new components along the leading directions of its residuals.
 
     The new components are balanced and as small as those of a new initialization, so the end matrix hardly changes.
-    Their directions are those in which gradient flow grows next.
+    Their directions are those in which gradient flow grows next, among those that are orthogonal to the present
+    components: a second component along the same direction would add no rank.
 
     Args:
         net: a deep matrix, which is not changed.
@@ -69,7 +70,8 @@ def widened(net: TensorNetwork, observed: Observed, widest: int, *, seed: int = 
     width = net.layout.sizes[net.bonds[0]]
     more = min(2 * width, widest) - width
     left, right = outer_factors(net)
-    U, s, V = leading(observed.minus(predict(net, observed.indices)), more, seed=seed)
+    present = product_svd(left.double().cpu(), right.T.double().cpu())[::2]
+    U, s, V = leading(observed.minus(predict(net, observed.indices)), more, seed=seed, without=present)
     share = FRESH * math.sqrt(math.prod(net.shape)) / max(float(s[0]), torch.finfo(s.dtype).tiny)
     shapes = [(left.shape[0], more), *[(more, more)] * (len(net.nodes) - 2), (more, right.shape[1])]
     fresh = [torch.zeros(shape, dtype=net.dtype, device=net.device) for shape in shapes]
@@ -84,8 +86,24 @@ def widened(net: TensorNetwork, observed: Observed, widest: int, *, seed: int = 
     return net.with_nodes(nodes)
 
 
+@torch.no_grad()
+def narrowed(net: TensorNetwork, width: int) -> TensorNetwork:
+    """Return a network with a single bond without all but the largest components of the bond.
+
+    Args:
+        net: the network, which is not changed.
+        width: number of components to keep; their order stays.
+    """
+    (bond,) = net.bonds
+    kept = net.component_norms(bond).topk(width).indices.sort().values
+    nodes = [node.detach() for node in net.nodes]
+    for k, axis in net.layout.meets(bond):
+        nodes[k] = nodes[k].index_select(axis, kept)
+    return net.with_nodes(nodes)
+
+
 def leading(
-    observed: Observed, width: int, *, seed: int = 0
+    observed: Observed, width: int, *, seed: int = 0, without: tuple[Tensor, ...] | None = None
 ) -> tuple[Float[Tensor, "rows R"], Float[Tensor, " R"], Float[Tensor, "columns R"]]:
     """Return the leading singular values and vectors of the matrix of observed values, with 0 elsewhere.
 
@@ -93,6 +111,8 @@ def leading(
         observed: entries of a matrix; repeated ones are added up, and values are multiplied by their weights.
         width: number of singular values, at most.
         seed: seed of the power method, which is used for matrices of more than 2^20 entries.
+        without: orthonormal columns of length `rows` and others of length `columns`, from which the matrix is projected
+            away on its left and on its right; None leaves it as it is.
 
     Returns:
         U, of shape (rows, R), s, of shape (R,) and in descending order, and V, of shape (columns, R). The columns of U
@@ -102,12 +122,20 @@ def leading(
     i, j = observed.indices.cpu().numpy().T
     values = (observed.counts() * observed.values).cpu().numpy()
     matrix = sp.csr_matrix((values, (i, j)), shape=(rows, columns))
+    left, right = (np.zeros((size, 0)) for size in (rows, columns)) if without is None else (x.numpy() for x in without)
     if rows * columns <= DENSE:
-        U, s, Vh = torch.linalg.svd(torch.from_numpy(matrix.toarray()), full_matrices=False)
+        dense = _without(right, _without(left, matrix.toarray()).T).T
+        U, s, Vh = torch.linalg.svd(torch.from_numpy(dense), full_matrices=False)
         return U[:, :width], s[:width], Vh[:width].T
     transposed = matrix.T.tocsr()
-    Q: NDArray[np.float64] = normals([(columns, width)], seed, "directions of a power iteration")[0].numpy()
+    Q = _without(right, normals([(columns, width)], seed, "directions of a power iteration")[0].numpy())
     for _ in range(POWER):
-        Q = np.linalg.qr(transposed @ np.linalg.qr(matrix @ Q)[0])[0]
-    U, s, Wh = np.linalg.svd(matrix @ Q, full_matrices=False)
+        P = np.linalg.qr(_without(left, matrix @ Q))[0]
+        Q = np.linalg.qr(_without(right, transposed @ P))[0]
+    U, s, Wh = np.linalg.svd(_without(left, matrix @ Q), full_matrices=False)
     return torch.from_numpy(U), torch.from_numpy(s), torch.from_numpy(Q @ Wh.T)
+
+
+def _without(directions: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the columns of a matrix less their projections on orthonormal directions."""
+    return columns - directions @ (directions.T @ columns) if directions.size else columns
