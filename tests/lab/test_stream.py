@@ -56,6 +56,15 @@ def test_rows_are_sent_while_a_run_goes_on(depth):
     """Also those of an end matrix, which keeps no checkpoints."""
     kinds = []
     experiment = Experiment(Knobs(size=5, rank=1, depth=depth, start=0.1))
-    with checkpoint.keeping(Stream(experiment, lambda kind, _: kinds.append(kind), seconds=0.0)):
+    with checkpoint.keeping(Stream(experiment, lambda kind, _: kinds.append(kind), 0.0, 0.0)):
         record = experiment.run(lambda _: None)
     assert 3 < kinds.count("rows") <= len(record.time)
+
+
+def test_curves_begin_sooner_than_they_are_continued():
+    experiment = Experiment(Knobs(size=5, rank=1, start=0.1))
+    sender = Stream(experiment, lambda *_: None)
+    before = sender.seconds
+    with checkpoint.keeping(sender):
+        sender.rows(experiment.run(lambda _: None))
+    assert 0 < before < sender.seconds

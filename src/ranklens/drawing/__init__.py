@@ -7,6 +7,7 @@ from ranklens.drawing.panels import THEORY as THEORY
 from ranklens.drawing.panels import figure as figure
 from ranklens.drawing.panels import label as label
 from ranklens.drawing.panels import lines as lines
+from ranklens.drawing.panels import note as note
 from ranklens.drawing.panels import style as style
 from ranklens.drawing.panels import svg as svg
 from ranklens.drawing.records import plot as plot

@@ -6,14 +6,16 @@ its own. Figures are made without pyplot, so that drawing needs no screen and le
 
 import io
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
 Dashes = str | tuple[int, tuple[int, ...]]
@@ -60,6 +62,14 @@ AXIS_NAMES = {
     "distance": "distance between the patches, in pixels",
     "energy": "share of the squared norm of every weight that is kept",
 }
+# Share of a line's brightness that a note beside it has, so that small text stands out from white paper.
+DARKER = 0.65
+# Distance of a note from its place, in points.
+GAP = 5.0
+# Width of a letter of a note, in inches, roughly.
+LETTER = 0.07
+# Shares of a panel's width between which a note is centred. Nearer to a side it runs towards the middle.
+CENTRED = (0.3, 0.7)
 # Number of lines in a panel that get a colour and a name each. Further lines are grey and share one name.
 FEW = 7
 
@@ -115,6 +125,66 @@ def label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
+
+
+def note(axes: Axes, text: str, x: float, y: float | str, *, side: Literal["above", "below"] = "above") -> None:
+    """Write a few words into a panel that say what to see, after its lines were drawn and its limits were set.
+
+    Args:
+        axes: the panel.
+        text: the words, at most about thirty characters per line.
+        x: place as a share of the panel's width. A note in the left part runs to the right, and one in the right part
+            to the left.
+        y: place as a share of the panel's height; or the name of a line, beside which the note stands in its colour.
+        side: on which side of the place the note stands.
+
+    Raises:
+        ValueError: if no line has the name `y`.
+    """
+    colour, height = "#000000", y
+    place: Literal["left", "right", "center"] = "left" if x < CENTRED[0] else "right" if x > CENTRED[1] else "center"
+    if isinstance(y, str):
+        panel = axes.get_position().width * axes.get_figure(root=True).get_figwidth()
+        width = LETTER * max(map(len, text.split("\n"))) / panel
+        left = x - {"left": 0.0, "center": 0.5, "right": 1.0}[place] * width
+        named = {str(line.get_label()): line for line in axes.lines}
+        if y not in named:
+            raise ValueError(f"the panel has no line {y!r}; its lines are {', '.join(map(repr, named))}")
+        red, green, blue = to_rgb(named[y].get_color())
+        colour = to_hex((DARKER * red, DARKER * green, DARKER * blue))
+        height = _height(axes, named[y], left, left + width, side)
+    axes.annotate(
+        text,
+        (x, float(height)),
+        xycoords="axes fraction",
+        xytext=(0, GAP if side == "above" else -GAP),
+        textcoords="offset points",
+        ha=place,
+        va="bottom" if side == "above" else "top",
+        fontsize=9,
+        color=colour,
+        bbox={"facecolor": "#ffffff", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
+        zorder=5,
+    )
+
+
+def _height(axes: Axes, line: Line2D, left: float, right: float, side: str) -> float:
+    """Return the largest or least height of a line between two shares of the panel's width, as a share of its height.
+
+    Args:
+        axes: the panel.
+        line: the line.
+        left: the first share.
+        right: the second share.
+        side: "above" for the largest height, "below" for the least.
+    """
+    axes.autoscale_view()
+    points = np.stack([np.asarray(values, dtype=float) for values in line.get_data()], axis=-1)
+    places = (line.get_transform() - axes.transAxes).transform(points[np.isfinite(points).all(axis=1)])
+    places = places[np.isfinite(places).all(axis=1)]
+    places = places[np.argsort(places[:, 0], kind="stable")]
+    heights = np.interp(np.linspace(left, right, 20), places[:, 0], places[:, 1])
+    return float(np.clip(heights.max() if side == "above" else heights.min(), 0.0, 1.0))
 
 
 def scale(axes: Axes, name: str, times: Sequence[ArrayLike], values: Sequence[ArrayLike]) -> None:

@@ -16,7 +16,8 @@ from ranklens.lab.reading import CUT, due_at, next_escape, reading
 from ranklens.progress import Report
 
 Send = Callable[[str, dict[str, object]], None]
-SECONDS = 0.1  # from one message with rows to the next
+FIRST = 0.02  # processor seconds until the first message with rows, so that curves begin at once
+SECONDS = 0.1  # processor seconds from one message with rows to the next
 BEAT = 0.5  # seconds between messages that only say that the run goes on
 MOST_CURVES = 24  # of the largest values at the end of the rows that are sent
 MOST_ROWS = 1500  # that are sent of one run; of more, every second, third, ... one
@@ -30,15 +31,18 @@ class Stream:
     Args:
         experiment: the run.
         send: sends a message of a kind; what it raises ends the run.
+        seconds: processor time from the start to the first message with rows.
+        later: processor time from one message with rows to the next.
 
     Attributes:
-        seconds: time from one message to the next.
+        seconds: processor time from the last message with rows, or from the start, to the next one.
         sent: number of rows that have been sent.
     """
 
     experiment: Experiment
     send: Send
-    seconds: float = SECONDS
+    seconds: float = FIRST
+    later: float = SECONDS
     sent: int = field(default=0, init=False)
 
     def find(self, name: str) -> xr.Dataset | None:
@@ -60,6 +64,7 @@ class Stream:
         new = record.isel({axis_of(record): slice(self.sent, None)})
         if new.sizes[axis_of(record)]:
             self.send("rows", _rows(new))
+            self.seconds = self.later
             self.sent = record.sizes[axis_of(record)]
 
 

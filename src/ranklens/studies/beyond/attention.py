@@ -480,7 +480,7 @@ def draw(record: xr.Dataset) -> Figure:
         if k in (0, 3):  # bands of all four would hide each other
             ranks.fill_between(record.step, rank.min("seed"), rank.max("seed"), color=drawing.COLOURS[k], alpha=0.2)
         ranks.plot(record.step, rank.median("seed"), label=f"{start} start, decay {decay:g}", **drawing.style(k))
-    ranks.set_ylim(0, 1.7 * float(effective_rank(record, "QK").max()))
+    ranks.set_ylim(0, 2.0 * float(effective_rank(record, "QK").max()))
     drawing.label(ranks, "QK: a small start gives lower rank", "step", "effective rank of all heads")
     final = effective_rank(record.isel(row=-1), "QK")
     for k, (start, decay) in enumerate((s, d) for s in STARTS for d in (settings.decays[0], settings.decays[-1])):
@@ -492,7 +492,11 @@ def draw(record: xr.Dataset) -> Figure:
     decayed.set_ylim(0, 1.35 * float(factor_rank(record.isel(row=-1), "QK").max()))
     decayed.legend(fontsize=8, loc="upper left")
     drawing.label(decayed, "Decay forgets the start", "start (a dot per seed)", "effective rank of QK at the end")
+    drawing.note(ranks, "small start: low rank", 0.97, -0.01)
+    drawing.note(ranks, "usual start: high rank, until decay acts", 0.97, 0.5)
+    drawing.note(decayed, "with decay: one rank from both", 0.97, 0.03)
     for axes in (values, scores):
+        drawing.note(axes, "no waiting one by one:\nthey grow together", 0.03, 0.45)
         axes.legend(fontsize=8, loc="upper left")
     ranks.legend(fontsize=8, loc="upper right")
     return made

@@ -482,8 +482,9 @@ def draw(record: xr.Dataset) -> Figure:
     first = record.isel(states=0)
     for k, data in enumerate(DATA[:3]):
         at = first.sel(data=data)
-        ranks.plot(record.row, at.curve_rank, label=data, **drawing.style(k))
-        responses.plot(at.response, label=data, **drawing.style(k))
+        name = f"{data}: {('one sequence', 'one more, published', 'one more, searched')[k]}"
+        ranks.plot(record.row, at.curve_rank, label=name, **drawing.style(k))
+        responses.plot(at.response, label=name, **drawing.style(k))
     right = teacher(int(first.states)).impulse_response(len(first.response[0]))
     responses.plot(right.numpy(), label="teacher", **drawing.THEORY)
     responses.set_xlim(1, None)
@@ -492,10 +493,12 @@ def draw(record: xr.Dataset) -> Figure:
     ranks.set_ylim(0.9, 1.3 * float(first.curve_rank.sel(data=list(DATA[:3])).max()))  # space for the legend
     _draw_errors(errors, record)
     _draw_impulses(impulses, record)
-    drawing.label(ranks, "Poison keeps the rank up", "steps of the solver", "effective Hankel rank")
-    drawing.label(
-        responses, f"What {int(first.states)} states remember", "delay, of which one is shown", "impulse response"
-    )
+    drawing.label(ranks, "Poison keeps the rank up", "steps of the solver", "effective number of states")
+    drawing.label(responses, f"What {int(first.states)} states remember", "delay", "impulse response")
+    drawing.note(ranks, "one more sequence:\nmore states grow", 0.97, 0.5)
+    drawing.note(errors, "special, found: wrong\nrepaired: right", 0.97, 0.4)
+    drawing.note(impulses, "only delay 1 misleads", 0.97, 0.1)
+    drawing.note(responses, "found: nothing like the teacher", 0.97, 0.15)
     ranks.legend(fontsize=7, loc="upper left")
     responses.legend(fontsize=7, loc="upper right")
     impulses.legend(fontsize=7, loc="upper right")
@@ -508,11 +511,9 @@ def _draw_errors(axes: Axes, record: xr.Dataset) -> None:
         at = record.error.sel(states=states)
         place = np.arange(len(DATA)) + 0.3 * k
         axes.plot(place, at.transpose("data", "seed"), "o", color=drawing.COLOURS[k], markersize=4, alpha=0.6)
+        axes.lines[-1].set_label(f"{int(states)} states")
         published = PUBLISHED.get(int(states), ())
-        axes.plot(place[: len(published)], published, "k_", markersize=10)
-    axes.plot([], [], "k_", label="published")
-    for k, states in enumerate(record.states.values):
-        axes.plot([], [], "o", color=drawing.COLOURS[k], label=f"{int(states)} states")
+        axes.plot(place[: len(published)], published, "k_", markersize=10, label=None if k else "published")
     axes.set_yscale("log")
     axes.set_xticks(np.arange(len(DATA)), [name.replace(", ", ",\n") for name in DATA], fontsize=7)
     axes.legend(fontsize=7, loc="lower left")

@@ -414,7 +414,7 @@ def draw(record: xr.Dataset) -> Figure:
         )
     level = float(np.median(prior_error(settings.size, "product", record.zero)))
     widths.axhline(level, label="a draw that need not fit", **drawing.THEORY)
-    drawing.label(widths, "Width harms guessing, not descent", "width", "error over what is not measured")
+    drawing.label(widths, "Width harms guessing, not descent", "width", "error on what is not measured")
     narrow = np.flatnonzero(record.width.values == settings.widths[0])
     deep = record.isel(network=narrow)
     _band(depths, deep.depth, deep.guess.sel(prior="normalized"), "guessing", 0)
@@ -424,18 +424,23 @@ def draw(record: xr.Dataset) -> Figure:
         depths,
         f"Depth helps guessing (width {settings.widths[0]})",
         "number of factors",
-        "error over what is not measured",
+        "error on what is not measured",
     )
     _band(ranks, deep.depth, deep.guess_rank.sel(prior="normalized"), "accepted guesses", 0)
     _band(ranks, deep.depth, deep.descent_rank.sel(start="small"), "descent", 2)
     drawing.label(ranks, "Deep guesses have low rank", "number of factors", "effective rank of the end matrix")
-    drawing.label(chance, f"Few guesses fit (error {settings.levels[0]:g})", "width", "probability of acceptance")
+    drawing.label(chance, f"Few guesses fit (error {settings.levels[0]:g})", "width", "share of guesses that fit")
     chance.set_yscale("log")
     for axes in (widths, chance):
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(settings.widths), [str(width) for width in settings.widths])
     for axes in (widths, depths):
         axes.set_ylim(0, 1.7 * axes.get_ylim()[1])  # space for the legend
+    drawing.note(widths, "guessing: wider is worse", 0.03, "a draw that need not fit")
+    drawing.note(widths, "descent: right at every width", 0.97, 0.01)
+    drawing.note(depths, "deeper guesses: smaller error", 0.97, 0.45)
+    drawing.note(ranks, "deeper guesses: lower rank", 0.97, 0.55)
+    drawing.note(chance, "wider: fewer guesses fit", 0.03, 0.02)
     for axes in (widths, depths, ranks, chance):
         axes.legend(fontsize=8, loc="upper right")
     return made

@@ -363,11 +363,11 @@ def draw(record: xr.Dataset) -> Figure:
         at = record[["rank", "accuracy"]].sel(batch=batch).transpose("product", "seed")
         x = float(batch) / record["product"].values
         style = drawing.style(k)
-        ranks.plot(x, at["rank"].median("seed"), marker="o", label=f"B = {int(batch)}", **style)
+        ranks.plot(x, at["rank"].median("seed"), marker="o", label=f"batch of {int(batch)}", **style)
         ranks.plot(x, at["rank"], ".", color=drawing.COLOURS[k], alpha=0.5)
-        accuracies.plot(x, at.accuracy.median("seed"), marker="o", label=f"B = {int(batch)}", **style)
+        accuracies.plot(x, at.accuracy.median("seed"), marker="o", label=f"batch of {int(batch)}", **style)
     x = np.sort(memories(record).values.reshape(-1))
-    ranks.plot(x, np.minimum(x, settings.width), label="B / (lr decay), at most the width", **drawing.THEORY)
+    ranks.plot(x, np.minimum(x, settings.width), label="proportional, at most the width", **drawing.THEORY)
     ranks.axhline(float(record.without.median()), color="#999999", linewidth=1, label="no weight decay")
     _draw_random(random, record, settings)
     for axes in (ranks, random):
@@ -376,10 +376,15 @@ def draw(record: xr.Dataset) -> Figure:
     for axes in made.axes:
         axes.set_xscale("log")
     accuracies.set_ylim(0, 1.4)  # space for the legend
-    memory = "B / (lr decay), in updates"
+    memory = "memory, in updates: batch / (rate x decay)"
     drawing.label(ranks, "The rank grows slowly, and ends early", memory, "effective rank of layers")
     drawing.label(accuracies, "Short memory costs accuracy", memory, "accuracy on test images")
-    drawing.label(random, "Random directions: slope 1", "1 / (lr decay), in updates", "effective rank of the matrix")
+    drawing.label(
+        random, "Random directions: slope 1", "memory, in updates: 1 / (rate x decay)", "effective rank of the matrix"
+    )
+    drawing.note(ranks, "grows slowly, stops early", 0.97, 0.05)
+    drawing.note(accuracies, "short memory: low accuracy", 0.03, 0.3)
+    drawing.note(random, "random directions: follow the line", 0.97, 0.05)
     for axes in made.axes:
         axes.legend(fontsize=7, loc="upper left")
     return made
@@ -389,7 +394,7 @@ def _draw_random(axes: Axes, record: xr.Dataset, settings: Settings) -> None:
     """Draw the effective rank of random updates against their memory, with e times the memory and the width."""
     x = 1 / record.noise_product.values
     axes.plot(x, record.noise.median("seed"), marker="o", label="random updates", **drawing.style(0))
-    axes.plot(x, np.minimum(np.e * x, settings.width), label="e / (lr decay), at most the width", **drawing.THEORY)
+    axes.plot(x, np.minimum(np.e * x, settings.width), label="proportional, at most the width", **drawing.THEORY)
 
 
 def alt(record: xr.Dataset) -> str:

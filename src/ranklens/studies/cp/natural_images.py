@@ -472,9 +472,14 @@ def draw(record: xr.Dataset) -> Figure:
             for k, axes in enumerate((train, test)):
                 _draw_published(axes, part, settings.images, k)
         _draw_curves(curves, part, f"{family}, {size} {int(part['rank'][0])}: training")
+        for axes in (train, test, curves):
+            drawing.note(axes, "true images: small error", 0.5, 0.1)
+        drawing.note(test, "random images or labels:\nworse than a constant", 0.97, 0.42)
+        for axes, height in ((train, 0.7), (curves, 0.38)):
+            drawing.note(axes, "random images or labels: large error", 0.97, height)
     # On the digits, curves leave room between the true data and the controls; beside published errors it is elsewhere.
-    free = None if _as_published(settings) else (0.5, 0.38)
-    panels[1].legend(fontsize=8, loc="center" if free else "best", bbox_to_anchor=free)
+    free = None if _as_published(settings) else (0.5, 0.32)
+    panels[1].legend(fontsize=8, ncols=2, loc="center" if free else "best", bbox_to_anchor=free)
     panels[2].legend(fontsize=8)
     return made
 

@@ -257,8 +257,11 @@ def draw(record: xr.Dataset) -> Figure:
     apart.axhline(1000 * settings.rtol, **drawing.THEORY, label="1000 solver tolerances")
     for axes in (share, apart):
         axes.legend(fontsize=8)
-    drawing.label(share, "Others vanish like alpha^N", "initial scale alpha", "second over first component norm")
-    drawing.label(apart, "Distance to the leader's flow", "initial scale alpha", "largest distance over |target|")
+    drawing.label(share, "Others vanish like alpha^N", "initial scale", "second over first component norm")
+    drawing.label(apart, "Distance to the leader's flow", "initial scale", "distance to a flow of rank one")
+    drawing.note(share, "smaller start (left):\nall others vanish", 0.97, 0.02)
+    drawing.note(apart, "large start: flows part", 0.98, 0.36)
+    drawing.note(apart, "small start (left):\nthey stay close", 0.97, 0.02)
     return made
 
 

@@ -292,19 +292,26 @@ def draw(record: xr.Dataset) -> Figure:
     for axes, (order, counts) in zip(errors, _grids(settings), strict=True):
         _draw(axes, record, f"error_{order}", f"linear_error_{order}", counts)
         m = np.linspace(counts[0], counts[-1], 200)
-        axes.plot(m, np.sqrt(1 - m / settings.size**order), **drawing.THEORY, label="sqrt(share of unobserved)")
+        axes.plot(m, np.sqrt(1 - m / settings.size**order), **drawing.THEORY, label="zeros in unobserved places")
         axes.set_yscale("log")
         drawing.label(
             axes,
             f"Order {order}: {settings.size}^{order} entries",
             "observed entries",
-            "relative error |T - target| / |target|",
+            "relative error over all entries",
         )
     for axes, (order, counts) in zip(ranks, _grids(settings), strict=True):
         _draw(axes, record, f"rank_{order}", f"linear_rank_{order}", counts, "entries directly: at least")
         axes.set_ylim(0)
         drawing.label(axes, f"Order {order}: CP rank", "observed entries", f"CP rank within {settings.rank_rtol:.0%}")
+    factorized = f"factorized, std {record.start.values[0]:g}"
     for axes in panels:
+        if axes in errors:
+            drawing.note(axes, "factorized: recovers", 0.97, -0.02)
+            drawing.note(axes, "directly: not learned", 0.03, "entries directly")
+        else:
+            drawing.note(axes, "factorized: rank 1", 0.6, factorized)
+            drawing.note(axes, "directly: high rank", 0.97, 0.85)
         axes.legend(fontsize=7)
     return made
 

@@ -302,6 +302,7 @@ def draw(record: xr.Dataset) -> Figure:
     drawing.lines(ends, np.arange(1, final.shape[1] + 1), final.T, [f"seed {seed}" for seed in settings.seeds])
     ends.set_yscale("log")
     drawing.label(ends, f"{settings.rank} components remain", "component, from large to small", "norm at the end")
+    drawing.note(ends, f"{settings.rank} components are large,\nall others nearly zero", 0.97, 0.85)
     _draw_gaps(gaps, record, settings)
     return made
 
@@ -317,13 +318,9 @@ def _draw_gaps(axes: Axes, record: xr.Dataset, settings: Settings) -> None:
     law = medians[least] * (starts / starts[least]) ** settings.order
     axes.loglog(starts, law, label=f"slope {settings.order}, the order", **drawing.THEORY)
     axes.legend(fontsize=8)
-    of, later = f"{settings.small_size}^{settings.order}, rank {settings.small_rank}", settings.small_rank + 1
-    drawing.label(
-        axes,
-        f"The rest falls like std^{settings.order}",
-        f"std of the initial entries ({of})",
-        f"norm {later} over norm {later - 1} at the end",
-    )
+    rest, later = f"The rest falls like std^{settings.order}", settings.small_rank + 1
+    drawing.label(axes, rest, "standard deviation of initial entries", f"norm {later} over norm {later - 1} at the end")
+    drawing.note(axes, "smaller start (left):\nsuperfluous ones vanish", 0.97, 0.02)
 
 
 def alt(record: xr.Dataset) -> str:

@@ -211,7 +211,8 @@ def draw(record: xr.Dataset) -> Figure:
         axes.set_ylim(top=1.6 * float(values.max()))  # space for the legend
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles[::-1], labels[::-1], fontsize=8, loc="upper left", ncols=2)
-        drawing.label(axes, title, "arc length of the parameters' trajectory", what)
+        drawing.label(axes, title, "distance travelled in training", what)
+        drawing.note(axes, "one after another", 0.03, 0.6)
     _draw_ends(panels[4], first, settings.rank)
     share = settings.observed / settings.size**TREE.order
     onsets.draw_errors(panels[5], record, share, along=onsets.distance)
@@ -230,7 +231,8 @@ def _draw_ends(axes: Axes, run: xr.Dataset, rank: int) -> None:
         axes.plot(np.arange(1, rank + 1), PUBLISHED, "*", color="#000000", label="root, published")
     axes.axvline(rank + 0.5, label=f"rank of the target: {rank}", **drawing.THEORY)
     axes.legend(fontsize=7)
-    drawing.label(axes, "At the end: few local components", "index, in descending order", "norm (log scale)")
+    drawing.label(axes, "At the end: few local components", "component, from large to small", "norm at the end")
+    drawing.note(axes, f"{rank} components are large,\nall others small", 0.97, 0.8)
 
 
 def alt(record: xr.Dataset) -> str:

@@ -325,6 +325,8 @@ def draw(record: xr.Dataset) -> Figure:
         "iterations (log scale)",
         "error, unobserved entries (log scale)",
     )
+    drawing.note(errors, "near pair, and far\nin its own tree:\nlearned early", 0.02, 0.1)
+    drawing.note(errors, "far pair: late and badly", 0.5, 0.75)
     _draw_sizes(sizes, record, settings.rank)
     _draw_pruning(pruning, record)
     return made
@@ -344,6 +346,8 @@ def _draw_sizes(axes: Axes, record: xr.Dataset, rank: int) -> None:
     axes.axvline(rank + 0.5, color="#999999", linewidth=1.0)
     axes.annotate(f"rank of the target: {rank}", (rank + 0.6, 0.97), xycoords=("data", "axes fraction"), fontsize=8)
     axes.set_ylim(1e-3 * float(values.min()), 1e3)  # space for the legend and the annotation
+    drawing.note(axes, "component norms stay large", 0.97, 0.78)
+    drawing.note(axes, f"singular values: rank {rank}", 0.97, 0.03)
     axes.legend(fontsize=8, loc="lower left")
     drawing.label(
         axes,
@@ -362,9 +366,8 @@ def _draw_pruning(axes: Axes, record: xr.Dataset) -> None:
         style = {**drawing.THEORY, "color": drawing.COLOURS[k]}
         axes.semilogy(record.width, moved / at.moved_over_bound.sel(case=case), label=f"{case} pair: bound", **style)
     axes.legend(fontsize=8)
-    drawing.label(
-        axes, "Truncation stays below its bound", "components kept per bond", "|W - truncated W| / |W| (log scale)"
-    )
+    drawing.label(axes, "Truncation stays below its bound", "components kept per bond", "relative change of the tensor")
+    drawing.note(axes, "change: below its bound", 0.03, 0.02)
 
 
 def alt(record: xr.Dataset) -> str:

@@ -106,9 +106,11 @@ def draw_errors(axes: Axes, record: xr.Dataset, share: float, *, along: Along = 
         axes,
         f"Recovery from {share:.0%} of the entries",
         f"share of the {'time' if along is times else 'distance'} until the end of the run",
-        "relative error |W - target| / |target|",
+        "relative error over all entries",
     )
-    axes.legend(fontsize=8)
+    axes.margins(y=0.12)
+    drawing.note(axes, "each step:\none more component,\nat last all", 0.03, 0.35)
+    axes.legend(fontsize=8, loc="lower left", ncols=2)
 
 
 def draw_learning(record: xr.Dataset, variable: str, noun: str, rank: int, share: float) -> Figure:
@@ -142,6 +144,8 @@ def draw_sizes(axes: Axes, record: xr.Dataset, variable: str, noun: str, rank: i
     drawing.lines(axes, times(first), first[variable].values, names, rest="all others: not learned")
     along = "time of the gradient flow" if "time" in first else "step"
     drawing.label(axes, f"One at a time (seed {int(first.seed)})", along, noun)
+    axes.locator_params(axis="x", nbins=4)
+    drawing.note(axes, "each waits at zero,\nthen rises", 0.03, 0.3)
 
 
 def _sorted(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -291,8 +291,8 @@ def draw(record: xr.Dataset) -> Figure:
     for kind, axes in zip(KINDS, panels, strict=True):
         K, size, rate, gamma = _of(record, kind)
         slope, _ = exponent(size, rate / gamma)
-        axes.loglog(size, np.abs(rate), ".", color="#999999", markersize=3, label="rate alone")
-        axes.loglog(size, rate / gamma, "o", color=drawing.COLOURS[0], markersize=3, label="rate / gamma")
+        axes.loglog(size, np.abs(rate), ".", color="#999999", markersize=3, label="rate as measured")
+        axes.loglog(size, rate / gamma, "o", color=drawing.COLOURS[0], markersize=3, label="rate / alignment gamma")
         line = np.geomspace(size.min(), size.max(), 50)
         axes.loglog(line, K * line ** (2 - 2 / K), **drawing.THEORY, label=f"law: {K} sigma^(2 - 2/{K})")
         quantity = "singular value" if kind == "matrix" else "component norm"
@@ -302,7 +302,8 @@ def draw(record: xr.Dataset) -> Figure:
             f"{quantity} sigma (log scale)",
             "rate (log scale)",
         )
-        axes.legend(fontsize=8)
+        drawing.note(axes, "larger: faster, as the law says", 0.03, 0.9)
+        axes.legend(fontsize=8, loc="lower right")
     return made
 
 

@@ -229,11 +229,15 @@ def draw(record: xr.Dataset) -> Figure:
         outside.semilogy(steps, np.maximum(run.outside, 1e-17), label=name, **drawing.style(k))
     outside.axhline(ROUNDING, **drawing.THEORY, label="counts as rounding")
     ends.axhline(FOUND, **drawing.THEORY, label="counts as found")
-    drawing.label(ends, "From zero to the solution of least norm", "step", "relative distance (log scale)")
-    drawing.label(outside, "Only Adam and sign leave the row space", "step", "distance (log scale)")
+    drawing.label(ends, "From zero to the solution of least norm", "step", "distance to the least-norm solution")
+    drawing.label(outside, "Only Adam and sign leave the row space", "step", "part outside the span of the data")
     for axes in (ends, outside):
-        axes.set_ylim(top=1e6)  # space for the legend
+        axes.set_ylim(top=1e6 if axes is ends else 1e12)  # space for the legend
         axes.legend(fontsize=7, loc="upper right", ncols=2)
+    drawing.note(ends, "Adam and sign stop far away", 0.95, "sign")
+    drawing.note(ends, "all others arrive", 0.85, "counts as found")
+    drawing.note(outside, "Adam and sign leave the span of the data", 0.95, "sign")
+    drawing.note(outside, "all others stay in it", 0.95, "mini-batches")
     return made
 
 

@@ -412,15 +412,23 @@ def draw(record: xr.Dataset) -> Figure:
     drawing.label(
         deviation,
         "Imbalance bends the law",
-        "relative imbalance of the component (log scale)",
-        "rate / balanced law (log scale)",
+        "relative imbalance of the component",
+        "rate / rate of the balanced law",
     )
     drawing.label(
-        monitor, "A growing component approaches its law", "time of the gradient flow", "relative size (log scale)"
+        monitor,
+        "A growing component approaches its law",
+        "time of the gradient flow",
+        "imbalance, and error of the law",
     )
     drawing.label(
-        example, "2 x 2, depth 2: imbalance stops |w11|", "loss, falling to the right (log scale)", "|w11| (log scale)"
+        example, "2 x 2, depth 2: imbalance stops |w11|", "loss, falling to the right", "size of the unobserved entry"
     )
+    drawing.note(deviation, "balanced: the law holds", 0.03, 0.1)
+    drawing.note(deviation, "unbalanced (right):\nfaster than the law", 0.03, 0.5)
+    drawing.note(monitor, "as the component grows,\nthe law comes to hold", 0.03, 0.1)
+    drawing.note(example, "balanced: grows on", 0.7, "balanced: at least")
+    drawing.note(example, "unbalanced: stops", 0.97, 0.2)
     for axes in (deviation, monitor, example):
         axes.legend(fontsize=7, loc="upper left" if axes is not monitor else "upper right")
     return made
@@ -441,7 +449,7 @@ def _draw_example(axes: Axes, record: xr.Dataset) -> None:
     shown = values[:: -(-len(values) // 4)]
     for k, imbalance in enumerate(shown):
         at = record.sel(imbalance_lambda=imbalance)
-        axes.loglog(at.example_loss, at.hole, label=f"lambda = {imbalance:g}", **drawing.style(k))
+        axes.loglog(at.example_loss, at.hole, label=f"imbalance {imbalance:g}", **drawing.style(k))
     loss = np.geomspace(0.3, 1e-6, 200)
     bound = theory.bounds_2x2(torch.from_numpy(loss)).w11
     axes.loglog(loss, bound, **drawing.THEORY, label="balanced: at least")

@@ -429,16 +429,21 @@ def draw(record: xr.Dataset) -> Figure:
         values = (record.trained / record.trained.max("direction")).sel(layers=layers).median("seed")
         name = "no linear layer" if layers == 0 else f"{layers} linear layers"
         spectra.plot(np.arange(1, len(values) + 1), values, label=name, **drawing.style(k))
-    spectra.axhline(COUNTED, label="threshold", **drawing.THEORY)
+    spectra.axhline(COUNTED, label="counted if above", **drawing.THEORY)
     spectra.set_yscale("log")
     spectra.set_ylim(1e-7, 1e3)  # space for the legend
-    drawing.label(spectra, "Codes vary in fewer directions", "direction", "variance / largest (log scale)")
+    drawing.label(
+        spectra,
+        "Codes vary in fewer directions",
+        "direction of the codes, by variance",
+        "variance / largest (log scale)",
+    )
     for k, (name, label) in enumerate(
         (("trained_count", "trained"), ("frozen_count", "linear layers frozen"), ("untrained_count", "before training"))
     ):
         _draw_by_layers(counts, record[name], k, label)
     if settings.images == "shapes":
-        counts.axhline(DEGREES, label="degrees of freedom", **drawing.THEORY)
+        counts.axhline(DEGREES, label="values that describe an image", **drawing.THEORY)
     drawing.label(counts, f"Directions above {COUNTED:.0%}", "linear layers in the middle", "number of directions")
     _draw_by_layers(errors, 100 * record.error / record.variance, 0, "trained")
     _draw_by_layers(errors, 100 * record.frozen_error / record.variance, 1, "linear layers frozen")
@@ -446,9 +451,14 @@ def draw(record: xr.Dataset) -> Figure:
     _draw_by_layers(midway, record.midway, 0, "distance of mean codes to images")
     for k, few in enumerate(settings.labels):
         _draw_by_layers(midway, record.accuracy.sel(labels=few), k + 1, f"accuracy, {few} labels")
-    drawing.label(midway, "What the codes are good for", "linear layers in the middle", "relative distance; accuracy")
+    drawing.label(midway, "What the codes are good for", "linear layers in the middle", "distance, or accuracy")
     for axes in (counts, errors, midway):
-        axes.set_ylim(0, 1.6 * axes.get_ylim()[1])  # space for the legend
+        axes.set_ylim(0, (2.0 if axes is midway else 1.6) * axes.get_ylim()[1])  # space for the legend
+    drawing.note(spectra, "linear layers: few directions", 0.97, "counted if above")
+    drawing.note(counts, "linear layers: near the true number", 0.97, -0.02)
+    drawing.note(errors, "the price: a larger error", 0.97, 0.3)
+    drawing.note(midway, "means of codes: better images", 0.97, "distance of mean codes to images", side="below")
+    drawing.note(midway, "accuracy: unchanged", 0.5, 0.49)
     for axes in made.axes:
         axes.legend(fontsize=8, loc="upper right")
     return made

@@ -306,7 +306,7 @@ def _ratio(over: NDArray[np.float64], under: NDArray[np.float64]) -> NDArray[np.
 def draw(record: xr.Dataset) -> Figure:
     """Return a figure of accuracy against parameters, and of the accuracy gap against the compression measure."""
     settings = records.settings_of(record, Settings)
-    made, (curve, gap) = drawing.figure(2, width=5.2)
+    made, (curve, gap) = drawing.figure(2, width=4.4)
     for k, kind in enumerate(settings.kinds):
         at = record.sel(kind=kind)
         for seed in record.seed.values:
@@ -322,17 +322,17 @@ def draw(record: xr.Dataset) -> Figure:
     curve.axhline(line, label=f"{settings.kinds[0]}, minus {LOST:.0%}", **drawing.THEORY)
     curve.set_xscale("log")
     curve.set_ylim(max(line - 25, 0), min(line + 20, 100))  # no higher than the best network needs
-    drawing.label(curve, "Compressed networks", "parameters / parameters of the plain network", "test accuracy (%)")
+    drawing.label(curve, "Compressed networks", "share of the plain network's parameters", "test accuracy (%)")
     for k, kind in enumerate(settings.kinds):
         x = measure(record, kind, settings.train)
         y = 100 * (record.train - record.test).sel(kind=kind)
         gap.plot(x, y, linestyle="", marker="osv^D<>"[k % 7], color=drawing.COLOURS[k % 7], label=kind)
     gap.set_xlim(0, 1.1 * gap.get_xlim()[1])
-    drawing.label(
-        gap, "Compression and generalization", "sqrt(parameters / samples)", "training minus test accuracy (%)"
-    )
+    drawing.label(gap, "Compression and generalization", "sqrt(parameters / images)", "training minus test accuracy, %")
+    drawing.note(curve, "products: equal accuracy\nwith fewer parameters", 0.02, 0.78)
+    drawing.note(gap, "left: compresses better\nlow: generalizes better", 0.03, 0.05)
     for axes in (curve, gap):
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="lower right" if axes is curve else "best")
     return made
 
 

@@ -144,15 +144,16 @@ PRESETS = {
         classes=(0, 1, 2),
         ranges=(0, 16, 32, 48),
         train=300,
-        test=2000,
+        test=8000,
         network="columns",
-        epochs=80,
+        epochs=96,
         lr=0.05,
         cosine=True,
-        hold=0.6,
+        hold=0.667,
+        penalized=0.667,
         decays=(0.01,),
         dropouts=(0.5,),
-        watch=10,
+        watch=16,
         jobs=2,
     ),
     "digits": Settings(jobs=2),
@@ -490,6 +491,15 @@ def draw(record: xr.Dataset) -> Figure:
     _draw_profile(profile, record, settings)
     _draw_image(image, settings)
     _draw_check(check, record)
+    for axes, words, x, y in (
+        (by_range, "far apart: only the penalty\nkeeps the accuracy", 0.03, 0.63),
+        (dependence, "far apart: both count\nonly with the penalty", 0.03, 0.4),
+        (test, "with the penalty: higher", 0.03, 0.6),
+        (train, "without the penalty: fits sooner", 0.97, -0.02),
+        (profile, "with the penalty:\ndistant patches are coupled", 0.97, 0.7),
+        (check, "higher rank, lower penalty", 0.97, 0.6),
+    ):
+        drawing.note(axes, words, x, y)
     if settings.decays or settings.dropouts:
         _draw_controls(controls, record, settings)
     else:
@@ -517,7 +527,7 @@ def _draw_by_range(accuracy: Axes, dependence: Axes, record: xr.Dataset, setting
     dependence.legend(fontsize=8)
     reach = "columns between the two images" if settings.task == "same_class" else "dashes of a path"
     drawing.label(accuracy, "Accuracy with and without penalty", reach, "test accuracy at the last epoch, %")
-    drawing.label(dependence, "Joint dependence on both patches", reach, "share of the logit's variance, %")
+    drawing.label(dependence, "Joint dependence on both patches", reach, "output that depends on both, %")
 
 
 def _named(weight: float) -> str:
@@ -549,7 +559,7 @@ def _draw_profile(axes: Axes, record: xr.Dataset, settings: Settings) -> None:
         axes,
         f"Coupling by distance, {_place(settings, settings.ranges[-1])}",
         "distance of two patches, pixels",
-        "share of the logit's variance, %",
+        "output that depends on both, %",
     )
 
 
@@ -569,6 +579,7 @@ def _draw_controls(axes: Axes, record: xr.Dataset, settings: Settings) -> None:
     axes.set_xticks(range(len(rows)), [words.replace(", ", ",\n") for words, _ in rows], fontsize=8, rotation=30)
     far = _place(settings, settings.ranges[-1])
     drawing.label(axes, f"Penalty and controls, {far}", "bar: median of the seeds", "test accuracy, %")
+    drawing.note(axes, "the penalty helps,\nother means do not", 0.97, 0.6)
 
 
 def _draw_image(axes: Axes, settings: Settings) -> None:
@@ -593,7 +604,9 @@ def _draw_image(axes: Axes, settings: Settings) -> None:
         axes.plot(columns - 0.5, rows - 0.5, linewidth=2, color=drawing.COLOURS[(4, 5)[k]])
     axes.grid(False)
     question = "Same class?" if settings.task == "same_class" else "One path?"
-    drawing.label(axes, f"{question} {answer.capitalize()}", "column, pixels; outlined: both patches", "row, pixels")
+    drawing.label(
+        axes, f"{question} {answer.capitalize()}", f"pixels; both outlined: {question.lower()} {answer}", "row"
+    )
 
 
 def _draw_check(axes: Axes, record: xr.Dataset) -> None:

@@ -140,13 +140,16 @@ def claims(record: xr.Dataset) -> list[Claim]:
 
 def draw(record: xr.Dataset) -> Figure:
     """Return a figure of the first seed's training loss along descent, with a panel per initialization."""
-    made, panels = drawing.figure(len(INITIAL), width=5.0)
+    made, panels = drawing.figure(len(INITIAL), width=4.4)
     for axes, (initial, std) in zip(panels, INITIAL.items(), strict=True):
         for k, weight in enumerate(record.weight.values):
             loss = record.loss.isel(seed=0).sel(initial=initial, weight=weight)
             name = "no penalty" if weight == 0 else f"penalty of weight {weight:g}"
             axes.semilogy(loss.step, loss / loss.isel(step=0), label=name, **drawing.style(k))
-        axes.legend(fontsize=8)
+        axes.set_ylim(top=3.0)  # space for the note
+        drawing.note(axes, "strong penalty: never learns", 0.03, axes.lines[-1].get_label())
+        drawing.note(axes, "no penalty: learns", 0.03, 0.4)
+        axes.legend(fontsize=8, loc="lower left")
         title = f"Initial weights: {initial}, std {std:g}"
         drawing.label(axes, title, "steps of descent", "training loss / at the start (log scale)")
     return made

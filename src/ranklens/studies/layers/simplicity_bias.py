@@ -305,6 +305,13 @@ def draw(record: xr.Dataset) -> Figure:
         drawing.label(axes, title, "layers", "test error / mean square of targets")
     for axes in (ranks, low, full):
         axes.set_xticks(record.depth.values)
+    for axes, words, height in (
+        (products, "more factors: lower rank", 0.6),
+        (ranks, "deeper: lower rank", 0.48),
+        (low, "target of low rank:\ndeeper is better", 0.38),
+        (full, "target of full rank:\ndeeper is worse", 0.02),
+    ):
+        drawing.note(axes, words, 0.97, height)
     for axes in made.axes:
         axes.legend(fontsize=8, loc="upper right")
     return made

@@ -283,12 +283,19 @@ def draw(record: xr.Dataset) -> Figure:
         unobserved = (1 - observed / settings.size**2) ** 0.5
         errors.plot([1.0], [unobserved], "x", color="#000000", label="zeros in unobserved places" if k == 0 else None)
     ranks.axhline(settings.rank, **drawing.THEORY, label=f"rank of the matrix: {settings.rank}")
-    drawing.label(errors, "From few entries, depth decides", "depth L", "relative error (log scale)")
-    drawing.label(ranks, "Depth lowers the rank", "depth L", "effective rank")
-    drawing.label(norms, "From few entries, above the least norm", "depth L", "nuclear norm above the least, %")
-    errors.legend(fontsize=7, loc=(0.45, 0.08))
+    layers = "depth: number of factors"
+    drawing.label(errors, "From few entries, depth decides", layers, "relative error over all entries")
+    drawing.label(ranks, "Depth lowers the rank", layers, "effective rank of the result")
+    drawing.label(norms, "From few entries, above the least norm", layers, "nuclear norm above the least, %")
+    errors.legend(fontsize=7, loc=(0.45, 0.15))
     ranks.legend(fontsize=7, loc="upper right")
     norms.legend(fontsize=7, loc="center right")
+    few, many = (f"{observed} entries" for observed in (settings.observed[0], settings.observed[-1]))
+    drawing.note(errors, "few entries:\ndeep is best", 0.95, few)
+    drawing.note(errors, "many: least norm is best", 0.95, f"{settings.observed[-1]}: {NUCLEAR}")
+    drawing.note(ranks, "2 or more factors: the right rank", 0.95, few)
+    drawing.note(norms, "few entries: above the least", 0.95, 0.6)
+    drawing.note(norms, "many: at the least", 0.95, many)
     return made
 
 

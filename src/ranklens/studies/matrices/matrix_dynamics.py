@@ -139,7 +139,7 @@ def draw(record: xr.Dataset) -> Figure:
     if (settings.size, settings.rank) == (64, len(PUBLISHED)):
         values, end = made.axes[0], float(records.runs(record)[0].time[-1])
         values.plot([end] * len(PUBLISHED), PUBLISHED, "*", color="#000000", label="published ends")
-        values.legend(fontsize=7, loc="center left")  # before the first value rises, half of the time passes
+        values.legend(fontsize=7, loc="upper left")  # before the first value rises, half of the time passes
     return made
 
 

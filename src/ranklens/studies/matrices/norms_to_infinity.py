@@ -305,9 +305,8 @@ def draw(record: xr.Dataset) -> Figure:
     for axes, each in ((hole, runs), (stopped, _runs(record, "unbalanced"))):
         _draw_hole(axes, each)
     for axes in (hole, stopped, norms):
-        axes.loglog(
-            loss, proved.w11, **drawing.THEORY, label="proved: at least" if axes is not stopped else "proved if det > 0"
-        )
+        name = "proved: at least" if axes is not stopped else "proved for balanced"
+        axes.loglog(loss, proved.w11, **drawing.THEORY, label=name)
     for k, (p, name) in enumerate(NORMS.items()):
         norms.loglog(deepest.loss, schatten(deepest, p), label=name, **drawing.style(k))
     rank.loglog(deepest.loss, deepest.effective_rank - 1, color=drawing.COLOURS[0], label="measured")
@@ -316,19 +315,24 @@ def draw(record: xr.Dataset) -> Figure:
     distance.loglog(loss, proved.sigma2, **drawing.THEORY, label="proved: at most")
     _draw_law(law, runs)
     _draw_published(stopped, settings)
-    falls = "training loss: each tick is 10 times less"
-    drawing.label(hole, "Balanced: |w11| grows without end", falls, "|w11|: each tick is 10 times more")
-    drawing.label(stopped, "Not balanced: depth 2 stops early", falls, "|w11|: each tick is 10 times more")
-    drawing.label(norms, f"Every norm grows (depth {depth})", falls, "norm: each tick is 10 times more")
-    drawing.label(rank, f"The effective rank falls to 1 (depth {depth})", falls, "effective rank - 1")
-    drawing.label(distance, f"Distance to rank one (depth {depth})", falls, "smaller singular value")
-    drawing.label(
-        law, "Growth in time, and its law", "time: each tick is 10 times more", "|w11|: each tick is 10 times more"
-    )
+    falls, size = "training loss: each tick is 10 times less", "size of the unobserved entry"
+    drawing.label(hole, "Balanced: |w11| grows without end", falls, size)
+    drawing.label(stopped, "Not balanced: depth 2 stops early", falls, size)
+    drawing.label(norms, f"Every norm grows (depth {depth})", falls, "norm of the matrix")
+    drawing.label(rank, f"The effective rank falls to 1 (depth {depth})", falls, "effective rank, minus 1")
+    drawing.label(distance, f"Distance to rank one (depth {depth})", falls, "smaller singular value (rank one: 0)")
+    drawing.label(law, "Growth in time, and its law", "time: each tick is 10 times more", size)
     for axes in (hole, stopped, norms, rank, distance):
         axes.set_xlim(1.0, float(loss.min()))
     for axes in (hole, stopped, norms, law):
         axes.set_ylim(0.05, 2e3)
+    drawing.note(hole, "grows without bound", 0.95, f"depth {depth}")
+    drawing.note(stopped, f"depth {settings.depths[0]} stops growing", 0.97, 0.0)
+    drawing.note(stopped, "deeper: grows on for longer", 0.97, 0.75)
+    drawing.note(norms, "every norm grows", 0.95, "p = 1/4")
+    drawing.note(rank, "falls to rank one", 0.3, "measured", side="below")
+    drawing.note(distance, "comes close to rank one", 0.5, "measured", side="below")
+    drawing.note(law, "every depth follows its law", 0.95, f"depth {depth}")
     for axes in made.axes:
         axes.legend(fontsize=7)
     return made
@@ -339,7 +343,7 @@ def _draw_published(axes: Axes, settings: Settings) -> None:
     for k, (depth, std) in enumerate(zip(settings.depths, settings.unbalanced_std, strict=True)):
         if published := PUBLISHED.get((depth, std)):
             axes.plot(settings.until_loss, published, "*", color=drawing.COLOURS[k], markersize=9, clip_on=False)
-    axes.plot([], [], "*", color="#000000", label="published end")
+            axes.lines[-1].set_label("published end" if k == 0 else None)
 
 
 def _draw_hole(axes: Axes, runs: list[tuple[int, xr.Dataset]]) -> None:

@@ -377,16 +377,15 @@ def draw(record: xr.Dataset) -> Figure:
     for k, graph in enumerate(GRAPHS):
         for j, seed in enumerate(record.parts_seed.values):
             second = record.second.sel(graph=graph, parts_seed=seed)
-            parts.loglog(record.scale, second, label=graph if j == 0 else None, **drawing.style(k))
-    drawing.label(
-        positive,
-        "Positive matrices: operators that commute",
-        "initial scale alpha (log scale)",
-        "trace / least trace - 1",
-    )
-    drawing.label(
-        parts, "Connected entries give rank one", "initial scale (log scale)", "second / first singular value"
-    )
+            parts.loglog(
+                record.scale, second, label=f"observed entries: {graph}" if j == 0 else None, **drawing.style(k)
+            )
+    scale, above = "initial scale of the weights", "trace above the least trace, relative"
+    drawing.label(positive, "Positive matrices: operators that commute", scale, above)
+    drawing.label(parts, "Connected entries give rank one", scale, "second over first singular value")
+    drawing.note(positive, "smaller start (left):\ncloser to the least trace", 0.98, 0.02)
+    drawing.note(parts, "rank 2 at every scale", 0.03, f"observed entries: {GRAPHS[0]}", side="below")
+    drawing.note(parts, "smaller start: rank 1", 0.97, 0.15)
     for axes in (errors, norms, positive, parts):
         axes.legend(fontsize=7)
     return made
@@ -409,8 +408,13 @@ def _draw_completion(errors: Axes, norms: Axes, record: xr.Dataset) -> None:
     norms.set_xticks(places, names, fontsize=8)
     norms.axhline(0.0, **drawing.THEORY, label="certified least")
     errors.set_yscale("log")
-    drawing.label(errors, "The least nuclear norm misses the matrix", "", "relative error (log scale)")
+    drawing.label(errors, "The least nuclear norm misses the matrix", "", "relative error over all entries")
     drawing.label(norms, "Depth ends above the least nuclear norm", "", "nuclear norm above the least, %")
+    few, many = (f"{observed} entries" for observed in record.observed.values[[0, -1]])
+    drawing.note(errors, "few entries: the least norm\nmisses, depth recovers", 0.95, 0.87)
+    drawing.note(errors, "many entries: both recover", 0.95, f"{many}: median", side="below")
+    drawing.note(norms, "few entries: above the least norm", 0.95, few, side="below")
+    drawing.note(norms, "many entries: the least norm", 0.95, many)
     for axes in (errors, norms):
         axes.set_xlabel("method of completion")
 

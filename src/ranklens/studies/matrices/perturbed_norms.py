@@ -1,7 +1,7 @@
 """Norms to infinity beyond one example: perturbed observations, larger matrices, other initializations, depth 2."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -501,19 +501,20 @@ def draw(record: xr.Dataset) -> Figure:
     _draw_limits(published, _runs(record, "published"))
     for r in _runs(record, "random start"):
         wrong = float(r.hole[-1]) < 0
-        branch.loglog(r.loss, abs(r.hole), **drawing.style(int(wrong)), label="w11 < 0" if wrong else "w11 > 0")
+        name = f"unobserved entry {'<' if wrong else '>'} 0"
+        branch.loglog(r.loss, abs(r.hole), **drawing.style(int(wrong)), label=name)
     branch.axvline(settings.branch_eps**2 / 2, **drawing.THEORY, label="loss = eps^2 / 2")
     for k, scale in enumerate((settings.wrong_scale, settings.scale)):
         r = [r for r in _runs(record, "published, det > 0") if not float(r.eps)][k]
-        opposite.loglog(r.loss, abs(r.hole), label=f"det > 0, from {scale:g}", **drawing.style(k + 1))
+        opposite.loglog(r.loss, abs(r.hole), label=f"start: determinant > 0, scale {scale:g}", **drawing.style(k + 1))
     [r] = [r for r in _runs(record, "published") if not float(r.eps)]
-    opposite.loglog(r.loss, abs(r.hole), label="det < 0", **drawing.style(0))
+    opposite.loglog(r.loss, abs(r.hole), label="start: determinant < 0", **drawing.style(0))
     _draw_larger(larger, record, settings)
     _draw_depth_two(two, record)
     loss = np.geomspace(0.4, settings.until_loss_hole, 100)
     bound = theory.unobserved_bound(torch.from_numpy(loss))
     for axes in (larger, two):
-        axes.loglog(loss, bound, **drawing.THEORY, label="lower bound, 2 x 2, det > 0")
+        axes.loglog(loss, bound, **drawing.THEORY, label="proved: at least, 2 x 2")
     titles = (
         "w22 = eps: |w11| stops at 1 / eps",
         f"w22 = {settings.branch_eps:g}: some starts never fit",
@@ -524,14 +525,34 @@ def draw(record: xr.Dataset) -> Figure:
     )
     bottoms = (0.03, 0.03, 0.03, 0.03, 1e-3, 1e-3)
     for axes, title, bottom in zip(panels, titles, bottoms, strict=True):
-        drawing.label(axes, title, "training loss: falls to the right (log scale)", "|w11| (log scale)")
+        drawing.label(axes, title, "training loss: falls to the right (log scale)", "size of the unobserved entry")
         axes.set_ylim(bottom=bottom)
         axes.invert_xaxis()
         handles, labels = axes.get_legend_handles_labels()
         once = dict(zip(labels, handles, strict=True))
-        axes.legend(once.values(), once.keys(), fontsize=7, loc="upper left" if axes is larger else "best")
+        many = 2 if axes in (limits, published) else 1
+        axes.legend(once.values(), once.keys(), fontsize=7, ncols=many, loc="upper left" if axes is larger else "best")
     larger.set_ylim(top=1e6)
+    _note(panels, settings)
     return made
+
+
+def _note(panels: Sequence[Axes], settings: Settings) -> None:
+    """Write into every panel what to see in it."""
+    limits, branch, published, opposite, larger, two = panels
+    for axes in (limits, published):
+        drawing.note(axes, "observed entry ε: the\nunobserved one stops at 1 / ε", 0.97, 0.2)
+    drawing.note(branch, "one sign: fits, and stops", 0.95, "unobserved entry > 0", side="below")
+    drawing.note(branch, "other sign: never fits,\nits loss stops falling", 0.98, 0.95, side="below")
+    drawing.note(opposite, "right sign: grows on", 0.85, "start: determinant < 0")
+    drawing.note(
+        opposite, "wrong sign: stops", 0.95, f"start: determinant > 0, scale {settings.wrong_scale:g}", side="below"
+    )
+    drawing.note(larger, "right sign: grows on", 0.97, 0.72)
+    drawing.note(larger, "wrong sign: stays small", 0.95, 0.16, side="below")
+    drawing.note(two, "right sign: grows on", 0.6, "start: determinant > 0")
+    drawing.note(two, "rounding stops it", 0.95, "the same, rounded", side="below")
+    drawing.note(two, "wrong sign: stays small", 0.95, "start: determinant < 0")
 
 
 def _draw_limits(axes: Axes, runs: list[xr.Dataset]) -> None:
@@ -548,18 +569,18 @@ def _draw_larger(axes: Axes, record: xr.Dataset, settings: Settings) -> None:
     for r in _runs(record, "larger"):
         size, up = int(r.dimension), int(r.start_sign) > 0
         colour, line = drawing.COLOURS[settings.sizes.index(size)], "-" if up else ":"
-        label = f"{size} x {size}, det {'>' if up else '<'} 0"
+        label = f"{size} x {size}, start: determinant {'>' if up else '<'} 0"
         axes.loglog(r.loss, abs(r.hole), label=label, color=colour, linestyle=line)
     for k, r in enumerate(_runs(record, "recipe")):
-        axes.loglog(r.loss, abs(r.hole), color="#999999", label="random, zero cofactor" if k == 0 else None)
+        axes.loglog(r.loss, abs(r.hole), color="#999999", label="random data" if k == 0 else None)
 
 
 def _draw_depth_two(axes: Axes, record: xr.Dataset) -> None:
     """Draw |w11| of the three flows of depth 2."""
     names = {
-        "logarithms": "det > 0, ln sigma followed",
-        "entries": "det > 0, entries in float64",
-        "negative": "det < 0",
+        "logarithms": "start: determinant > 0",
+        "entries": "the same, rounded",
+        "negative": "start: determinant < 0",
     }
     for k, (group, name) in enumerate(names.items()):
         [r] = _runs(record, f"depth 2, {group}")
