@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +33,11 @@ def test_a_balanced_component_along_the_gradient(order, tolerance):
     assert found.escaped
     assert found.time == pytest.approx(exact, rel=tolerance["flow"])
     assert float(found.nodes[0][0, 0]) == pytest.approx(end, rel=tolerance["flow"])
+    assert (found.times[-1], found.falls[0]) == (found.time, 0.0)
+    assert found.falls[-1] == pytest.approx(fall, rel=tolerance["flow"])
+    if order == 2:  # of other orders, errors of the time grow without bound towards the end
+        known = gamma * small**2 * np.expm1(2 * gamma * found.times)
+        np.testing.assert_allclose(found.falls, known, rtol=tolerance["flow"], atol=tolerance["rounding"])
     assert float(net.nodes[0].detach()[0, 0]) == small
 
 

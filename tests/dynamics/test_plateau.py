@@ -6,7 +6,7 @@ import torch
 import xarray as xr
 
 import ranklens as rl
-from ranklens.dynamics.plateau import midway, plateaus, settle
+from ranklens.dynamics.plateau import follow, midway, plateaus, settle
 
 FLAT = 0.01  # how much of a plateau's loss the components before and after it still take or give
 
@@ -43,6 +43,14 @@ def test_a_small_network_settles_at_the_best_matrix_of_its_rank(tolerance):
     times, losses = settle(net, full(4.0, 2.0, 1.0), 0.0)
     assert (np.diff(times) >= 0).all()
     assert losses[-1] == pytest.approx((4 + 1) / 2, rel=tolerance["flow"])
+
+
+def test_a_network_is_followed_for_some_time(tolerance):
+    """The only entry obeys w' = 2 w (2 - w)."""
+    net = rl.init.product_(rl.deep_matrix((1, 1), 2), [[0.1]])
+    times, losses = follow(net, full(2.0), 0.0, 1.0)
+    assert (times[0], times[-1]) == (0.0, 1.0)
+    assert losses[-1] == pytest.approx((2 - 2 / (1 + 19 * np.exp(-4))) ** 2 / 2, rel=tolerance["flow"])
 
 
 def test_midway_is_interpolated():

@@ -1,15 +1,19 @@
 """The component that escapes from a plateau first, and when, by the initial values of a network."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ranklens.dynamics.learned import Learned
-from ranklens.dynamics.linear_growth import linear_growth
+from ranklens.dynamics.linear_growth import Growth, linear_growth
 from ranklens.dynamics.next_component import end_slope
-from ranklens.dynamics.plateau import midway, settle
+from ranklens.dynamics.plateau import follow, midway, settle
 from ranklens.problems.problem import TensorProblem
 from ranklens.tensors import init
 from ranklens.tensors.layout import Label
@@ -32,6 +36,18 @@ class Plateau:
     tensor: Tensor
 
 
+class Curve(NamedTuple):
+    """Losses along a flow; no rows if they were not computed.
+
+    Attributes:
+        times: (rows,) times since its beginning.
+        losses: (rows,) losses at these times.
+    """
+
+    times: NDArray[np.float64]
+    losses: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Step:
     """A component that is learned, and the plateau after it.
@@ -42,6 +58,7 @@ class Step:
         rate: largest rate of a component on the plateau before it; NaN if it was not computed.
         second: second largest rate; NaN likewise.
         reached: the plateau after it.
+        way: the loss from the component before to this one, along a flow that does not come to rest in between.
     """
 
     bonds: tuple[Label, ...]
@@ -49,6 +66,22 @@ class Step:
     rate: float
     second: float
     reached: Plateau
+    way: Curve
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """Gradient flow of the learned components.
+
+    Attributes:
+        start: the network when the last component joined the others.
+        curve: the loss since then.
+        rest: the network at rest.
+    """
+
+    start: TensorNetwork
+    curve: Curve
+    rest: TensorNetwork
 
 
 class FromStart:
@@ -79,6 +112,8 @@ class FromStart:
         self.learned = Learned(net.layout, dict.fromkeys(net.bonds, ()))
         self.nodes = [node.detach().clone() for node in net.nodes]
         self.small: list[Tensor] | None = None
+        self.flow: _Flow | None = None  # of the learned components, since the last of them escaped
+        self.since = 0.0  # time between this escape and the moment from which the next component counts
 
     def learn(self, at: Plateau) -> Step | None:
         """Return the next component and the plateau after it; None if no component grows.
@@ -91,7 +126,7 @@ class FromStart:
         slope = end_slope(at.tensor, self.task)
         held = self.net.with_nodes(self.nodes if self.small is None else self.learned.placed(self.nodes, self.small))
         free = self._free()
-        grown = linear_growth(held, slope, free, until_fall=LEAVE * at.loss)
+        grown = _beyond(at, slope, held, linear_growth(held, slope, free, until_fall=LEAVE * at.loss))
         if not grown.escaped:
             return None
         self.nodes = list(grown.nodes)
@@ -99,13 +134,57 @@ class FromStart:
             self._rotate()
         new = self._leader(slope)
         learned = self.learned.adding(new)
-        flowing = self.net.with_nodes(learned.part(self.nodes))
-        times, losses = settle(flowing, self.task, self.floor)
-        reached = Plateau(float(losses[-1]), flowing.tensor().detach())
-        climb = midway(times, losses, at.loss, reached.loss)
-        self._go_on(new, slope, free, climb)
-        self.learned, self.small = learned, [node.detach().clone() for node in flowing.nodes]
-        return Step(tuple(new), grown.time + climb, torch.nan, torch.nan, reached)
+        alone = self._settled(self.net.with_nodes(learned.part(self.nodes)))
+        reached = Plateau(float(alone.curve.losses[-1]), alone.rest.tensor().detach())
+        climb = midway(*alone.curve, at.loss, reached.loss)
+        others = self._go_on(at, new, slope, free, climb)
+        way = self._way(at, grown, learned, alone, others)
+        self.learned, self.small = learned, [node.detach().clone() for node in alone.rest.nodes]
+        return Step(tuple(new), grown.time + climb, torch.nan, torch.nan, reached, way)
+
+    def end(self) -> Curve:
+        """Return the loss from the last component to the plateau after it."""
+        if self.flow is None:
+            return Curve(np.zeros(0), np.zeros(0))
+        times, losses = self.flow.curve
+        return Curve(times[times > self.since] - self.since, losses[times > self.since])
+
+    def _settled(self, net: TensorNetwork) -> _Flow:
+        """Return the flow of a network, which is changed, to rest."""
+        start = net.with_nodes([node.detach() for node in net.nodes])
+        return _Flow(start, Curve(*settle(net, self.task, self.floor)), net)
+
+    def _way(self, at: Plateau, grown: Growth, learned: Learned, alone: _Flow, others: Growth) -> Curve:
+        """Return the loss from one component to the next, along a flow that does not come to rest in between.
+
+        The learned components go on from where they were. Meanwhile all others grow, and then the next one joins them.
+        The growth takes the loss as linear in the end tensor; the curvature takes back a part of the fall that is
+        quadratic in the fall, and this part is chosen so that both pieces meet.
+
+        Args:
+            at: the plateau before.
+            grown: the growth of all components out of this plateau.
+            learned: the components that are learned now.
+            alone: their flow from this plateau.
+            others: the growth of all others since then, until this flow is midway between the plateaus.
+        """
+        waited, flow = Curve(np.zeros(1), np.array([at.loss])), alone
+        if self.flow is not None:
+            before, wait = self.flow.curve, self.since + grown.time
+            if 0 < wait < before.times[-1]:
+                late = self.flow.start
+                before = Curve(*follow(late, self.task, self.floor, wait))
+                nodes = self.learned.placed(self.nodes, [node.detach() for node in late.nodes])
+                flow = self._settled(self.net.with_nodes(learned.part(nodes)))
+            waited = Curve(before.times - self.since, before.losses)
+        self.flow, self.since = flow, others.time
+        climbs = flow.curve.times <= others.time
+        climb, losses = flow.curve.times[climbs], flow.curve.losses[climbs]
+        losses = losses - np.interp(climb, others.times, others.falls)
+        times = np.union1d(grown.times, waited.times[(waited.times > 0) & (waited.times < grown.time)])
+        falls, rest = np.interp(times, grown.times, grown.falls), np.interp(times, *waited)
+        falls += (rest[-1] - losses[0] - falls[-1]) * (falls / falls[-1]) ** 2
+        return Curve(np.append(times, grown.time + climb[1:]), np.append(rest - falls, losses[1:]))
 
     def _free(self) -> list[Tensor]:
         """Return where the nodes grow: all entries but those of learned components.
@@ -147,22 +226,41 @@ class FromStart:
         bond, r = min(falls, key=lambda key: falls[key])
         return {bond: r}
 
-    def _go_on(self, new: Mapping[Label, int], slope: Tensor, free: list[Tensor], time: float) -> None:
+    def _go_on(self, at: Plateau, new: Mapping[Label, int], slope: Tensor, free: list[Tensor], time: float) -> Growth:
         """Let all other components grow while the next one climbs.
 
         Args:
+            at: the plateau before.
             new: {bond: index value} of the next component.
             slope: gradient of the loss in the end tensor, on the plateau before.
             free: where the nodes grow.
             time: for how long.
+
+        Returns:
+            Their growth, whose falls count from the plateau.
         """
         before = [node.clone() for node in self.nodes]
         others = [node.clone() for node in self.nodes]
         for bond, r in new.items():
             for k, axis in self.net.layout.meets(bond):
                 others[k].select(axis, r).zero_()
-        grown = linear_growth(self.net.with_nodes(others), slope, free, until_fall=float("inf"), until_time=time)
+        net = self.net.with_nodes(others)
+        grown = _beyond(at, slope, net, linear_growth(net, slope, free, until_fall=float("inf"), until_time=time))
         self.nodes = list(grown.nodes)
         for bond, r in new.items():
             for k, axis in self.net.layout.meets(bond):
                 self.nodes[k].select(axis, r).copy_(before[k].select(axis, r))
+        return grown
+
+
+def _beyond(at: Plateau, slope: Tensor, net: TensorNetwork, grown: Growth) -> Growth:
+    """Return a growth whose falls count from a plateau, and not from the network that grew.
+
+    Args:
+        at: the plateau.
+        slope: gradient of the loss in the end tensor, on the plateau.
+        net: the network at the beginning of the growth.
+        grown: how it grew.
+    """
+    fallen = float((slope * (at.tensor - net.tensor().detach())).sum())
+    return dataclasses.replace(grown, falls=grown.falls + fallen)

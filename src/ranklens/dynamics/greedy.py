@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ranklens.dynamics.from_start import LEAVE, FromStart, Plateau, Step
+from ranklens.dynamics.from_start import LEAVE, Curve, FromStart, Plateau, Step
 from ranklens.dynamics.learned import Learned
 from ranklens.dynamics.next_component import check_plain, next_component, with_component
 from ranklens.dynamics.plateau import AT_REST, settle
@@ -45,6 +45,14 @@ def greedy_learning(
       other components keep what they have gained. This can differ from the largest rate: a component that is larger at
       the start, or grew already on earlier plateaus, has a head start.
 
+    From initial values that are not infinitesimal, two components can overlap: the first is not at rest yet when the
+    second has left the plateau, so that the flow never comes to the stationary point between them. With `by="start"`
+    the loss along such a flow is predicted too, without running it: it is the loss of a network that has only the
+    components learned so far, less <-G, W> of all others, which grow by the gradient G of the stationary point. When
+    the next component joins them, the learned ones go on from where they are. For the singular values of a fully
+    observed matrix, which do not influence each other, only the curvature of the loss of small components is left out.
+    The flow has a plateau where this loss falls most slowly.
+
     Args:
         net: the network at its initial values, which should be small and balanced; a product of matrices is taken as
             balanced factors of its initial product. It is not changed.
@@ -60,7 +68,8 @@ def greedy_learning(
         n). Along `learned`: `loss`, and `tensor` (the end tensor, with dimensions mode_0, mode_1, ...), both on the
         plateau. Along `component`: `bond` (the bonds at which an index value was added, as text), `time` (at which the
         loss is midway between two plateaus; NaN with `by="rate"`), and `rate` and `second` (the largest and second
-        largest rate on the plateau before; NaN with `by="start"`). The attribute "stopped" is "loss", "most", or
+        largest rate on the plateau before; NaN with `by="start"`). Along `row`: `path_time` and `path_loss`, the loss
+        along a flow from the initial values (no rows with `by="rate"`). The attribute "stopped" is "loss", "most", or
         "rest" if no component can lower the loss.
 
     Raises:
@@ -95,11 +104,11 @@ def greedy_learning(
     while at.loss > floor and len(steps) < most:
         step = path.learn(at)
         if step is None or step.reached.loss > (1 - AT_REST) * at.loss:
-            return _record(plateaus, steps, by, "rest")
+            return _record(plateaus, steps, path.end(), by, "rest")
         at = step.reached
         steps.append(step)
         plateaus.append(at)
-    return _record(plateaus, steps, by, "loss" if at.loss <= floor else "most")
+    return _record(plateaus, steps, path.end(), by, "loss" if at.loss <= floor else "most")
 
 
 class _Steepest:
@@ -118,6 +127,10 @@ class _Steepest:
         first = Learned(net.layout, dict.fromkeys(net.bonds, (0,)))
         self.net = net.with_nodes([torch.zeros_like(part) for part in first.part(net.nodes)])
 
+    def end(self) -> Curve:
+        """Return no rows: times are not predicted."""
+        return Curve(np.zeros(0), np.zeros(0))
+
     def learn(self, at: Plateau) -> Step | None:
         """Return the next component and the plateau after it; None if no component lowers the loss.
 
@@ -130,13 +143,14 @@ class _Steepest:
         self.net = with_component(self.net, found, LEAVE * at.loss / found.rate)
         _, losses = settle(self.net, self.task, self.floor)
         reached = Plateau(float(losses[-1]), self.net.tensor().detach())
-        return Step(found.bonds, math.nan, found.rate, found.second, reached)
+        return Step(found.bonds, math.nan, found.rate, found.second, reached, self.end())
 
 
-def _record(plateaus: Sequence[Plateau], steps: Sequence[Step], by: str, stopped: str) -> xr.Dataset:
+def _record(plateaus: Sequence[Plateau], steps: Sequence[Step], end: Curve, by: str, stopped: str) -> xr.Dataset:
     """Return the record of the plateaus and of the components between them."""
     tensors = np.stack([plateau.tensor.numpy() for plateau in plateaus])
     modes = [f"mode_{k}" for k in range(tensors.ndim - 1)]
+    path = _path(steps, end)
     return xr.Dataset(
         {
             "loss": ("learned", [plateau.loss for plateau in plateaus]),
@@ -145,7 +159,23 @@ def _record(plateaus: Sequence[Plateau], steps: Sequence[Step], by: str, stopped
             "time": ("component", np.cumsum([step.wait for step in steps], dtype=np.float64)),
             "rate": ("component", np.array([step.rate for step in steps], dtype=np.float64)),
             "second": ("component", np.array([step.second for step in steps], dtype=np.float64)),
+            "path_time": ("row", path.times),
+            "path_loss": ("row", path.losses),
         },
         coords={"learned": np.arange(len(plateaus)), "component": np.arange(1, len(steps) + 1)},
         attrs={"by": by, "stopped": stopped},
     )
+
+
+def _path(steps: Sequence[Step], end: Curve) -> Curve:
+    """Return times since the start and losses along a flow from the initial values.
+
+    Args:
+        steps: the components.
+        end: the loss after the last of them.
+    """
+    began = np.cumsum([0.0, *(step.wait for step in steps)])
+    curves = [*(step.way for step in steps), end]
+    times = np.concatenate([begin + curve.times for begin, curve in zip(began, curves, strict=True)])
+    times, rows = np.unique(times, return_index=True)
+    return Curve(times, np.concatenate([curve.losses for curve in curves])[rows])

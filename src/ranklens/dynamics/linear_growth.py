@@ -31,11 +31,15 @@ class Growth:
         time: time at which the growth ended.
         nodes: one tensor per node, at that time.
         escaped: whether the loss fell as far as was asked for.
+        times: (rows,) times of the steps of the integration, from 0 to `time`.
+        falls: (rows,) how far <G, W> has fallen at these times.
     """
 
     time: float
     nodes: tuple[Tensor, ...]
     escaped: bool
+    times: NDArray[np.float64]
+    falls: NDArray[np.float64]
 
 
 def linear_growth(
@@ -56,7 +60,7 @@ def linear_growth(
         until_time: stop at this time at the latest.
 
     Returns:
-        When and at which nodes the growth ended.
+        When and at which nodes the growth ended, and how far the loss had fallen at every step before.
 
     >>> import torch, ranklens as rl
     >>> net = rl.init.product_(rl.deep_matrix((1, 1), depth=2), [[1e-3]])
@@ -83,10 +87,13 @@ def linear_growth(
         found: NDArray[np.float64] = torch.cat([part.reshape(-1) for part in write.parts]).numpy() * moves
         return found
 
-    def left(_: float, y: NDArray[np.float64]) -> float:
+    def fallen(y: NDArray[np.float64]) -> float:
         place(y)
         with torch.no_grad():
-            return float((gradient * moving.tensor()).sum()) - before + until_fall
+            return before - float((gradient * moving.tensor()).sum())
+
+    def left(_: float, y: NDArray[np.float64]) -> float:
+        return until_fall - fallen(y)
 
     with torch.no_grad():
         before = float((gradient * net.tensor()).sum())
@@ -99,8 +106,9 @@ def linear_growth(
         atol=max(ATOL * float(np.abs(start).max()), math.ulp(0.0)),
         events=left if math.isfinite(until_fall) else None,
     )
-    place(np.ascontiguousarray(run.y[:, -1]))
-    return Growth(float(run.t[-1]), tuple(node.detach().clone() for node in moving.nodes), run.status == 1)
+    falls = np.array([fallen(y) for y in np.ascontiguousarray(run.y.T)])  # leaves the last values in place
+    nodes = tuple(node.detach().clone() for node in moving.nodes)
+    return Growth(float(run.t[-1]), nodes, run.status == 1, run.t, falls)
 
 
 def _linear(prediction: Tensor, _: Tensor) -> Tensor:

@@ -81,6 +81,26 @@ def settle(net: TensorNetwork, task: Problem, floor: float) -> tuple[NDArray[np.
     return times, losses
 
 
+@ignoring_early_stops()
+def follow(
+    net: TensorNetwork, task: Problem, floor: float, time: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Follow gradient flow of a network, which is changed, for some time.
+
+    Args:
+        net: the network.
+        task: the problem.
+        floor: loss at which the flow ends in any case.
+        time: for how long.
+
+    Returns:
+        Times and losses, one of each per step of the solver.
+    """
+    most = EVALUATIONS * LOOKS
+    run = gradient_flow(net, task, until_loss=floor, until_time=time, until_evaluations=most, rtol=RTOL)
+    return run.time.values, run.loss.values
+
+
 def midway(times: NDArray[np.float64], losses: NDArray[np.float64], high: float, low: float) -> float:
     """Return the first time at which the loss is midway between two plateaus, interpolated between two rows.
 

@@ -45,3 +45,21 @@ def test_networks_start_balanced(kind):
     assert net.shape == task.shape
     assert float(net.imbalance()) <= 1e-9 * max(float(node.detach().square().sum()) for node in net.nodes)
     assert len(task) == round(settings.share * np.prod(task.shape))
+
+
+def test_plateaus_of_a_loss_between_two_components():
+    time = np.linspace(0, 3, 301)
+    loss = sum(0.5 / (1 + np.exp(40 * (time - at))) for at in (1.0, 2.0))
+    found = xr.Dataset({"loss": ("time", loss)}, {"time": time})
+    assert study.plateau_losses(found, np.array([1.0, 2.0])) == pytest.approx([0.5])
+    assert not len(study.plateau_losses(found, np.array([1.8, 2.0])))
+
+
+def test_losses_are_compared_with_the_nearest_and_one_by_one():
+    predicted = np.array([1.0, 0.5])
+    assert study.farthest_loss(np.array([0.51, 0.49]), predicted) == pytest.approx(0.02)
+    assert study.farthest_loss(np.array([]), predicted) == 0.0
+    assert study.farthest_loss(predicted, np.array([])) == np.inf
+    assert study.paired(np.array([1.02, 0.51]), predicted) == pytest.approx(0.02)
+    assert study.paired(np.array([1.0]), predicted) == np.inf
+    assert study.paired(np.array([]), np.array([])) == 0.0

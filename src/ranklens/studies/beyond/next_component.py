@@ -103,6 +103,8 @@ MINUTES = {"laptop": 1.0, "paper": 5.0, "tiny": 0.05}
 NEAR = 0.2
 # A flow ends when its loss is above the last predicted plateau by this share.
 PASSED = 1e-3
+# Relative difference of two losses of a plateau up to which they count as equal.
+EQUAL = 0.05
 # Rows of the curves that are kept for the figure.
 ROWS = 400
 
@@ -168,9 +170,18 @@ def _compare(settings: Settings, kind: str, seed: int) -> xr.Dataset:
     """Return how far the flow of one run is from the two predictions.
 
     The variables `order_start` and `order_rate` are those of `in_order`, `distance_start` is that of `farthest`.
-    `loss_off` is the largest relative difference between the loss of a plateau of the flow and the nearest predicted
-    one, `time_off` that between predicted and measured times, and `wait_off` that between predicted and measured times
-    since the component before.
+    `time_off` is the largest relative difference between predicted and measured times, and `wait_off` that between
+    predicted and measured times since the component before.
+
+    Losses of plateaus are compared in two ways. `rest_off` is the largest relative difference between the loss of a
+    plateau of the flow and the nearest predicted stationary point, with the components learned so far at rest and all
+    others zero. A flow from infinitesimal initial values passes these points. A flow from finite ones does not: where
+    two components overlap, as they do at depth 2, where the logarithm of the initial values separates them, the flow
+    moves slowest at another loss, because the first component still lacks something and the second has gained
+    something. The prediction knows both, so `path_off` compares with the plateaus of the predicted loss for the
+    initial values that the flow has (`path_loss` of `greedy_learning`). The same rule, `dynamics.plateau.plateaus`,
+    finds them in both losses. `paired_off` in addition asks for as many plateaus as are predicted, and compares them
+    one by one. `rests` is the number of plateaus of the flow between its first and its last component.
     """
     net, task = problem(settings, kind, seed)
     floor = _floor(settings, task)
@@ -180,21 +191,27 @@ def _compare(settings: Settings, kind: str, seed: int) -> xr.Dataset:
     measured = times(found, start)
     waits = np.diff(measured, prepend=0.0)
     rows = plateau.plateaus(found)
-    between = found.loss.values[rows[found.time.values[rows] < measured[-1]]]
-    off = np.abs(between[:, None] / start.loss.values - 1).min(axis=1) if len(between) else np.zeros(1)
+    before_last = found.loss.values[rows[found.time.values[rows] < measured[-1]]]
+    flow_losses, path_losses = plateau_losses(found, measured), plateau_losses(path_of(start), start.time.values)
     curve = _thinned(found, float(measured[0]))
+    path = _thinned(path_of(start), float(start.time[0]))
     return xr.Dataset(
         {
             "order_start": in_order(found, start),
             "order_rate": in_order(found, rate),
             "distance_start": farthest(found, start),
-            "loss_off": float(off.max()),
+            "rest_off": farthest_loss(before_last, start.loss.values),
+            "path_off": farthest_loss(flow_losses, path_losses),
+            "paired_off": paired(flow_losses, path_losses),
+            "rests": float(len(flow_losses)),
             "time_off": float(np.abs(start.time.values / measured - 1).max()),
             "wait_off": float(np.abs(np.diff(start.time.values, prepend=0.0) / waits - 1).max()),
             "predicted_time": ("component", start.time.values),
             "measured_time": ("component", measured),
             "curve_time": ("row", curve[0]),
             "curve_loss": ("row", curve[1]),
+            "path_time": ("row", path[0]),
+            "path_loss": ("row", path[1]),
             "stair_loss": ("learned", start.loss.values),
         },
         coords={"component": start.component.values, "learned": start.learned.values},
@@ -207,6 +224,49 @@ def _thinned(found: xr.Dataset, began: float) -> NDArray[np.float64]:
     padded = np.full((2, ROWS), np.nan)
     padded[:, : len(rows)] = found.time.values[rows] - began, found.loss.values[rows]
     return padded
+
+
+def path_of(predicted: xr.Dataset) -> xr.Dataset:
+    """Return the predicted loss along a flow from the initial values, with the names of a recorded flow.
+
+    Args:
+        predicted: what `greedy_learning` returned.
+    """
+    return xr.Dataset({"loss": ("time", predicted.path_loss.values)}, {"time": predicted.path_time.values})
+
+
+def plateau_losses(found: xr.Dataset, components: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the losses of the plateaus of a flow between its first and its last component.
+
+    Args:
+        found: a flow, or a predicted one.
+        components: times of the components.
+    """
+    rows = plateau.plateaus(found)
+    at = found.time.values[rows]
+    return found.loss.values[rows[(at > components[0]) & (at < components[-1])]]
+
+
+def farthest_loss(losses: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
+    """Return the largest relative difference between a loss and the nearest predicted one.
+
+    Returns:
+        The difference; 0 if there is no loss to compare, and infinity if there is one, but none is predicted.
+    """
+    if not len(losses):
+        return 0.0
+    return float(np.abs(losses[:, None] / predicted - 1).min(axis=1, initial=np.inf).max())
+
+
+def paired(losses: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
+    """Return the largest relative difference between losses and predicted ones, one by one; infinity if one has none.
+
+    >>> paired(np.array([1.0, 0.5]), np.array([1.0, 0.4])), paired(np.array([1.0, 0.5]), np.array([1.0]))
+    (0.25, inf)
+    """
+    if len(losses) != len(predicted):
+        return float("inf")
+    return float(np.abs(losses / predicted - 1).max(initial=0.0))
 
 
 def times(found: xr.Dataset, predicted: xr.Dataset) -> NDArray[np.float64]:
@@ -316,13 +376,7 @@ def claims(record: xr.Dataset) -> list[Claim]:
             source=sources.GREEDY,
         ),
         *_by_rate(record),
-        finding(
-            f"The losses of the plateaus are predicted: share of {runs} in which every plateau of the flow before its "
-            "last component has a loss within 5% of a predicted one",
-            reduce.share(record.loss_off, lambda x: x <= 0.05),
-            at_least=0.9,
-            source=sources.GREEDY,
-        ),
+        *_losses(record, runs),
         finding(
             "The times are predicted: relative difference between the predicted and the measured time since the start "
             "at which the loss is midway between two plateaus, largest of all components of the "
@@ -333,6 +387,42 @@ def claims(record: xr.Dataset) -> list[Claim]:
         ),
         *_waits(record),
         *_limits(record),
+    ]
+
+
+def _losses(record: xr.Dataset, runs: str) -> list[Claim]:
+    """Return the findings on losses of plateaus: for the initial values of the flow, and for infinitesimal ones.
+
+    The claim on infinitesimal initial values was the first; it failed on these seeds (0.875), and stays. The prediction
+    for finite ones was chosen on the seeds 100 to 119, where it holds in 80 of 80 runs, one by one in 76 of 80, and the
+    first claim in 78 of 80. The bounds are those of the first claim.
+    """
+    none = reduce.share(record.rests, lambda x: x == 0)
+    return [
+        finding(
+            f"The losses of the plateaus are predicted, for the initial values that the flow has: share of {runs} in "
+            f"which every plateau of the flow between its first and its last component has a loss within {EQUAL:.0%} "
+            f"of a plateau of the predicted loss (share of runs without such a plateau: {none:.3g})",
+            reduce.share(record.path_off, lambda x: x <= EQUAL),
+            at_least=0.9,
+            source=sources.OWN_DERIVATION,
+        ),
+        finding(
+            "These plateaus are predicted one by one: share of "
+            f"{runs} in which the flow has as many plateaus between its first and its last component as predicted, "
+            f"with losses within {EQUAL:.0%}",
+            reduce.share(record.paired_off, lambda x: x <= EQUAL),
+            at_least=0.9,
+            source=sources.OWN_DERIVATION,
+        ),
+        finding(
+            "The losses of the plateaus are those for infinitesimal initial values, from which every component comes "
+            f"to rest before the next: share of {runs} in which every plateau of the flow before its last component "
+            f"has a loss within {EQUAL:.0%} of the loss at one of these stationary points",
+            reduce.share(record.rest_off, lambda x: x <= EQUAL),
+            at_least=0.9,
+            source=sources.GREEDY,
+        ),
     ]
 
 
@@ -420,7 +510,7 @@ def draw(record: xr.Dataset) -> Figure:
 
 
 def _draw_stairs(axes: Axes, run: xr.Dataset, kind: str) -> None:
-    """Draw the loss of one flow, and the predicted staircase, from the first escape on."""
+    """Draw the loss of one flow, the predicted staircase and the predicted loss, from the first escape on."""
     kept = np.isfinite(run.measured_time.values)
     measured, predicted = run.measured_time.values[kept], run.predicted_time.values[kept]
     since = predicted - predicted[0]
@@ -428,12 +518,16 @@ def _draw_stairs(axes: Axes, run: xr.Dataset, kind: str) -> None:
     began = -0.15 * end
     losses = run.stair_loss.values[: len(predicted) + 1]
     axes.plot(run.curve_time, run.curve_loss, label="gradient flow", **drawing.style(0))
-    axes.step([began, *since, end], [*losses, losses[-1]], where="post", label="predicted", **drawing.THEORY)
+    axes.step(
+        [began, *since, end], [*losses, losses[-1]], where="post", label="predicted, tiny start", **drawing.THEORY
+    )
+    axes.plot(run.path_time, run.path_loss, label="predicted, this start", **drawing.style(1))
     axes.set_xlim(began, end)
     axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3), useMathText=True)
     axes.locator_params(axis="x", nbins=6)
     axes.legend(fontsize=8)
     drawing.label(axes, f"{kind[0].upper()}{kind[1:]}", "time since the first component", "training loss")
+    drawing.note(axes, "falls as predicted", 0.97, 0.6)
 
 
 def _draw_shares(axes: Axes, record: xr.Dataset, kinds: list[str]) -> None:
@@ -445,7 +539,7 @@ def _draw_shares(axes: Axes, record: xr.Dataset, kinds: list[str]) -> None:
     axes.set_xticks(at, [kind.replace(", ", ",\n") for kind in kinds], fontsize=8)
     axes.set_ylim(0, 1.35)
     axes.legend(fontsize=8, ncols=2, loc="upper center")
-    drawing.label(axes, "Order of components predicted", "kind of factorization", "share of the runs")
+    drawing.label(axes, "Order of components predicted", "kind of factorization", "share of runs predicted right")
 
 
 def alt(record: xr.Dataset) -> str:
