@@ -109,6 +109,8 @@ def test_wrappers_do_not_make_other_names():
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
     found = rl.nn.rank_difference(model, torch.compile(nn.DataParallel(model), backend="eager"))
     assert found.weight.size == 1
+    base, W = "base_model.model.q.base_layer.weight", normal(4, 3)
+    assert rl.nn.rank_difference({"q.weight": W}, {base: 2 * W}).weight.values.tolist() == [base]
 
 
 def test_experts_are_compared_one_by_one():

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+# Name of the file in which PEFT writes the settings of an adapter, beside its weights.
 CONFIGURATION = "adapter_config.json"
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ranklens import progress as reports
 from ranklens.nn.attention_heads import Heads, head_counts
-from ranklens.nn.rank_profile import ENERGY, Weights, named_weights
-from ranklens.nn.rank_rows import Rows, singular_values
+from ranklens.nn.rank_profile import Weights, named_weights
+from ranklens.nn.rank_rows import ENERGY, Rows, singular_values
 from ranklens.nn.weight_matrices import Skipped, WeightMatrix, matrices_of, units
 from ranklens.tensors.annotations import checked
 

@@ -79,9 +79,7 @@ class ComposedLinear(Composed, nn.Linear):  # type: ignore[override]
         chain = self.composition.chain()
         if chain is None or not by_chain(input.numel() // max(input.shape[-1], 1), chain):
             return nn.functional.linear(input, self.weight, self.bias)
-        for factor in chain[:-1]:
-            input = nn.functional.linear(input, factor)
-        return nn.functional.linear(input, chain[-1], self.bias)
+        return through(input, chain, self.bias)
 
 
 def by_chain(rows: int, chain: list[Tensor]) -> bool:
@@ -100,6 +98,22 @@ def by_chain(rows: int, chain: list[Tensor]) -> bool:
     columns = chain[0].shape[1]
     apply_cost, compose_cost = sum(x.numel() for x in chain), sum(x.numel() * columns for x in chain[1:])
     return rows * apply_cost < compose_cost + rows * chain[-1].shape[0] * columns
+
+
+def through(input: Tensor, factors: list[Tensor], bias: Tensor | None) -> Tensor:
+    """Return an input multiplied by matrices one after the other, plus a bias.
+
+    Args:
+        input: activations, whose features are the last axis.
+        factors: the matrices, in the order in which they are applied.
+        bias: the bias, or None.
+
+    Returns:
+        Activations with as many features as the last matrix has rows.
+    """
+    for factor in factors[:-1]:
+        input = nn.functional.linear(input, factor)
+    return nn.functional.linear(input, factors[-1], bias)
 
 
 class ComposedConv1d(Composed, nn.Conv1d):  # type: ignore[override]
@@ -158,9 +172,7 @@ class ComposedConv1D(Composed, nn.Module):
         factors = [factor.T for factor in reversed(chain)] if chain is not None else []
         if not factors or not by_chain(input.numel() // max(input.shape[-1], 1), factors):
             factors = [self.weight.T]
-        for factor in factors[:-1]:
-            input = nn.functional.linear(input, factor)
-        return nn.functional.linear(input, factors[-1], self.bias)
+        return through(input, factors, self.bias)
 
 
 class ComposedMultiheadAttention(nn.MultiheadAttention):

@@ -80,7 +80,8 @@ class Compression(Generic[M]):
         """Return a copy of the smaller model without classes of ranklens.
 
         Cut layers are `torch.nn.Sequential`. An attention layer is a `torch.nn.MultiheadAttention` again, which has no
-        form of low rank, so that its projections are multiplied out: it has as many parameters as before.
+        form of low rank, so that its projections are multiplied out: it has as many parameters as before. A Sequential
+        takes the input alone, so the copy does not run where the model passes an `output_size` to a cut layer.
 
         Returns:
             The copy. It computes the same outputs, bit for bit, except for rounding in attention layers.

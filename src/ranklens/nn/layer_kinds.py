@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeGuard, get_args
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -335,7 +334,6 @@ def in_parts(layer: Truncatable, *tensors: Tensor) -> Iterator[tuple[Tensor, ...
     yield from zip(*(x.split(max(MOST_ENTRIES // max(entries, 1), 1)) for x in tensors), strict=True)
 
 
-@torch.no_grad()
 def positions(layer: Truncatable, output: Tensor) -> int:
     """Return the number of output vectors of a layer in an output, over samples and places."""
     width = output.shape[-1] if isinstance(layer, nn.Linear) else layer.out_channels

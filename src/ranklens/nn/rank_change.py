@@ -1,7 +1,6 @@
 """The change of every weight from one checkpoint to another: its rank, its size, and the directions that turned."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,8 +9,9 @@ import xarray as xr
 from torch import Tensor
 
 from ranklens import progress as reports
-from ranklens.nn.rank_profile import ENERGY, Scale, Weights, named_weights
-from ranklens.nn.rank_rows import Rows, singular_values
+from ranklens.nn.factorable import PARALLEL, PEFT, WRAPPED
+from ranklens.nn.rank_profile import Scale, Weights, named_weights
+from ranklens.nn.rank_rows import ENERGY, Rows, singular_values
 from ranklens.nn.spectrum import gram_matrix
 from ranklens.nn.stored_parts import working_dtype
 from ranklens.nn.weight_matrices import Skipped, WeightMatrix, matrices_of, units
@@ -22,9 +22,6 @@ from ranklens.tensors.annotations import checked
 LEADING = 10
 # Cosine below which a singular vector counts as far from another, as published for intruder dimensions.
 FAR = 0.5
-# Parts of names that wrappers add, which do not make a weight another one; the last only at the beginning.
-WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-PARALLEL = "module."
 # Names that the message shows of either checkpoint if they have none in common.
 NAMES_SHOWN = 3
 # Size of the largest singular value that counts as rounding, in units of that of the errors of storing both weights.
@@ -130,7 +127,7 @@ class _Pair:
 
 def _bare(name: str) -> str:
     """Return a name without what wrappers put before it."""
-    return WRAPPERS.sub("", name).removeprefix(PARALLEL)
+    return WRAPPED.sub("", name).removeprefix(".").removeprefix(PARALLEL).removeprefix(PEFT)
 
 
 def _check_names(before: list[str], after: list[str]) -> None:

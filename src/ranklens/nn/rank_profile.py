@@ -12,12 +12,10 @@ from ranklens import progress as reports
 from ranklens.nn.adapter import stored_scale
 from ranklens.nn.checkpoint import StoredWeights
 from ranklens.nn.module_weights import ModuleWeights, adapter_scale
-from ranklens.nn.rank_rows import ENERGY, ENERGY_SLACK, Rows, least_rank, least_without, singular_values
+from ranklens.nn.rank_rows import ENERGY, Rows, singular_values
 from ranklens.nn.weight_matrices import Skipped, matrices
 from ranklens.tensors import arguments
 from ranklens.tensors.annotations import checked
-
-__all__ = ["ENERGY", "ENERGY_SLACK", "least_rank", "least_without", "named_weights", "rank_profile"]
 
 Weights = nn.Module | Mapping[str, object] | str | os.PathLike[str]
 Scale = Callable[[str, int], float]

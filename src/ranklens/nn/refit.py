@@ -134,7 +134,7 @@ def _regression(site: Site, moments: Moments) -> OutputCut:
     weight = matrices(site.form).detach().double()
     if _on_inputs(site):
         return reduced_rank_regression(weight, moments)
-    found = reduced_rank_regression(_same(weight), moments)
+    found = reduced_rank_regression(_identity(weight), moments)
     # The regression is on z = W x + b, so the centre of A z is that of A W x plus A b.
     shift = (found.weight @ bias_of(site.form, weight)[..., None])[..., 0]
     return replace(found, weight=found.weight @ weight, centre=found.centre - shift)
@@ -145,9 +145,9 @@ def _without_bias(site: Site, moments: Moments) -> Tensor:
     weight = matrices(site.form).detach().double()
     if _on_inputs(site):
         return regression_without_bias(weight, moments)
-    return regression_without_bias(_same(weight), moments) @ weight
+    return regression_without_bias(_identity(weight), moments) @ weight
 
 
-def _same(weight: Tensor) -> Tensor:
+def _identity(weight: Tensor) -> Tensor:
     """Return the identity on the outputs of each group."""
     return torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device).expand(len(weight), -1, -1)
