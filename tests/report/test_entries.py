@@ -54,6 +54,9 @@ def test_a_study_whose_files_cannot_be_written_is_a_failure(record, tmp_path):
     made = entries.made(record, "tiny", tmp_path / "r")
     assert isinstance(made, entries.Entry)
     assert (tmp_path / "r" / "penalty_trap.svg").is_file()
+    (tmp_path / "r" / "penalty_trap.nc").write_text("it is there")
+    assert isinstance(entries.made(record, "tiny", tmp_path / "r", has=["penalty_trap"]), entries.Entry)
+    assert (tmp_path / "r" / "penalty_trap.nc").read_text() == "it is there"
     (tmp_path / "full").write_text("a file in the way of the folder")
     failed = entries.made(record, "tiny", tmp_path / "full")
     assert isinstance(failed, entries.Failure)

@@ -37,6 +37,21 @@ def acquire(path: Path) -> int | None:
         os.close(handle)  # whoever had the lock has removed the file since it was opened
 
 
+def hold(handle: int) -> bool:
+    """Return whether the lock of an open file was taken, which ends when the handle is closed or its process ends.
+
+    Args:
+        handle: the open file.
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another has it, or the file system has no locks
+        return False
+    return True
+
+
 def release(path: Path, handle: int) -> None:
     """Remove the file of a lock, and end the lock.
 

@@ -101,6 +101,7 @@ def _talk(
     from ranklens.report.terminal import Board, summarize
     from ranklens.sweeps.worker import cores
 
+    entries.tidy(out)
     board, code = Board([*settings]), 0
     found: list[Entry] = []
     failures: list[Failure] = []
@@ -111,7 +112,7 @@ def _talk(
             running = course.records(left, preset, min(jobs or cores(), max(len(left), 1)), board)
             each: xr.Dataset | Failure
             for each in itertools.chain(records.values(), running):
-                made = entries.made(each, preset, out)
+                made = entries.made(each, preset, out, has=records)
                 if isinstance(made, entries.Failure):
                     failures.append(made)
                     board.fail(made)

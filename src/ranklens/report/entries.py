@@ -4,7 +4,7 @@ import dataclasses
 import json
 import shlex
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from ranklens.files import stored, writing
 from ranklens.report.panels import settle
 from ranklens.studies.kit.claim import Claim
 from ranklens.studies.outline import outline
+
+# The files of every study in the folder of a report, by their suffix: its record, and its figure.
+KINDS = ("nc", "png", "pdf", "svg")
 
 
 @dataclass(frozen=True)
@@ -113,40 +116,47 @@ def failure(name: str, error: str, preset: str, *, details: str = "") -> Failure
     return Failure(name, outline(name).title, error, details, _command(name, preset))
 
 
-def made(found: xr.Dataset | Failure, preset: str, folder: Path) -> Entry | Failure:
+def made(found: xr.Dataset | Failure, preset: str, folder: Path, has: Collection[str] = ()) -> Entry | Failure:
     """Return the entry of a study after its files were written, or its failure if they cannot be.
 
     Args:
         found: the record of the study, or its failure, which is returned as it is.
         preset: the preset that was run.
         folder: the folder of the report.
+        has: the studies whose records the folder has already; these stay as they are.
     """
     if isinstance(found, Failure):
         return found
     name = str(found.attrs["study"])
     try:
         new = entry(found, preset)
-        keep(new, found, folder)
+        keep(new, None if name in has else found, folder)
     except Exception as error:  # a full disk, or claims and figures that a damaged record does not bear
         details = "".join(traceback.format_exception(error))
         return failure(name, f"{type(error).__name__}: {error}", preset, details=details)
     return new
 
 
-def keep(made: Entry, record: xr.Dataset, folder: Path) -> None:
+def keep(made: Entry, record: xr.Dataset | None, folder: Path) -> None:
     """Write a study's record, as NetCDF, and its figure, as PNG, PDF and SVG, to a folder.
 
     Args:
         made: the entry of the report, which has the study's name and figure. The files are named after the study.
-        record: the record of the study's run.
+        record: the record of the study's run; None to write the figure only.
         folder: the folder of the report.
     """
-    stored.save(record, folder / f"{made.name}.nc")
+    if record is not None:
+        stored.save(record, folder / f"{made.name}.nc")
     for kind in ("png", "pdf"):
         with writing.atomic(folder / f"{made.name}.{kind}") as name:
             made.figure.savefig(name, dpi=150, metadata={"CreationDate": None} if kind == "pdf" else None)
     with writing.atomic(folder / f"{made.name}.svg") as name:
         name.write_text(drawing.svg(made.figure), encoding="utf-8")
+
+
+def tidy(folder: Path) -> None:
+    """Remove half-written files from the folder of a report, which a killed talk has left there."""
+    writing.tidy(folder, [*(f"{name}.{kind}" for name in studies.STUDIES for kind in KINDS), "index.html"])
 
 
 def kept(folder: Path, settings: Mapping[str, studies.Settings]) -> dict[str, xr.Dataset]:
