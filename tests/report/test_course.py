@@ -3,6 +3,7 @@ import os
 import signal
 
 import pytest
+import xarray as xr
 
 from ranklens import studies
 from ranklens.report import course
@@ -35,6 +36,17 @@ def test_a_study_that_fails_leaves_the_others(jobs, monkeypatch):
     assert "Error: " in failures[0].error
     assert "Traceback" in failures[0].details
     assert [each.attrs["study"] for each in found if not isinstance(each, Failure)] == [NAMES[0]]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_kept_records_are_yielded_while_studies_run(jobs):
+    board = Board(NAMES[:1])
+    kept = [xr.Dataset(attrs={"study": name}) for name in ("depth", "analogy")]
+    found = course.records({NAMES[0]: studies.preset(NAMES[0], "tiny")}, "tiny", jobs, board, kept)
+    assert next(found) is kept[0]
+    assert board.rows[NAMES[0]].state == ("waiting" if jobs == 1 else "running")
+    assert sorted(record.attrs["study"] for record in found) == ["analogy", NAMES[0]]
+    assert [*course.records({}, "tiny", jobs, Board([]), kept)] == kept
 
 
 def test_a_study_whose_process_dies_is_named(monkeypatch):

@@ -1,6 +1,5 @@
 """The command `ranklens talk`. torch, xarray and matplotlib are imported inside it, so that help appears at once."""
 
-import itertools
 import signal
 import threading
 import webbrowser
@@ -109,9 +108,8 @@ def _talk(
     left = {name: how for name, how in settings.items() if name not in records}
     try:
         with course.following(board, plain=plain) as tell:
-            running = course.records(left, preset, min(jobs or cores(), max(len(left), 1)), board)
             each: xr.Dataset | Failure
-            for each in itertools.chain(records.values(), running):
+            for each in course.records(left, preset, min(jobs or cores(), max(len(left), 1)), board, records.values()):
                 made = entries.made(each, preset, out, has=records)
                 if isinstance(made, entries.Failure):
                     failures.append(made)

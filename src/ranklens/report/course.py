@@ -2,7 +2,7 @@
 
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager
 
@@ -17,7 +17,9 @@ from ranklens.studies import Settings
 from ranklens.sweeps.worker import Worker
 
 
-def records(settings: Mapping[str, Settings], preset: str, jobs: int, board: Board) -> Iterator[xr.Dataset | Failure]:
+def records(
+    settings: Mapping[str, Settings], preset: str, jobs: int, board: Board, kept: Iterable[xr.Dataset] = ()
+) -> Iterator[xr.Dataset | Failure]:
     """Run studies and yield their records as they finish, and a failure for each that raises or whose process dies.
 
     Args:
@@ -25,11 +27,16 @@ def records(settings: Mapping[str, Settings], preset: str, jobs: int, board: Boa
         preset: the preset that the settings come from; its MINUTES say which studies take longest.
         jobs: number of studies that run at a time; 1 runs them in this process, in the given order.
         board: the table in which a study is marked when it begins.
+        kept: records of an earlier talk, which are yielded while the studies run.
 
     Yields:
-        One record or failure per study.
+        One record or failure per study, and the kept records.
     """
-    yield from _one_by_one(settings, preset, board) if jobs == 1 else _side_by_side(settings, preset, jobs, board)
+    if jobs == 1:
+        yield from kept
+        yield from _one_by_one(settings, preset, board)
+    else:
+        yield from _side_by_side(settings, preset, jobs, board, kept)
 
 
 @contextmanager
@@ -67,7 +74,7 @@ def _one_by_one(settings: Mapping[str, Settings], preset: str, board: Board) -> 
 
 
 def _side_by_side(
-    settings: Mapping[str, Settings], preset: str, jobs: int, board: Board
+    settings: Mapping[str, Settings], preset: str, jobs: int, board: Board, kept: Iterable[xr.Dataset]
 ) -> Iterator[xr.Dataset | Failure]:
     """Run several studies at a time, those that take longest first, and yield the record or the failure of each.
 
@@ -78,19 +85,23 @@ def _side_by_side(
         preset: the preset that the settings come from; its MINUTES say which studies take longest.
         jobs: number of studies that run at a time.
         board: the table in which a study is marked when it begins.
+        kept: records that are yielded while no study has just ended.
 
     Yields:
-        One record or failure per study.
+        One record or failure per study, and the kept records.
     """
+    kept = deque(kept)
     waiting = deque(sorted(settings, key=lambda name: -studies.load(name).MINUTES[preset]))
     workers: list[Worker[str, xr.Dataset]] = [Worker() for _ in range(jobs)]
     try:
-        while waiting or any(worker.task for worker in workers):
+        while waiting or kept or any(worker.task for worker in workers):
             for worker in workers:
                 if worker.task is None and waiting:
                     board.begin(name := waiting.popleft())
                     worker.start(name, studies.perform, name, settings[name])
-            wait([worker.future for worker in workers if worker.future is not None], return_when=FIRST_COMPLETED)
+            running = [worker.future for worker in workers if worker.future is not None]
+            if not wait(running, timeout=0 if kept else None, return_when=FIRST_COMPLETED).done and kept:
+                yield kept.popleft()
             for worker in workers:
                 if worker.future is not None and worker.future.done():
                     name, found = worker.take()
