@@ -153,7 +153,9 @@ def rank(
             found = rank_difference(against, checkpoint, energy=energy, device=device, progress=progress)
         elif products:
             known = LAYOUTS if layouts is None else stored_layouts(layouts)
-            found = attention_products(checkpoint, heads=heads, layouts=known, energy=energy, progress=progress)
+            found = attention_products(
+                checkpoint, heads=heads, layouts=known, energy=energy, device=device, progress=progress
+            )
         else:
             found = rank_profile(checkpoint, energy=energy, device=device, progress=progress)
         typer.echo(text(found))

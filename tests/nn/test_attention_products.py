@@ -90,6 +90,15 @@ def test_attention_of_torch_knows_its_heads():
     check(attention_products(layer), {"q": q, "k": k, "v": v, "o": layer.out_proj.weight.detach()}, prefix="")
 
 
+def test_products_are_computed_on_the_device_that_is_asked_for():
+    made = parts()
+    weights = stored("llama", made)
+    here, there = (attention_products(weights, heads=HEADS, device=device) for device in (None, "cpu"))
+    assert here.identical(there)
+    with pytest.raises(ValueError, match=r"^device is 'cuda:\d+', which cannot be used here"):
+        attention_products(weights, heads=HEADS, device=f"cuda:{torch.cuda.device_count()}")
+
+
 def test_the_random_matrix_is_a_product():
     table = attention_products(stored("llama", parts()), heads=HEADS)
     own = table.isel(weight=table.part_of != "")

@@ -97,6 +97,10 @@ def test_dtypes_and_devices():
         plain(arguments.device)("device", 3)
     with pytest.raises(ValueError, match=r"^device is 'gpu'; it must be a device"):
         arguments.device("device", "gpu")
+    missing = f"cuda:{torch.cuda.device_count()}"
+    for value in (missing, torch.device(missing)):
+        with pytest.raises(ValueError, match=rf"^device is '{missing}', which cannot be used here"):
+            arguments.device("device", value)
 
 
 def test_long_values_are_told_by_their_type():

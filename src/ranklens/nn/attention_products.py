@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 import xarray as xr
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from ranklens.nn.attention_heads import Heads, head_counts
 from ranklens.nn.rank_profile import Weights, named_weights
 from ranklens.nn.rank_rows import ENERGY, Rows, singular_values
 from ranklens.nn.weight_matrices import Skipped, WeightMatrix, matrices_of, units
+from ranklens.tensors import arguments
 from ranklens.tensors.annotations import checked
 
 # How the weights of queries, keys and values may be fused into one; see `AttentionLayout`.
@@ -99,6 +101,7 @@ def attention_products(
     layouts: Sequence[AttentionLayout] = LAYOUTS,
     energy: float = ENERGY,
     seed: int = 0,
+    device: torch.device | str | None = None,
     progress: bool | reports.Report | None = None,
 ) -> xr.Dataset:
     r"""Return rank measures of the two products of weights that every head of attention computes with.
@@ -116,6 +119,7 @@ def attention_products(
         layouts: where attention layers keep their weights, in order of preference.
         energy: share of the squared norm that the rank `rank_kept` must hold.
         seed: seed of the random matrices.
+        device: where singular values are computed, such as "cuda"; None is where the weights are.
         progress: a function that is told which layer is measured; True for a line on the terminal.
 
     Returns:
@@ -135,6 +139,7 @@ def attention_products(
     >>> found.weight.values.tolist()[:3], int(found.numerical_rank[0])
     (['QK', 'QK[0]', 'QK[1]'], 4)
     """
+    arguments.device("device", device)
     if heads is not None and heads < 1:
         raise ValueError(f"heads is {heads}; it is a number of heads, at least 1")
     rows = Rows(energy, seed)
@@ -161,7 +166,7 @@ def attention_products(
                     rows.skip(matrix.name, matrix.reason)
             try:
                 for product in _products(layer, layout, parts, counts):
-                    rows.add(product, singular_values(product))
+                    rows.add(product, singular_values(product, device))
             except ValueError as error:
                 rows.skip(layer or "the model", str(error))
     return rows.dataset()

@@ -141,7 +141,7 @@ def singular_values(weight: WeightMatrix, device: torch.device | str | None = No
     if weight.right is None:
         found = spectrum(weight.left, device=device)
     else:
-        found = product_spectrum(weight.left, weight.right)
+        found = product_spectrum(weight.left, weight.right, device=device)
     return None if bool(torch.isnan(found).any()) else found
 
 

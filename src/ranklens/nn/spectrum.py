@@ -126,7 +126,10 @@ def _effective_rank_error(singular: Tensor) -> float:
 
 
 def product_spectrum(
-    left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner columns"]
+    left: Float[Tensor, "rows inner"],
+    right: Float[Tensor, "inner columns"],
+    *,
+    device: torch.device | str | None = None,
 ) -> Float[Tensor, " values"]:
     """Return the singular values of a product of two matrices without forming it.
 
@@ -136,6 +139,7 @@ def product_spectrum(
     Args:
         left: the left factor, of any real floating-point dtype.
         right: the right factor.
+        device: where to compute; None is the device of the factors.
 
     Returns:
         min(rows, inner, columns) singular values in float64 on the CPU, in descending order; all NaN if an entry is not
@@ -145,7 +149,7 @@ def product_spectrum(
     >>> product_spectrum(torch.tensor([[3.0], [4.0]]), torch.tensor([[0.0, 2.0, 0.0]])).tolist()
     [10.0]
     """
-    first, second = left.detach().double(), right.detach().double().T
+    first, second = (x.detach().to(device or left.device, torch.float64) for x in (left, right.T))
     if not bool(torch.isfinite(first).all() & torch.isfinite(second).all()):
         return torch.full((min(len(left), *right.shape),), math.nan, dtype=torch.float64)
     triangles = [torch.linalg.qr(factor, mode="r").R for factor in (first, second)]

@@ -223,16 +223,23 @@ def device(name: str, value: torch.device | str | None) -> torch.device | None:
 
     Raises:
         TypeError: if the value is neither a device nor a text.
-        ValueError: if there is no device of that name.
+        ValueError: if torch has no device of that name, or this machine has none.
     """
-    if value is None or isinstance(value, torch.device):
-        return value
-    if not isinstance(value, str):
+    if value is None:
+        return None
+    if not isinstance(value, str | torch.device):
         raise TypeError(f"{name} is {told(value)}; it must be a device, such as 'cpu' or 'cuda'")
     try:
-        return torch.device(value)
+        found = torch.device(value)
     except RuntimeError as error:
         raise ValueError(f"{name} is {value!r}; it must be a device of torch, such as 'cpu' or 'cuda'") from error
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # a build without a kind of device fails by an assertion
+        raise ValueError(
+            f"{name} is {str(value)!r}, which cannot be used here: {str(error).splitlines()[0]}"
+        ) from error
+    return found
 
 
 def told(value: object) -> str:
