@@ -1,10 +1,15 @@
+import dataclasses
+import json
 import signal
 import threading
 
 import pytest
 import typer
+import xarray as xr
 
+import ranklens as rl
 from ranklens import studies
+from ranklens.dynamics.record import versions
 from ranklens.report import commands, course, page
 from ranklens.report.terminal import Board
 
@@ -60,3 +65,29 @@ def test_sigterm_before_the_first_study_and_while_the_page_is_written_has_its_ex
     assert ended.value.exit_code == commands.TERMINATED_CODE
     assert "--resume goes on" in capsys.readouterr().err
     assert not list((tmp_path / "report").iterdir())
+
+
+def test_a_page_that_cannot_be_written_ends_no_talk(monkeypatch, tmp_path, capsys):
+    """The table and the failures are printed, as on a full disk."""
+
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(page, "write", full)
+    with pytest.raises(typer.Exit) as ended:
+        commands.talk(out=tmp_path, preset="tiny", only=["penalty_trap"], jobs=1, plain=True)
+    said = capsys.readouterr()
+    assert ended.value.exit_code == commands.FAILED_CODE
+    assert "penalty_trap" in said.out
+    assert "the page cannot be written: No space left on device; ranklens talk --resume goes on" in said.err
+    assert (tmp_path / "penalty_trap.nc").is_file()
+
+
+def test_a_record_that_bears_no_claims_is_a_failure_beside_a_talk_of_other_studies(tmp_path, capsys):
+    settings = json.dumps(dataclasses.asdict(studies.preset("depth", "tiny")))
+    rl.save(xr.Dataset(attrs={"study": "depth", "settings": settings, "versions": versions()}), tmp_path / "depth.nc")
+    with pytest.raises(typer.Exit) as ended:
+        commands.talk(out=tmp_path, preset="tiny", only=["penalty_trap"], jobs=1, plain=True)
+    assert ended.value.exit_code == commands.FAILED_CODE
+    assert "depth could not be run" in capsys.readouterr().err
+    assert 'id="depth"' in (tmp_path / "index.html").read_text()

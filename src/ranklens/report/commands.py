@@ -14,10 +14,14 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from ranklens.report.entries import Entry, Failure
+    from ranklens.report.terminal import Board
     from ranklens.studies import Settings
 
-# Exit codes: a study could not be run; the command was interrupted from the keyboard, or by SIGTERM.
+# Exit codes: a study could not be run, or the page not be written; the command was interrupted from the keyboard, or by
+# SIGTERM.
 FAILED_CODE, INTERRUPTED_CODE, TERMINATED_CODE = 3, 130, 143
+# How to go on after a talk that did not reach its end.
+AGAIN = "ranklens talk --resume goes on"
 ONLY = "Run only this study; 'beyond' stands for the studies that go beyond the talk. May be repeated."
 Out = Annotated[Path, typer.Option("--out", help="Folder to write the report, figures and records to.")]
 Preset = Annotated[
@@ -44,7 +48,8 @@ def talk(
 ) -> None:
     """Run the studies of the talk and write their figures, records and a report, index.html.
 
-    Exit code 1 if a claim that must hold does not, 3 if a study could not be run, 130 after Ctrl-C, 143 after SIGTERM.
+    Exit code 1 if a claim that must hold does not, 3 if a study could not be run or the page cannot be written,
+    130 after Ctrl-C, 143 after SIGTERM.
 
     Raises:
         Exit: with that code.
@@ -62,7 +67,7 @@ def talk(
             chosen, others = ({name: studies.preset(name, preset) for name in group} for group in (names, beside))
             code = _talk(out, preset, chosen, others, jobs, resume=resume, plain=plain)
     except _Terminated as error:  # before the first study, or while the page was written
-        typer.echo("ranklens: the talk was ended by SIGTERM; ranklens talk --resume goes on", err=True)
+        typer.echo(f"ranklens: the talk was ended by SIGTERM; {AGAIN}", err=True)
         raise typer.Exit(TERMINATED_CODE) from error
     if show_page:
         webbrowser.open((out / "index.html").resolve().as_uri())
@@ -96,8 +101,8 @@ def _talk(
     Returns:
         0, or the code that the help of `talk` names.
     """
-    from ranklens.report import course, entries, page
-    from ranklens.report.terminal import Board, summarize
+    from ranklens.report import course, entries
+    from ranklens.report.terminal import Board
     from ranklens.sweeps.worker import cores
 
     entries.tidy(out)
@@ -120,20 +125,34 @@ def _talk(
                 tell(made.name)
     except (KeyboardInterrupt, _Terminated) as error:
         done = {made.name for made in found} | {made.name for made in failures}
-        again = "ranklens talk --resume goes on"
-        failures += [
-            entries.failure(name, f"not run: the talk was interrupted; {again}", preset)
-            for name in settings
-            if name not in done
-        ]
+        for name in [name for name in settings if name not in done]:
+            why = f"not {'drawn' if name in records else 'run'}: the talk was interrupted; {AGAIN}"
+            failures.append(entries.failure(name, why, preset))
         code = TERMINATED_CODE if isinstance(error, _Terminated) else INTERRUPTED_CODE
-    found += [entries.entry(record, preset) for record in entries.kept(out, others).values()]
-    written = page.write(found, out, preset, failures=failures)
+    for record in entries.kept(out, others).values():
+        made = entries.made(record, preset, None)
+        if isinstance(made, entries.Failure):
+            failures.append(made)
+        else:
+            found.append(made)
+    is_written = _close(found, failures, out, preset, board)
+    return code or (0 if is_written and not failures else FAILED_CODE) or int(not all(made.sound for made in found))
+
+
+def _close(found: "list[Entry]", failures: "list[Failure]", out: Path, preset: str, board: "Board") -> bool:
+    """Write the page of a talk, print its table and its failures, and return whether the page could be written."""
+    from ranklens.report import page
+    from ranklens.report.terminal import summarize
+
+    try:
+        last, is_written = f"report: {page.write(found, out, preset, failures=failures).resolve()}", True
+    except OSError as error:  # a full disk
+        last, is_written = f"the page cannot be written: {error}; {AGAIN}", False
     summarize(board, found)
     for each in failures:
         typer.echo(f"{each.name} could not be run: {each.error}", err=True)
-    typer.echo(f"report: {written.resolve()}")
-    return code or (FAILED_CODE if failures else 0 if all(made.sound for made in found) else 1)
+    typer.echo(last, err=not is_written)
+    return is_written
 
 
 class _Terminated(BaseException):

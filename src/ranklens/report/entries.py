@@ -116,13 +116,13 @@ def failure(name: str, error: str, preset: str, *, details: str = "") -> Failure
     return Failure(name, outline(name).title, error, details, _command(name, preset))
 
 
-def made(found: xr.Dataset | Failure, preset: str, folder: Path, has: Collection[str] = ()) -> Entry | Failure:
+def made(found: xr.Dataset | Failure, preset: str, folder: Path | None, has: Collection[str] = ()) -> Entry | Failure:
     """Return the entry of a study after its files were written, or its failure if they cannot be.
 
     Args:
         found: the record of the study, or its failure, which is returned as it is.
         preset: the preset that was run.
-        folder: the folder of the report.
+        folder: the folder of the report; None to write no files.
         has: the studies whose records the folder has already; these stay as they are.
     """
     if isinstance(found, Failure):
@@ -130,7 +130,8 @@ def made(found: xr.Dataset | Failure, preset: str, folder: Path, has: Collection
     name = str(found.attrs["study"])
     try:
         new = entry(found, preset)
-        keep(new, None if name in has else found, folder)
+        if folder is not None:
+            keep(new, None if name in has else found, folder)
     except Exception as error:  # a full disk, or claims and figures that a damaged record does not bear
         details = "".join(traceback.format_exception(error))
         return failure(name, f"{type(error).__name__}: {error}", preset, details=details)
