@@ -104,24 +104,29 @@ class Board:
         summary = [f"{len(earlier)} more have finished"] if earlier else []
         summary += [f"{len(later)} more are waiting"] if later else []
         parts = [*([", ".join(summary)] if summary else []), *([self.progress] if self.progress else [])]
-        return Group(_table(shown), *(Text(part, style="dim", no_wrap=True, overflow="ellipsis") for part in parts))
+        return Group(
+            self._table(shown), *(Text(part, style="dim", no_wrap=True, overflow="ellipsis") for part in parts)
+        )
 
     def final(self) -> Table:
         """Return the table with all rows."""
-        return _table(list(self.rows.values()))
+        return self._table(list(self.rows.values()))
 
+    def _table(self, rows: Sequence[Row]) -> Table:
+        """Return a table of some of the studies that fits into 80 columns.
 
-def _table(rows: Sequence[Row]) -> Table:
-    """Return a table of studies that fits into 80 columns."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for column, justify in [("study", "left"), ("state", "left"), ("seconds", "right"), ("must hold", "right")]:
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("findings", justify="right", no_wrap=True)
-    for row in rows:
-        seconds = time.monotonic() - row.started if row.state == "running" else row.seconds
-        shown = "" if seconds is None else f"{seconds:.0f}" if row.state == "running" else f"{seconds:.1f}"
-        table.add_row(row.name, Text(row.state, style=STYLES.get(row.state, "dim")), shown, row.must, row.findings)
-    return table
+        Its columns stay where they are, whichever studies are shown and whatever their states are.
+        """
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        table.add_column("study", no_wrap=True, min_width=max(map(len, self.rows), default=0))
+        table.add_column("state", no_wrap=True, min_width=max(map(len, STYLES)))
+        for column in ("seconds", "must hold", "findings"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in rows:
+            seconds = time.monotonic() - row.started if row.state == "running" else row.seconds
+            shown = "" if seconds is None else f"{seconds:.0f}" if row.state == "running" else f"{seconds:.1f}"
+            table.add_row(row.name, Text(row.state, style=STYLES.get(row.state, "dim")), shown, row.must, row.findings)
+        return table
 
 
 def _share(claims: Sequence[Claim]) -> str:
@@ -133,9 +138,9 @@ def summarize(board: Board, found: "Sequence[Entry]") -> None:
     """Print the table of a talk in the talk's order, and the claims that do not hold."""
     console().print(board.final())
     for made in found:
-        for claim in made.claims:
-            if not claim.holds:
-                print(f"{made.name}\n{claim_lines(claim)}\n")
+        fallen = [claim_lines(claim) for claim in made.claims if not claim.holds]
+        if fallen:
+            print("\n".join([made.name, *fallen, ""]))
 
 
 def claim_lines(claim: Claim) -> str:
