@@ -145,3 +145,55 @@ def test_gaps_are_not_negative_and_an_error_in_them_fails(record):
     for factor in (0.9, 1.1):
         wrong = record.assign(QK_gap=factor * record.QK_gap)
         assert not study.claims(wrong)[0].holds
+
+
+ADDITION = dataclasses.replace(
+    study.PRESETS["modular"], modulus=5, width=8, hidden=8, head_size=4, steps=25, every=20, early=4, seeds=(0, 1)
+)
+
+
+@pytest.fixture(scope="module")
+def addition():
+    return studies.perform("attention", ADDITION)
+
+
+def test_rows_of_modular_addition_are_dense_at_first_and_end_with_the_last_step(addition):
+    assert addition.step.values.tolist() == [0, 2, 4, 20, 25]
+    assert addition.QK.sizes == record_sizes(addition, head=2, component=4)
+    assert addition.test_accuracy.dims == ("start", "decay", "seed", "row")
+
+
+def record_sizes(record, **more):
+    return {name: record.sizes[name] for name in ("start", "decay", "seed", "row")} | more
+
+
+def test_starts_decays_and_seeds_of_modular_addition_are_in_their_places(addition):
+    first = addition.isel(row=0)
+    np.testing.assert_allclose(
+        first.QK.sel(start="small"), SETTINGS.small**2 * first.QK.sel(start="usual"), rtol=SINGLE
+    )
+    np.testing.assert_array_equal(first.QK.isel(decay=0), first.QK.isel(decay=1))
+    alone = study.run(dataclasses.replace(ADDITION, seeds=(1,)))
+    np.testing.assert_allclose(addition.loss.sel(seed=1), alone.loss.sel(seed=1), rtol=STEPS["loss"])
+    squares = sum((addition[name].isel(row=-1) ** 2).sum(("head", "component")) for name in study.WEIGHTS)
+    usual = squares.sel(start="usual")  # weights that begin near zero have nothing to lose yet
+    assert bool((usual.isel(decay=1) < usual.isel(decay=0)).all())
+
+
+def test_delays_and_ranks_at_the_moment_of_learning(addition):
+    late = addition.copy(deep=True)
+    late.loss.values[:] = [1.0, 0.5, 0.01, 0.01, 0.01]
+    late.test_accuracy.values[:] = [0.0, 0.0, 0.0, 0.95, 1.0]
+    np.testing.assert_array_equal(study.delays(late), np.full(4, 20 / 4))
+    wanted = study.effective_rank(late.isel(row=2), "QK").sel(start="usual", decay=1.0)
+    np.testing.assert_array_equal(study.fitted_rank(late, "QK", "usual", 1.0), wanted)
+    late.test_accuracy.values[:] = 0.0
+    assert np.isinf(study.delays(late)).all()
+
+
+def test_claims_and_figure_of_modular_addition(addition):
+    made = study.claims(addition)
+    assert made[0].holds
+    assert all("odular" in claim.statement for claim in made[1:4])
+    assert len(study.draw(addition).axes) == 4
+    assert "decay 1" in study.alt(addition)

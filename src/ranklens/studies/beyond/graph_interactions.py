@@ -446,7 +446,7 @@ def _theory(record: xr.Dataset) -> list[Claim]:
             "from",
             _correlation(record.log_rank.values[reached], record.exponent.values[reached]),
             at_least=0.7,
-            source=sources.WALK_INDEX,
+            source=sources.OWN_EXPERIMENT,
         ),
     ]
 

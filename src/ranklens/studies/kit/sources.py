@@ -60,6 +60,7 @@ GREEDY = "Li, Luo, Lyu (ICLR 2021), equivalence of gradient flow and greedy low-
 BEST_APPROXIMATION = "Eckart and Young (1936), the best approximation of a matrix by one of lower rank"
 GRADUAL_RANK = "Boix-Adsera, Littwin, Abbe, Bengio, Susskind (NeurIPS 2023), gradual rank increase of transformers"
 ATTENTION_DECAY = "Kobayashi, Akram, von Oswald (NeurIPS 2024), weight decay induces low-rank attention layers"
+GROKKING = "Power, Burda, Edwards, Babuschkin, Misra (2022), generalization long after the training set is learned"
 NUCLEAR_GAP = "Srebro, Rennie, Jaakkola (NeurIPS 2004), the nuclear norm as a minimum over factors"
 WEIGHT_DECAY = "Galanti, Siegel, Gupte, Poggio (CPAL 2025), experiments on batch size, learning rate and weight decay"
 WEIGHT_MEMORY = "Galanti, Siegel, Gupte, Poggio (CPAL 2025), theorem on the rank of weights under SGD with weight decay"
