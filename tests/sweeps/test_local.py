@@ -57,8 +57,10 @@ def test_a_run_whose_process_dies_every_time_is_kept_as_failed(tmp_path):
 
 DRIVER = textwrap.dedent(
     """
-    import sys, time
+    import signal, sys, time
     import ranklens as rl
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell switches off for background jobs
 
     def slow(a):
         with open(sys.argv[2], "a") as file:
