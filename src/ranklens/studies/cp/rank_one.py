@@ -260,8 +260,9 @@ def draw(record: xr.Dataset) -> Figure:
     drawing.label(share, "Others vanish like alpha^N", "initial scale", "second over first component norm")
     drawing.label(apart, "Distance to the leader's flow", "initial scale", "distance to a flow of rank one")
     drawing.note(share, "smaller start (left):\nall others vanish", 0.97, 0.02)
-    drawing.note(apart, "large start: flows part", 0.98, 0.36)
-    drawing.note(apart, "small start (left):\nthey stay close", 0.97, 0.02)
+    largest, smallest = (x[np.isfinite(x)] for x in (record.apart.values[0], record.apart.values[-1]))
+    drawing.note(apart, f"small start: all\nwithin {smallest.max():.1g}", 0.03, 0.42)
+    drawing.note(apart, f"large start:\n{(largest > smallest.max()).sum()} of {len(largest)} part", 0.98, 0.38)
     return made
 
 

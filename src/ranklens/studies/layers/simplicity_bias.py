@@ -308,7 +308,7 @@ def draw(record: xr.Dataset) -> Figure:
     for axes, words, height in (
         (products, "more factors: lower rank", 0.6),
         (ranks, "deeper: lower rank", 0.48),
-        (low, "target of low rank:\ndeeper is better", 0.38),
+        (low, "target of low rank:\nsmaller error from two layers on", 0.38),
         (full, "target of full rank:\ndeeper is worse", 0.02),
     ):
         drawing.note(axes, words, 0.97, height)
