@@ -421,29 +421,12 @@ def _onsets(record: xr.Dataset, settings: Settings) -> list[Claim]:
 
 def _ranks(record: xr.Dataset, settings: Settings) -> list[Claim]:
     """Return findings on effective ranks at the end of training."""
-    last, runs = record.isel(row=-1), f"median of {reduce.count(record.seed)}"
-    found, decay = [], settings.decays[-1]
-    for name, (a, b) in PRODUCTS.items():
-        product = effective_rank(last, name)
-        found += [
-            finding(
-                f"A small start lowers the rank of products: effective rank of {name} (the weights of {a} and {b}) of "
-                f"all heads after training without weight decay, small start divided by usual start, {runs}",
-                reduce.median(product.sel(decay=0.0, start="small") / product.sel(decay=0.0, start="usual")),
-                at_most=0.85,
-                source=sources.GRADUAL_RANK,
-            ),
-            finding(
-                f"Weight decay lowers the rank from the usual start: effective rank of {name} of all heads after "
-                f"training, with weight decay {decay:g} divided by without, {runs}",
-                reduce.median(product.sel(start="usual", decay=decay) / product.sel(start="usual", decay=0.0)),
-                at_most=0.8,
-                source=sources.ATTENTION_DECAY,
-            ),
-            *_relative_falls(record, settings, name),
-        ]
+    last, decay = record.isel(row=-1), settings.decays[-1]
     product = effective_rank(last, "QK")
     live = np.stack([live_heads(last, name).sel(decay=decay).values for name in PRODUCTS])
+    found = []
+    for name in PRODUCTS:
+        found += [*_lowered(record, settings, name), *_relative_falls(record, settings, name)]
     return [
         *found,
         finding(
@@ -455,7 +438,7 @@ def _ranks(record: xr.Dataset, settings: Settings) -> list[Claim]:
         ),
         finding(
             "A small start reaches a lower rank than weight decay: effective rank of QK of all heads after training, "
-            f"small start with weight decay divided by small start without, {runs}",
+            f"small start with weight decay divided by small start without, median of {reduce.count(record.seed)}",
             reduce.median(product.sel(start="small", decay=decay) / product.sel(start="small", decay=0.0)),
             at_least=1.1,
             source=sources.OWN_EXPERIMENT,
@@ -473,6 +456,35 @@ def _ranks(record: xr.Dataset, settings: Settings) -> list[Claim]:
             reduce.least(last.accuracy),
             at_least=0.95,
             source=sources.OWN_EXPERIMENT,
+        ),
+    ]
+
+
+def _lowered(record: xr.Dataset, settings: Settings, name: str, task: str = "") -> list[Claim]:
+    """Return findings on whether a small start, and weight decay, lower the rank of a product.
+
+    Args:
+        record: the record.
+        settings: its settings.
+        name: name of the product.
+        task: words before each statement.
+    """
+    (a, b), decay = PRODUCTS[name], settings.decays[-1]
+    product, runs = effective_rank(record.isel(row=-1), name), f"median of {reduce.count(record.seed)}"
+    return [
+        finding(
+            f"{task}A small start lowers the rank of products: effective rank of {name} (the weights of {a} and {b}) "
+            f"of all heads after training without weight decay, small start divided by usual start, {runs}",
+            reduce.median(product.sel(decay=0.0, start="small") / product.sel(decay=0.0, start="usual")),
+            at_most=0.85,
+            source=sources.GRADUAL_RANK,
+        ),
+        finding(
+            f"{task}Weight decay lowers the rank from the usual start: effective rank of {name} of all heads after "
+            f"training, with weight decay {decay:g} divided by without, {runs}",
+            reduce.median(product.sel(start="usual", decay=decay) / product.sel(start="usual", decay=0.0)),
+            at_most=0.8,
+            source=sources.ATTENTION_DECAY,
         ),
     ]
 
@@ -557,24 +569,9 @@ def _adding(record: xr.Dataset, settings: Settings) -> list[Claim]:
 
 def _adding_product(record: xr.Dataset, settings: Settings, name: str) -> list[Claim]:
     """Return findings on the rank of one product of networks that learn to add."""
-    product, decay = effective_rank(record.isel(row=-1), name), settings.decays[-1]
     early, late = relative_falls(record, name)
-    runs = f"median of {reduce.count(record.seed)}"
     return [
-        finding(
-            f"Modular addition: a small start lowers the rank of products: effective rank of {name} of all heads after "
-            f"training without weight decay, small start divided by usual start, {runs}",
-            reduce.median(product.sel(decay=0.0, start="small") / product.sel(decay=0.0, start="usual")),
-            at_most=0.85,
-            source=sources.GRADUAL_RANK,
-        ),
-        finding(
-            f"Weight decay lowers the rank from the usual start: effective rank of {name} of all heads after training, "
-            f"with weight decay {decay:g} divided by without, {runs}",
-            reduce.median(product.sel(start="usual", decay=decay) / product.sel(start="usual", decay=0.0)),
-            at_most=0.8,
-            source=sources.ATTENTION_DECAY,
-        ),
+        *_lowered(record, settings, name, "Modular addition. "),
         finding(
             f"When the training set is just learned, weight decay acts on products more: logarithm of the effective "
             f"rank of {name} without weight decay divided by with, over that of its two weights, usual start, ratio of "
