@@ -436,14 +436,19 @@ def draw(record: xr.Dataset) -> Figure:
         axes.set_xticks(list(settings.widths), [str(width) for width in settings.widths])
     for axes in (widths, depths):
         axes.set_ylim(0, 1.7 * axes.get_ylim()[1])  # space for the legend
+    _note(widths, depths, ranks, chance)
+    for axes in (widths, depths, ranks, chance):
+        axes.legend(fontsize=8, loc="upper right")
+    return made
+
+
+def _note(widths: Axes, depths: Axes, ranks: Axes, chance: Axes) -> None:
+    """Write into every panel what to see in it."""
     drawing.note(widths, "guessing: wider is worse", 0.03, "a draw that need not fit")
     drawing.note(widths, "descent: right at every width", 0.97, 0.01)
     drawing.note(depths, "deeper guesses: smaller error", 0.97, 0.45)
     drawing.note(ranks, "deeper guesses: lower rank", 0.97, 0.55)
     drawing.note(chance, "wider: fewer guesses fit", 0.03, 0.02)
-    for axes in (widths, depths, ranks, chance):
-        axes.legend(fontsize=8, loc="upper right")
-    return made
 
 
 def _band(axes: Axes, x: xr.DataArray, values: xr.DataArray, name: str, k: int) -> None:

@@ -327,8 +327,6 @@ def draw(record: xr.Dataset) -> Figure:
     for axes in (hole, stopped, norms, law):
         axes.set_ylim(0.05, 2e3)
     drawing.note(hole, "grows without bound", 0.95, f"depth {depth}")
-    drawing.note(stopped, f"depth {settings.depths[0]} stops growing", 0.97, 0.0)
-    drawing.note(stopped, "deeper: grows on for longer", 0.97, 0.75)
     drawing.note(norms, "every norm grows", 0.95, "p = 1/4")
     drawing.note(rank, "falls to rank one", 0.3, "measured", side="below")
     drawing.note(distance, "comes close to rank one", 0.5, "measured", side="below")
@@ -339,7 +337,9 @@ def draw(record: xr.Dataset) -> Figure:
 
 
 def _draw_published(axes: Axes, settings: Settings) -> None:
-    """Draw where |w11| ends in the published figure, for every depth with the same initialization."""
+    """Draw where |w11| ends in the published figure, for every depth with the same initialization, and what to see."""
+    drawing.note(axes, f"depth {settings.depths[0]} stops growing", 0.97, 0.0)
+    drawing.note(axes, "deeper: grows on for longer", 0.97, 0.75)
     for k, (depth, std) in enumerate(zip(settings.depths, settings.unbalanced_std, strict=True)):
         if published := PUBLISHED.get((depth, std)):
             axes.plot(settings.until_loss, published, "*", color=drawing.COLOURS[k], markersize=9, clip_on=False)

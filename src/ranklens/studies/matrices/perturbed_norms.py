@@ -532,7 +532,6 @@ def draw(record: xr.Dataset) -> Figure:
         once = dict(zip(labels, handles, strict=True))
         many = 2 if axes in (limits, published) else 1
         axes.legend(once.values(), once.keys(), fontsize=7, ncols=many, loc="upper left" if axes is larger else "best")
-    larger.set_ylim(top=1e6)
     _note(panels, settings)
     return made
 
@@ -573,6 +572,7 @@ def _draw_larger(axes: Axes, record: xr.Dataset, settings: Settings) -> None:
         axes.loglog(r.loss, abs(r.hole), label=label, color=colour, linestyle=line)
     for k, r in enumerate(_runs(record, "recipe")):
         axes.loglog(r.loss, abs(r.hole), color="#999999", label="random data" if k == 0 else None)
+    axes.set_ylim(top=1e6)  # space for the legend
 
 
 def _draw_depth_two(axes: Axes, record: xr.Dataset) -> None:
