@@ -144,7 +144,7 @@ def note(axes: Axes, text: str, x: float, y: float | str, *, side: Literal["abov
     colour, height = "#000000", y
     place: Literal["left", "right", "center"] = "left" if x < CENTRED[0] else "right" if x > CENTRED[1] else "center"
     if isinstance(y, str):
-        panel = axes.get_position().width * axes.get_figure(root=True).get_figwidth()
+        panel = axes.bbox.width / axes.figure.dpi
         width = LETTER * max(map(len, text.split("\n"))) / panel
         left = x - {"left": 0.0, "center": 0.5, "right": 1.0}[place] * width
         named = {str(line.get_label()): line for line in axes.lines}
