@@ -492,11 +492,11 @@ def draw(record: xr.Dataset) -> Figure:
     _draw_image(image, settings)
     _draw_check(check, record)
     for axes, words, x, y in (
-        (by_range, "far apart: only the penalty\nkeeps the accuracy", 0.03, 0.63),
+        (by_range, "far apart: the penalty\nkeeps more of the accuracy", 0.03, 0.63),
         (dependence, "far apart: both count\nonly with the penalty", 0.03, 0.4),
         (test, "with the penalty: higher", 0.03, 0.6),
-        (train, "without the penalty: fits sooner", 0.97, -0.02),
-        (profile, "with the penalty:\ndistant patches are coupled", 0.97, 0.7),
+        (train, "without the penalty:\nfits sooner", 0.97, 0.56),
+        (profile, "with the penalty:\ndistant patches are coupled", 0.97, 0.54),
         (check, "higher rank, lower penalty", 0.97, 0.6),
     ):
         drawing.note(axes, words, x, y)
