@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,22 @@ def test_components_that_have_not_grown_must_be_far_better(second, noise, rank):
     assert {candidate.layout.sizes["r"] for candidate in candidates.networks[: candidates.grown]} == {2, 3}
     assert candidates.networks[choice.size].layout.sizes["r"] == rank
     assert any(tried.size < candidates.grown for tried in search.errors)
+
+
+@pytest.mark.parametrize(("errors", "rank"), [([5.0, 4.0, 0.02, 0.05, 0.03, 1e-7], 1), ([5.0, 0.1, 0.02, 0.05], 2)])
+def test_the_search_passes_over_two_sizes_that_look_worse(errors, rank, monkeypatch):
+    """Fits of too many components may not have converged. The errors are those of the ranks from large to small."""
+    net = rl.init.product_(rl.deep_matrix((8, 8), 2), torch.diag(torch.tensor([8.0, 7, 6, 5, 1, 1, 1, 1]).double()))
+    made = matrix_candidates(net)
+    candidates = replace(made, networks=made.networks[-len(errors) :], begin=2, grown=0)
+
+    def known(self, choice):
+        return self.errors.setdefault(choice, errors[choice.size] * (1 + choice.ridge))
+
+    monkeypatch.setattr(Polish, "error", known)
+    train, held_out = observed(np.eye(8)).split(0.2, 0)
+    choice = Polish(candidates, train, held_out, no_biases((8, 8)), 1.0).search()
+    assert candidates.networks[choice.size].layout.sizes["r"] == rank
 
 
 def test_an_error_is_measured_once_per_choice():

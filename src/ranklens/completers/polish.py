@@ -36,8 +36,9 @@ FORGOTTEN = 1.05
 # Held-out error, in units of the least one of the components that have grown, below which a component that has not
 # grown was missed by the descent. Where noise is left, such a component would fit noise.
 MISSED = 0.5
-# Neighbouring sizes that may be worse, one after the other, before a search gives up.
-WORSE = 2
+# Neighbouring sizes that may be worse, one after the other, before a search gives up: of smaller ones, whose fits cost
+# less, and of larger ones. Fits of too many components to data without noise converge slowly and may all look bad.
+WORSE_SMALLER, WORSE_LARGER = 3, 2
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class Polish:
         return self.best()
 
     def _walk(self, begin: int, step: int, ridge: float, factor: float) -> None:
-        """Try sizes in one direction until `WORSE` of them in a row are worse than the best so far.
+        """Try sizes in one direction until a few of them in a row are worse than the best so far.
 
         Args:
             begin: the size to begin beside.
@@ -165,9 +166,9 @@ class Polish:
             ridge: the ridge to begin with.
             factor: ratio to the least error so far above which an error is worse.
         """
-        size, worse = begin + step, 0
+        size, worse, most = begin + step, 0, WORSE_SMALLER if step > 0 else WORSE_LARGER
         largest = 0 if len(self.train) <= LARGE else self.candidates.grown
-        while largest <= size < len(self.candidates.networks) and worse < WORSE:
+        while largest <= size < len(self.candidates.networks) and worse < most:
             before = self._least()
             if self.error(Choice(size, ridge)) <= HOPELESS * before:
                 ridge = self._climb(size, ridge)
