@@ -119,7 +119,7 @@ MINUTES = {
     "order 4, rank 3": 10.0,
     "sensing": 5.0,
     "huber": 1.0,
-    "l1": 1.0,
+    "l1": 1.5,
     "small": 0.1,
     "tiny": 0.05,
 }

@@ -58,7 +58,7 @@ PRESETS = {
     "paper": Settings(samples=200, seeds=(0, 1, 2, 3, 4)),
     "tiny": Settings(samples=10, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.4, "paper": 2.0, "tiny": 0.1}
+MINUTES = {"laptop": 0.1, "paper": 2.0, "tiny": 0.1}
 # Relative distance in time of the points of a central difference to its middle.
 NEAR = 1e-4
 # Least |rate| * time / size of a component whose rate is measured: others are at rest, and a difference is rounding.

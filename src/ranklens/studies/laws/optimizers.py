@@ -88,7 +88,7 @@ PRESETS = {
     "paper": Settings(size=40, observed=900, seeds=(0, 1, 2, 3, 4)),
     "tiny": Settings(size=8, observed=50, seen_steps=1500, steps=600, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.6, "paper": 3.0, "tiny": 0.1}
+MINUTES = {"laptop": 0.25, "paper": 3.0, "tiny": 0.1}
 # Standard deviation of the initial entries where drift is measured: large enough for an imbalance that can drift.
 UNBALANCED = 0.1
 # Training loss until which drift is measured, so that different learning rates are compared at equal progress.

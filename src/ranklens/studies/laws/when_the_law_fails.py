@@ -88,7 +88,7 @@ PRESETS = {
         seeds=(0,),
     ),
 }
-MINUTES = {"laptop": 0.4, "paper": 5.0, "tiny": 0.05}
+MINUTES = {"laptop": 0.15, "paper": 5.0, "tiny": 0.05}
 FAMILIES = ("CP", "hierarchical")
 # Relative tolerance of the solver where bounds are checked: the bounds hold at any state, however it was reached.
 COARSE = 1e-5

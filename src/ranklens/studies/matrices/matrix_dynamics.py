@@ -55,7 +55,7 @@ PRESETS = {
     "small": Settings(size=32, rank=3, observed=512, until_loss=1e-5),
     "tiny": Settings(size=12, rank=2, observed=100, std=1e-2, until_loss=1e-3, seeds=(0,)),
 }
-MINUTES = {"laptop": 0.35, "paper": 0.5, "small": 0.1, "tiny": 0.05}
+MINUTES = {"laptop": 0.2, "paper": 0.2, "small": 0.1, "tiny": 0.05}
 # Number of largest singular values in the record.
 SHOWN = 10
 # The singular values at the end of training, as they are read from the figure of Razin, Maman, Cohen (ICML 2022) for a
