@@ -1,6 +1,7 @@
 """Growth out of a plateau: the flow of a loss that is linear in the end tensor, which needs no data."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,16 +88,17 @@ def linear_growth(
         found: NDArray[np.float64] = torch.cat([part.reshape(-1) for part in write.parts]).numpy() * moves
         return found
 
-    def fallen(y: NDArray[np.float64]) -> float:
+    fallen: dict[float, float] = {}
+
+    def left(t: float, y: NDArray[np.float64]) -> float:
         place(y)
         with torch.no_grad():
-            return before - float((gradient * moving.tensor()).sum())
-
-    def left(_: float, y: NDArray[np.float64]) -> float:
-        return until_fall - fallen(y)
+            fallen[t] = before - float((gradient * moving.tensor()).sum())
+        return limit - fallen[t]
 
     with torch.no_grad():
         before = float((gradient * net.tensor()).sum())
+    limit = min(until_fall, sys.float_info.max)
     left.terminal = True  # type: ignore[attr-defined]  # how scipy is told that this event ends the integration
     run = solve_ivp(
         velocity,
@@ -104,9 +106,10 @@ def linear_growth(
         start,
         rtol=RTOL,
         atol=max(ATOL * float(np.abs(start).max()), math.ulp(0.0)),
-        events=left if math.isfinite(until_fall) else None,
+        events=left,  # is called at every step, and records there how far the loss has fallen
     )
-    falls = np.array([fallen(y) for y in np.ascontiguousarray(run.y.T)])  # leaves the last values in place
+    left(run.t[-1], np.ascontiguousarray(run.y[:, -1]))  # the last time can be between two steps; values stay in place
+    falls = np.array([fallen[t] for t in run.t])
     nodes = tuple(node.detach().clone() for node in moving.nodes)
     return Growth(float(run.t[-1]), nodes, run.status == 1, run.t, falls)
 
