@@ -28,6 +28,14 @@ def test_what_is_no_table_is_told(text, message):
         read_table(text)
 
 
+def test_numbers_that_pandas_leaves_alone_are_numbers():
+    """Whole numbers too large for 64 bits, and numbers and holes beside a line separator, which is a blank."""
+    text = "99999999999999999999,\u20282,\u2028\n3,4\u2028,5\n6,7,8"
+    np.testing.assert_array_equal(read_table(text), [[1e20, 2, np.nan], [3, 4, 5], [6, 7, 8]])
+    with pytest.raises(ValueError, match="column 2 has a cell 'four', which is no number"):
+        read_table("99999999999999999999,\u20282\n3,four")
+
+
 @pytest.mark.slow
 def test_a_table_of_low_rank_is_filled():
     drawn = np.random.default_rng(0)

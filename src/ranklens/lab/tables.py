@@ -62,10 +62,15 @@ def read_table(text: str) -> pd.DataFrame:
             f"the table is {table.shape[0]} x {table.shape[1]}; from 2 x 2 up to {MOST_CELLS} cells are completed"
         )
     for place, name in enumerate(table.columns, start=1):
-        if not pd.api.types.is_numeric_dtype(table[name]):
-            word = next(str(cell) for cell in table[name] if not _is_number(str(cell)))
-            told = place if header is None else repr(str(name)[:20])
+        if pd.api.types.is_numeric_dtype(table[name]):
+            continue
+        cells = [_number(str(cell)) for cell in table[name]]
+        if None in cells:
+            word, told = str(table[name].iloc[cells.index(None)]), place if header is None else repr(str(name)[:20])
             raise ValueError(f"column {told} has a cell {word[:20]!r}, which is no number; take it out")
+        table[name] = (
+            cells  # numbers that pandas leaves alone: whole ones of 20 digits, and those beside unusual blanks
+        )
     numbers = table.to_numpy(np.float64, na_value=np.nan)
     largest = np.abs(numbers[table.notna().to_numpy()]).max(initial=0.0)
     if largest and not LEAST_SIZE <= largest <= LARGEST_SIZE:
@@ -83,15 +88,15 @@ def _is_header(line: str, separator: str) -> bool:
     """Return whether no cell of a row is a number."""
     cells = line.split() if separator == r"\s+" else line.split(separator)
     mark = "," if separator != "," else "."
-    return not any(_is_number(cell.replace(mark, ".")) for cell in cells if cell.strip())
+    return all(_number(cell.replace(mark, ".")) is None for cell in cells if cell.strip())
 
 
-def _is_number(cell: str) -> bool:
+def _number(cell: str) -> float | None:
+    """Return a cell as a number, NaN for a hole, or None for anything else."""
     try:
-        float(cell)
+        return float(cell)
     except ValueError:
-        return cell.strip() in ("?", "na", "NA")
-    return True
+        return math.nan if cell.strip() in ("", "?", "na", "NA") else None
 
 
 def complete(text: str, seed: int = 0) -> dict[str, object]:
