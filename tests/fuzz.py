@@ -139,7 +139,7 @@ def upload(folder: Path) -> tuple[list[bytes], Reader]:
 
     from ranklens.lab.tables import profile
 
-    return [save({"w": torch.randn(4, 3), "b": torch.ones(3)})], profile
+    return [save({"w": torch.randn(4, 3), "b": torch.ones(3)})], _from_file(profile, folder / "in.safetensors")
 
 
 READERS = {
@@ -194,7 +194,7 @@ def attack(name: str, seconds: float, seed: int) -> int:
         seeds, read = READERS[name](folder)
         for valid in seeds:
             read(valid)
-        known = {path.name for path in folder.iterdir()} | {"in.nc", "in.x", "in.pt", "in.index.json"}
+        known = {path.name for path in folder.iterdir()} | {"in.nc", "in.x", "in.pt", "in.index.json", "in.safetensors"}
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         end = time.monotonic() + seconds
 
