@@ -57,11 +57,11 @@ class LowRank(nn.Sequential):
         Returns:
             The output of the single layer.
         """
-        first, last = self.ends()
+        first, last = self._ends()
         output: Tensor = last(first(input, *options, **named))
         return output
 
-    def ends(self) -> tuple[Any, Any]:
+    def _ends(self) -> tuple[Any, Any]:
         """Return both layers, the first applied first."""
         return self[0], self[1]
 
@@ -72,35 +72,35 @@ class LowRank(nn.Sequential):
         Returns:
             A tensor of the shape that the weight of the single layer has. It is computed anew at each access.
         """
-        first, last = self.ends()
+        first, last = self._ends()
         product = as_weight(first, matrices(last) @ matrices(first))
         return product.T if self.transposed else product
 
     @property
     def bias(self) -> Tensor | None:
         """Return the bias of the single layer, which is the bias of the second layer; None without a bias."""
-        bias: Tensor | None = self.ends()[1].bias
+        bias: Tensor | None = self._ends()[1].bias
         return bias
 
     @property
     def in_features(self) -> int:
         """Return the number of input features of a Linear layer; a Conv layer raises an AttributeError."""
-        return int(self.ends()[0].in_features)
+        return int(self._ends()[0].in_features)
 
     @property
     def out_features(self) -> int:
         """Return the number of output features of a Linear layer; a Conv layer raises an AttributeError."""
-        return int(self.ends()[1].out_features)
+        return int(self._ends()[1].out_features)
 
     @property
     def in_channels(self) -> int:
         """Return the number of input channels of a Conv layer; a Linear layer raises an AttributeError."""
-        return int(self.ends()[0].in_channels)
+        return int(self._ends()[0].in_channels)
 
     @property
     def out_channels(self) -> int:
         """Return the number of output channels of a Conv layer; a Linear layer raises an AttributeError."""
-        return int(self.ends()[1].out_channels)
+        return int(self._ends()[1].out_channels)
 
 
 def low_rank(
@@ -130,7 +130,7 @@ def low_rank(
     value = layer.bias if bias is None else bias.flatten()
     first, last = (x if x.ndim == 3 else x[None] for x in (first, last))
     pair = LowRank.of(*empty_pair(layer, first.shape[1], value is not None), layer if module is None else module)
-    before, after = pair.ends()
+    before, after = pair._ends()
     with torch.no_grad():
         before.weight.copy_(as_weight(layer, first))
         after.weight.copy_(as_weight(after, last))

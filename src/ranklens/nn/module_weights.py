@@ -80,7 +80,7 @@ def _parametrized(module: nn.Module) -> dict[str, nn.Module]:
 
 def _cut(pair: LowRank) -> CutLayer:
     """Return how the two layers of a cut layer make its weight."""
-    first, _ = pair.ends()
+    first, _ = pair._ends()
     return CutLayer(groups(first), is_conv_transpose(first), pair.transposed)
 
 
