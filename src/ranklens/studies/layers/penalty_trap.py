@@ -147,7 +147,7 @@ def draw(record: xr.Dataset) -> Figure:
             name = "no penalty" if weight == 0 else f"penalty of weight {weight:g}"
             axes.semilogy(loss.step, loss / loss.isel(step=0), label=name, **drawing.style(k))
         axes.set_ylim(top=3.0)  # space for the note
-        drawing.note(axes, "strong penalty: never learns", 0.03, axes.lines[-1].get_label())
+        drawing.note(axes, "strong penalty: never learns", 0.03, str(axes.lines[-1].get_label()))
         drawing.note(axes, "no penalty: learns", 0.03, 0.4)
         axes.legend(fontsize=8, loc="lower left")
         title = f"Initial weights: {initial}, std {std:g}"
