@@ -42,7 +42,7 @@ LONG_FILES = {
     "studies/laws/optimizers.py": "one study: settings, run, claims and figure read each other's variables",
     "studies/laws/when_the_law_fails.py": "one study: settings, run, claims and figure read each other's variables",
     "studies/layers/autoencoder.py": "one study, with its controls: frozen layers, mean codes, few labels",
-    "studies/layers/compressible_layers.py": "one study: kinds of layers on images and text, pruning, bounds and figure",
+    "studies/layers/compressible_layers.py": "one study: kinds of layers, pruning, bounds and figure",
     "studies/layers/countering_locality.py": "one study, with a figure of six panels",
     "studies/matrices/norms_to_infinity.py": "one study, with the published numbers that it is compared with",
     "studies/matrices/nuclear_norm.py": "one study: settings, run, claims and figure read each other's variables",
