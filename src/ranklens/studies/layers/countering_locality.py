@@ -3,14 +3,14 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import xarray as xr
-from joblib import Parallel, delayed
+from joblib.externals import loky
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
@@ -226,10 +226,9 @@ def run(settings: Settings) -> xr.Dataset:
         for value in getattr(settings, plural)
         for seed in settings.seeds
     ]
-    calls = (delayed(train_one)(*point) for point in (*grid, *others))
     found: list[Trained] = []
     with reporter(None) as report:
-        for made in _processes(settings.jobs)(calls):
+        for made in _trained([*grid, *others], settings.jobs):
             found.append(made)
             report(f"trained {len(found)} of {len(grid) + len(others)}")
     record = _gathered(settings, found[: len(grid)]).merge(_controls(settings, found[len(grid) :]))
@@ -238,13 +237,23 @@ def run(settings: Settings) -> xr.Dataset:
     return record.assign_coords(form=list(FORMS), function=["product", "sum"])
 
 
-def _processes(jobs: int) -> Parallel:
-    """Return a runner of training runs in several processes, each with one thread.
+def _trained(points: Sequence[tuple[Settings, int, float, int]], jobs: int) -> Iterator[Trained]:
+    """Return what training runs give, in their order, made in several processes with one thread each.
 
-    A report runs this study in a process of its own, where joblib would take threads, which share the global random
-    generator that initial values come from. Processes are therefore asked for by name.
+    A report runs this study in a process of its own, where threads would share the global random generator that
+    initial values come from. What the processes share is given back at the end, also where a run has failed.
+
+    Yields:
+        The result of one run after the other.
     """
-    return Parallel(n_jobs=jobs, backend="loky", return_as="generator", inner_max_num_threads=1)
+    if jobs == 1:
+        yield from itertools.starmap(train_one, points)
+        return
+    pool = loky.ProcessPoolExecutor(jobs, env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
+    try:
+        yield from pool.map(train_one, *zip(*points, strict=True))
+    finally:
+        pool.shutdown(wait=True, kill_workers=True)
 
 
 def _gathered(settings: Settings, found: Sequence[Trained]) -> xr.Dataset:
