@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -240,11 +241,19 @@ def draw_rows(
         The draw, the mean plus precision^(-1/2) times `noise`; and the mean.
     """
     rows, size = made.moment.shape
-    i, j = torch.tril_indices(size, size)
-    lower = noise_precision * made.gram + precision[i, j]
-    lower[:, i == j] += LIFT * lower[:, i == j].mean(dim=1, keepdim=True)
-    y = noise_precision * made.moment + means @ precision
+    i, j, diagonal = _triangle(size)
+    lower = torch.add(precision[i, j], made.gram, alpha=noise_precision)
+    lifted = lower[:, diagonal]
+    lower[:, diagonal] = lifted + LIFT * lifted.mean(dim=1, keepdim=True)
+    y = torch.add(means @ precision, made.moment, alpha=noise_precision)
     return _by_rows(lower, y, noise) if rows < MANY else _by_entries(lower, y, noise)
+
+
+@lru_cache
+def _triangle(size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows and columns of the entries of a lower triangle, row after row, and the places of the diagonal."""
+    i, j = torch.tril_indices(size, size)
+    return i, j, (i == j).nonzero().ravel()
 
 
 def _by_rows(lower: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -259,7 +268,7 @@ def _by_rows(lower: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 def _by_entries(lower: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Return draws and means, by Cholesky factorizations of all rows together, one entry of all factors at a time."""
     rows, size = y.shape
-    i, j = torch.tril_indices(size, size)
+    i, j, _ = _triangle(size)
     # Of every row, the lower triangle and then its factor. The upper triangles are not used.
     P = torch.zeros(size, size, rows, dtype=torch.float64)
     P[i, j] = lower.T
