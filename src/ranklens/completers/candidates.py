@@ -56,6 +56,18 @@ class Candidates:
     grown: int = 0
 
 
+def number_grown(sizes: Float[Tensor, " R"]) -> int:
+    """Return how many components have grown out of the initialization.
+
+    Args:
+        sizes: singular values or component norms, in any order.
+
+    >>> number_grown(torch.tensor([5.0, 2.0, 1e-4]))
+    2
+    """
+    return int((sizes > GROWN * sizes.max()).sum())
+
+
 def make_candidates(
     net: TensorNetwork, train: Observed, held_out: Observed, *, noise_level: float, factor: float
 ) -> Candidates:
@@ -88,7 +100,7 @@ def matrix_candidates(net: TensorNetwork) -> Candidates:
     """
     left, right = outer_factors(net)
     U, s, V = product_svd(left.double(), right.T.double())
-    grown = max(int((s > GROWN * s[0]).sum()), 1)
+    grown = max(number_grown(s), 1)
     more = min(NOT_GROWN, int((s[grown:] > 0).sum()))
     gaps = [float(s[r - 1] / s[r]) if r < len(s) and s[r] > 0 else 1.0 for r in range(grown, 0, -1)]
     return Candidates(_Truncations(U, s, V, grown + more), more + gaps.index(max(gaps)), more)
@@ -299,8 +311,7 @@ def thinned(net: TensorNetwork, bond: Label, train: Observed) -> TensorNetwork:
         train: the entries to fit.
     """
     components = Components.of(net, bond, train)
-    norms = net.component_norms(bond)
-    most = max(MOST, int((norms > GROWN * norms.max()).sum())) if is_factored(net) else MOST
+    most = max(MOST, number_grown(net.component_norms(bond))) if is_factored(net) else MOST
     kept = components.cheapest(min(net.layout.sizes[bond], most))
     allowed = SLACK * max(components.residual(kept), EXACT**2 * components.energy)
     while len(kept) > 1:

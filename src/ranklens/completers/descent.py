@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from ranklens.completers.candidates import GROWN
+from ranklens.completers.candidates import number_grown
 from ranklens.completers.entries import EntriesAt, spectra
 from ranklens.completers.factors import is_factored
 from ranklens.completers.gradient import Gradient, squared_error
@@ -105,14 +105,14 @@ class _Trace:
         if now.train_loss > ESCAPED * self.evaluations[0].train_loss:
             return False
         (standing,) = now.spectra
-        return int((standing > GROWN * standing[0]).sum()) > width // 2
+        return number_grown(standing) > width // 2
 
     def width_to_keep(self, net: TensorNetwork) -> int:
         """Return the number of components to keep of a CP factorization, or 0 if it is to stay as wide as it is."""
         if is_chain(net) or not is_factored(net):
             return 0
         (standing,) = self.evaluations[-1].spectra
-        kept = max(KEPT * int((standing > GROWN * standing[0]).sum()), FIRST_WIDTH)
+        kept = max(KEPT * number_grown(standing), FIRST_WIDTH)
         return kept if 2 * kept <= len(standing) else 0
 
     def profile(self, net: TensorNetwork) -> xr.Dataset:
@@ -220,13 +220,13 @@ def descend(
                 report(f"held-out rmse {math.sqrt(now.held_out_loss):.4g}, step {step} of {steps}, {seconds:.0f} s")
             if stopped or step == steps:
                 break
-            if step % EVERY == 0 and widest and trace.needs_width(trained.net, widest):
-                wider = widened(trained.net, train, widest, seed=seed)
-                trained = _Trained(wider, squared_error(wider, train), trained.state)
-                trained.gradient(rows)
-            elif step % EVERY == 0 and (kept := trace.width_to_keep(trained.net)):
-                narrower = narrowed(trained.net, kept)
-                trained = _Trained(narrower, squared_error(narrower, train), trained.state)
+            resized = trained.net
+            if step % EVERY == 0 and widest and trace.needs_width(resized, widest):
+                resized = widened(resized, train, widest, seed=seed)
+            elif step % EVERY == 0 and (kept := trace.width_to_keep(resized)):
+                resized = narrowed(resized, kept)
+            if resized is not trained.net:
+                trained = _Trained(resized, squared_error(resized, train), trained.state)
                 trained.gradient(rows)
             trained.step(lr)
     return _result(trained.net, trace, stopped or "steps")
