@@ -3,12 +3,12 @@
 import math
 import time as clock
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import nn
 
 from ranklens.completers.candidates import number_grown
 from ranklens.completers.entries import EntriesAt, spectra
@@ -16,8 +16,7 @@ from ranklens.completers.factors import is_factored
 from ranklens.completers.gradient import Gradient, squared_error
 from ranklens.completers.observed import Observed
 from ranklens.completers.start import narrowed, widened
-from ranklens.completers.stopping import ESCAPED, OVERFITTED, WAIT, Evaluation, StoppingRule
-from ranklens.dynamics.optim import running_norm
+from ranklens.completers.stopping import OVERFITTED, WAIT, Evaluation, StoppingRule
 from ranklens.progress import reporter
 from ranklens.seeds import stream
 from ranklens.tensors import measures
@@ -41,6 +40,9 @@ RECORDED = 32
 # Components that a deep matrix has at the beginning. It gets more as soon as half of them have grown, because the
 # components that have not grown cost time and hardly change the product.
 FIRST_WIDTH = 32
+# Training loss, relative to the initial one, below which the components have spread out: those that grow first are so
+# much larger than the others that the number of grown ones says how many the data need.
+SPREAD = 0.9
 # Components that a CP factorization keeps, in units of those that have grown, but at least `FIRST_WIDTH`. A random
 # start needs many, of which a few are close to a direction of growth; what grows later is among the largest.
 KEPT = 4
@@ -102,7 +104,7 @@ class _Trace:
         width, now = net.layout.sizes[net.bonds[0]], self.evaluations[-1]
         if width >= widest or self.best is None or now.step > self.best.step + WAIT:
             return False
-        if now.train_loss > ESCAPED * self.evaluations[0].train_loss:
+        if now.train_loss > SPREAD * self.evaluations[0].train_loss:
             return False
         (standing,) = now.spectra
         return number_grown(standing) > width // 2
@@ -137,25 +139,30 @@ class _Trained:
     """A network in training, with the gradient of its loss.
 
     The steps are those of `GroupRMSprop`. They are taken here because the first optimizer of torch that a process makes
-    imports a compiler, which takes longer than most fits.
+    imports a compiler, which takes longer than most fits, and with the running mean as a number of Python, because an
+    operation on a tensor takes longer than the arithmetic.
 
     Attributes:
         net: the network.
         gradient: the mean squared error of the training entries.
-        state: the running norm of the gradient, see `running_norm`.
+        square: running mean of the squared norm of the gradient, with the decay rate `MEMORY`, from zero.
+        steps: number of steps so far.
     """
 
     net: TensorNetwork
     gradient: Gradient
-    state: dict[str, Tensor] = field(default_factory=dict)
+    square: float = 0.0
+    steps: int = 0
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Take a step of about the length `lr` along the gradient that was evaluated last."""
-        squared = torch.stack(torch._foreach_norm(self.gradient.parts)).square().sum()
-        scale = lr / running_norm(self.state, squared, MEMORY, EPS)
+        squared = sum(float(part.norm()) ** 2 for part in self.gradient.parts)
+        self.square += (1 - MEMORY) * (squared - self.square)
+        self.steps += 1
+        norm = math.sqrt(self.square / (1 - MEMORY**self.steps)) + EPS
         for stack, part in zip(self.net.stacks, self.gradient.parts, strict=True):
-            stack.addcmul_(part, scale, value=-1)
+            stack.sub_(part, alpha=lr / norm)
 
 
 def descend(
@@ -226,7 +233,7 @@ def descend(
             elif step % EVERY == 0 and (kept := trace.width_to_keep(resized)):
                 resized = narrowed(resized, kept)
             if resized is not trained.net:
-                trained = _Trained(resized, squared_error(resized, train), trained.state)
+                trained = replace(trained, net=resized, gradient=squared_error(resized, train))
                 trained.gradient(rows)
             trained.step(lr)
     return _result(trained.net, trace, stopped or "steps")
