@@ -52,11 +52,25 @@ def test_gamma_draws_have_the_moments_of_the_distribution(shape):
 
 def test_wishart_draws_have_the_mean_of_the_distribution():
     made = sampler()
-    scatter = torch.tensor([[3.0, 1.0], [1.0, 2.0]]).double()
-    draws = torch.stack([torch.from_numpy(made._wishart(scatter.numpy(), 9)) for _ in range(4000)])
-    inverse = torch.linalg.inv(scatter)
-    error = draws.std(dim=0) / np.sqrt(4000)
-    assert bool(((draws.mean(dim=0) - 9 * inverse).abs() < SPREADS * error).all())
+    scatters = np.array([[[3.0, 1.0], [1.0, 2.0]], [[1.0, -0.5], [-0.5, 4.0]]])
+    freedoms = np.array([9, 5])
+    draws = np.array([made._wishart(scatters, freedoms)[0] for _ in range(4000)])
+    error = draws.std(axis=0) / np.sqrt(4000)
+    expected = freedoms[:, None, None] * np.linalg.inv(scatters)
+    assert (abs(draws.mean(axis=0) - expected) < SPREADS * error).all()
+
+
+def test_a_vector_that_comes_with_a_wishart_draw_has_it_for_a_precision():
+    """Multiplied by the root of the precision on both sides, its outer products have the mean 1."""
+    made = sampler()
+    scatters = np.array([[[3.0, 1.0], [1.0, 2.0]]])
+    whitened = []
+    for _ in range(4000):
+        precisions, vectors = made._wishart(scatters, np.array([9]))
+        whitened.append(np.linalg.cholesky(precisions[0]).T @ vectors[0])
+    products = np.einsum("sk,sl->skl", whitened, whitened)
+    error = products.std(axis=0) / np.sqrt(4000)
+    assert (abs(products.mean(axis=0) - np.eye(2)) < SPREADS * error).all()
 
 
 def test_a_sweep_keeps_the_joint_distribution():
@@ -65,7 +79,7 @@ def test_a_sweep_keeps_the_joint_distribution():
     The priors of the rows are held fixed here, so that the rows of both modes should be standard normal.
     """
     made = sampler(entries=12, size=1, shape=(3, 4))
-    made._draw_prior = lambda n: made.priors[n]
+    made._draw_priors = lambda: made.priors
     made.noise_precision = 0.3  # noisy entries say little, so that successive sweeps are nearly independent
     generator = torch.Generator().manual_seed(1)
     indices = torch.cartesian_prod(torch.arange(3), torch.arange(4))
@@ -106,14 +120,18 @@ def test_draws_can_be_repeated():
 
 
 def test_rows_of_a_tensor_are_sampled():
+    """From random rows a chain may stay at a local maximum for long, so this is said of the median of several."""
     target = rl.targets.cp((9, 8, 7), 2)
     task = rl.Completion.sample(target, observed=300, noise=0.05)
     made = np.random.default_rng(0)
     rows = [torch.from_numpy(made.standard_normal((d, 2))) for d in target.shape]
     observed = Observed(task.indices, task.values, tuple(target.shape))
-    found = GibbsSampler(observed, rows, biases=False, noise=1.0, seed=0)
-    total = torch.zeros_like(target)
-    for k in range(120):
-        found.sweep()
-        total += torch.einsum("ar,br,cr->abc", found.expected, *found.rows[1:]) / 60 if k >= 60 else 0.0
-    assert float((total - target).norm() / target.norm()) < 0.05
+    errors = []
+    for seed in range(5):
+        found = GibbsSampler(observed, rows, biases=False, noise=1.0, seed=seed)
+        total = torch.zeros_like(target)
+        for k in range(120):
+            found.sweep()
+            total += torch.einsum("ar,br,cr->abc", found.expected, *found.rows[1:]) / 60 if k >= 60 else 0.0
+        errors.append(float((total - target).norm() / target.norm()))
+    assert np.median(errors) < 0.05

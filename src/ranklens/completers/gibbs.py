@@ -131,15 +131,15 @@ class GibbsSampler:
 
     @torch.no_grad()
     def sweep(self) -> None:
-        """Draw everything once: the noise precision, then prior and rows of every mode, the first mode last.
+        """Draw everything once: the noise precision, the priors, and the rows of every mode, the first mode last.
 
         After it, `expected` is the mean of the rows of the first mode, given everything else that was drawn.
         """
         if self._squared is not None:
             shape = (self._count + PRIOR_NOISE) / 2
             self.noise_precision = 2 * self._gamma(shape) / (self._squared + self._least_noise)
+        self.priors = self._draw_priors()
         for n in reversed(range(len(self.rows))):
-            self.priors[n] = self._draw_prior(n)
             self._draw_rows(n)
 
     def _draw_rows(self, n: int) -> None:
@@ -162,14 +162,35 @@ class GibbsSampler:
         groups = zip(self.features[n], self.priors[n].coefficients, strict=True)
         return sum(group.Q @ (group.s[:, None] * coefficients) for group, coefficients in groups)
 
-    def _draw_prior(self, n: int) -> Prior:
-        """Draw the coefficients of a mode's features, their weights, and the mean and precision of its rows."""
-        rows, size = self.rows[n].shape
+    def _draw_priors(self) -> list[Prior]:
+        """Draw the priors of the rows of all modes, each given the rows of its own mode only."""
+        rows, freedoms = np.array([[len(mode)] for mode in self.rows]), []
+        averages = np.empty((len(rows), self.rows[0].shape[1]))
+        scatters, drawn = np.empty((*averages.shape, averages.shape[1])), []
+        for n in range(len(rows)):
+            left, coefficients, weights = self._draw_linear(n)
+            averages[n] = left.mean(axis=0)
+            scatters[n] = self._scatter(left, averages[n], coefficients, weights)
+            freedoms.append(len(left) + left.shape[1] + sum(map(len, coefficients)))
+            drawn.append((coefficients, weights))
+        precisions, spreads = self._wishart(scatters, np.array(freedoms))
+        means = rows / (PRIOR_ROWS + rows) * averages + spreads / np.sqrt(PRIOR_ROWS + rows)
+        return [
+            Prior(mean, precision, *features)
+            for mean, precision, features in zip(
+                torch.from_numpy(means), torch.from_numpy(precisions), drawn, strict=True
+            )
+        ]
+
+    def _draw_linear(self, n: int) -> tuple[Matrix, tuple[Tensor, ...], tuple[float, ...]]:
+        """Draw the coefficients of a mode's features, and their weights.
+
+        Returns:
+            What the features do not explain of the rows, the coefficients, and the weights.
+        """
         before = self.priors[n]
-        left = self.rows[n] - self._linear(n)  # of the prior mean, only what the features do not explain is drawn
+        left = self.rows[n] - self._linear(n)
         coefficients, weights = [], []
-        variance = (PRIOR_SIZE * self._noise) ** (2 / len(self.rows))  # of a factor's rows
-        freedom, scatter = size + rows, rows * variance * np.eye(size)
         for group, old, weight in zip(self.features[n], before.coefficients, before.weights, strict=True):
             left += group.Q @ (group.s[:, None] * old)
             made = self._draw_coefficients(group, left - before.mean, before.precision, weight)
@@ -177,14 +198,27 @@ class GibbsSampler:
             energy = float(((made @ before.precision) * made).sum())
             weights.append(2 * self._gamma((made.numel() + 1) / 2) / (energy + 1.0))
             coefficients.append(made)
-            scatter += weights[-1] * (made.T @ made).numpy()
-            freedom += len(made)
-        average = left.numpy().mean(axis=0)
-        centred = left.numpy() - average
-        scatter += centred.T @ centred + PRIOR_ROWS * rows / (PRIOR_ROWS + rows) * np.outer(average, average)
-        precision = self._wishart(scatter, freedom)
-        mean = rows / (PRIOR_ROWS + rows) * average + self._gaussian(precision * (PRIOR_ROWS + rows), 1)[0]
-        return Prior(torch.from_numpy(mean), torch.from_numpy(precision), tuple(coefficients), tuple(weights))
+        return left.numpy(), tuple(coefficients), tuple(weights)
+
+    def _scatter(
+        self, left: Matrix, average: Matrix, coefficients: Sequence[Tensor], weights: Sequence[float]
+    ) -> Matrix:
+        """Return the inverse of the scale of the Wishart distribution of a mode's precision, of shape (K, K).
+
+        Args:
+            left: (d, K) what the features leave of the rows.
+            average: (K,) the mean of `left`.
+            coefficients: the coefficients of the features.
+            weights: their weights.
+        """
+        rows, size = left.shape
+        variance = (PRIOR_SIZE * self._noise) ** (2 / len(self.rows))  # of a factor's rows
+        centred = left - average
+        scatter: Matrix = centred.T @ centred + PRIOR_ROWS * rows / (PRIOR_ROWS + rows) * np.outer(average, average)
+        scatter.ravel()[:: size + 1] += rows * variance
+        for made, weight in zip(coefficients, weights, strict=True):
+            scatter += weight * (made.T @ made).numpy()
+        return scatter
 
     def _draw_coefficients(self, group: Features, left: Tensor, precision: Tensor, weight: float) -> Tensor:
         """Draw the coefficients of features, given what they are to explain of the rows."""
@@ -200,13 +234,28 @@ class GibbsSampler:
         """Return Gaussian vectors of mean zero and a given precision, as the rows of a matrix."""
         return np.linalg.solve(np.linalg.cholesky(precision).T, self._normal(len(precision), count).numpy()).T
 
-    def _wishart(self, scatter: Matrix, freedom: int) -> Matrix:
-        """Return a draw of the Wishart distribution whose scale is the inverse of a scatter matrix (Bartlett)."""
-        size = len(scatter)
-        A = np.tril(self._normal(size, size).numpy(), -1)
-        np.fill_diagonal(A, np.sqrt(2 * self._gammas((freedom - np.arange(size)) / 2)))
-        half = np.linalg.solve(np.linalg.cholesky(scatter).T, A)
-        return half @ half.T
+    def _wishart(self, scatters: Matrix, freedoms: NDArray[np.int64]) -> tuple[Matrix, Matrix]:
+        """Return draws of Wishart distributions, and for each a Gaussian vector of mean zero with it for a precision.
+
+        By Bartlett's decomposition, a draw is W = L^-T A A^T L^-1, where L is the Cholesky factor of the scatter matrix
+        and A a random lower triangle. For a vector z of standard normal numbers, L A^-T z then has the precision W.
+
+        Args:
+            scatters: (N, K, K) inverses of the scales.
+            freedoms: (N,) degrees of freedom, at least K.
+
+        Returns:
+            The draws, of shape (N, K, K), and the vectors, of shape (N, K).
+        """
+        number, size, _ = scatters.shape
+        A = np.tril(self._normal(number, size, size).numpy(), -1)
+        steps = np.arange(size)
+        A[:, steps, steps] = np.sqrt(2 * self._gammas((freedoms[:, None] - steps) / 2))
+        L = np.linalg.cholesky(scatters)
+        half = np.linalg.solve(L.swapaxes(1, 2), A)
+        whitened: Matrix = np.linalg.solve(A.swapaxes(1, 2), self._normal(number, size, 1).numpy())
+        vectors: Matrix = np.matmul(L, whitened)
+        return half @ half.swapaxes(1, 2), vectors[:, :, 0]
 
     def _gamma(self, shape: float) -> float:
         """Return a draw of the Gamma distribution of scale 1."""
@@ -240,13 +289,14 @@ def draw_rows(
     Returns:
         The draw, the mean plus precision^(-1/2) times `noise`; and the mean.
     """
-    rows, size = made.moment.shape
-    i, j, diagonal = _triangle(size)
+    y = torch.addmm(made.moment, means, precision, beta=noise_precision)
+    if len(means) < MANY:
+        return _by_rows(made, noise_precision, precision, y, noise)
+    i, j, diagonal = _triangle(y.shape[1])
     lower = torch.add(precision[i, j], made.gram, alpha=noise_precision)
     lifted = lower[:, diagonal]
     lower[:, diagonal] = lifted + LIFT * lifted.mean(dim=1, keepdim=True)
-    y = torch.add(means @ precision, made.moment, alpha=noise_precision)
-    return _by_rows(lower, y, noise) if rows < MANY else _by_entries(lower, y, noise)
+    return _by_entries(lower, y, noise)
 
 
 @lru_cache
@@ -256,10 +306,15 @@ def _triangle(size: int) -> tuple[Tensor, Tensor, Tensor]:
     return i, j, (i == j).nonzero().ravel()
 
 
-def _by_rows(lower: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def _by_rows(
+    made: Equations, noise_precision: float, precision: Tensor, y: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return draws and means, by one call of LAPACK per row."""
     size = y.shape[1]
-    L = torch.linalg.cholesky(lower[:, symmetric(size)].unflatten(1, (size, size)))
+    P = made.gram[:, symmetric(size)].unflatten(1, (size, size)).mul_(noise_precision).add_(precision)
+    diagonal = P.diagonal(dim1=1, dim2=2)
+    diagonal.add_(diagonal.mean(dim=1, keepdim=True), alpha=LIFT)
+    L = torch.linalg.cholesky(P)
     half = torch.linalg.solve_triangular(L, y[:, :, None], upper=False)
     both = torch.linalg.solve_triangular(L.mT, torch.cat([half + noise[:, :, None], half], dim=2), upper=True)
     return both[:, :, 0], both[:, :, 1]
