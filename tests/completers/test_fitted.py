@@ -42,6 +42,43 @@ def test_new_rows_are_ridge_regressions(rank, damping, tolerance):
         assert found.row_biases[row] == pytest.approx(bias, abs=tolerance["difference"])
 
 
+@pytest.mark.parametrize("damping", [2.0, np.inf])
+def test_leverages_are_those_of_the_regressions_of_row_and_column(damping, monkeypatch, tolerance):
+    monkeypatch.setattr(fitted, "BLOCK", 30)  # a few entries at a time
+    made, biased = replace(matrix(), damping=damping), int(np.isfinite(damping))
+    indices = torch.cartesian_prod(torch.arange(6), torch.arange(5))[
+        torch.from_numpy(np.random.default_rng(1).permutation(30)[:22])
+    ]
+    found = made.leverages(Observed(indices, torch.zeros(22).double(), (6, 5)))
+    penalty = np.diag([0.1, 0.1] + [damping] * biased)
+    i, j = indices.numpy().T
+    features = [np.c_[made.left, np.ones((6, biased))], np.c_[made.right, np.ones((5, biased))]]
+    for k in range(22):
+        free = 1.0
+        for own, other, F in ((i, j, features[1]), (j, i, features[0])):
+            design, x = F[other[own == own[k]]], F[other[k]]
+            free *= 1 - x @ np.linalg.solve(design.T @ design + penalty, x)
+        assert found[k] == pytest.approx(1 - free, rel=tolerance["difference"])  # small numbers are added to diagonals
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3])
+def test_leverages_add_up_to_the_number_of_parameters(rank, tolerance):
+    left, right = (np.linalg.qr(part)[0] for part in (matrix(rank).left, matrix(rank).right))
+    made = replace(matrix(rank), left=left, right=right, ridge=0.0, damping=np.inf)
+    whole = Observed(torch.cartesian_prod(torch.arange(6), torch.arange(5)), torch.zeros(30).double(), (6, 5))
+    assert made.leverages(whole).sum() == pytest.approx(rank * (6 + 5 - rank), abs=tolerance["difference"])
+
+
+def test_an_entry_that_a_component_has_to_itself_has_leverage_one(tolerance):
+    made = replace(matrix(), ridge=0.0, damping=np.inf)
+    made.right[:, 1] = np.eye(5)[3]  # the second component has the fourth column only
+    found = made.leverages(
+        Observed(torch.cartesian_prod(torch.arange(6), torch.arange(5)), torch.zeros(30).double(), (6, 5))
+    )
+    assert np.allclose(found.reshape(6, 5)[:, 3], 1, atol=tolerance["difference"])
+    assert (found.reshape(6, 5)[:, :3] < 0.95).all()
+
+
 def test_too_many_entries_are_not_filled(monkeypatch):
     monkeypatch.setattr(fitted, "FILLED", 29)
     with pytest.raises(ValueError, match="would have 30 entries"):

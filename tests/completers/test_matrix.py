@@ -396,6 +396,33 @@ def test_a_long_table_is_told_from_a_matrix():
         rl.MatrixCompleter(max_steps=5).fit(table)
 
 
+@pytest.mark.parametrize("offset", [0.0, 10.0, 1e4])
+def test_columns_of_unlike_units_with_few_entries(offset):
+    """They are predicted about as well as by their own means, however far these are from zero."""
+    made = np.random.default_rng(3)
+    W, unit = made.standard_normal((60, 1)) * made.standard_normal(20), 10 ** made.uniform(0, 6, 20)
+    seen = made.random(W.shape) < 0.5
+    for column, entries in enumerate([1, 2, 3, 4]):
+        seen[:, column] = np.arange(60) < entries
+    filled = rl.MatrixCompleter().fit_transform(np.where(seen, (W + offset) * unit, np.nan))
+    error = np.sqrt(np.square(filled / unit - offset - W).mean(axis=0))
+    assert (error[:4] < 3 * W.std(axis=0)[:4]).all()
+    assert (error[4:] < MOSTLY_RECOVERED).all()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_columns_of_unlike_units_are_weighed_by_their_noise(seed):
+    """A column with ten times the others' noise gets a larger unit, and is not given a component of its own."""
+    made = np.random.default_rng(seed)
+    W, unit = made.standard_normal((50, 1)) @ made.standard_normal((1, 30)), 10 ** made.uniform(0, 6, 30)
+    spread = np.where(np.arange(30) == 7, 0.3, 0.03)
+    seen = made.random(W.shape) < 0.6
+    completer = rl.MatrixCompleter(random_state=seed)
+    completer.fit(np.where(seen, (W + spread * made.standard_normal(W.shape)) * unit, np.nan))
+    own = completer.column_scale_ / unit / spread  # the noise of all columns is alike in these units
+    assert 0.5 < own[7] / np.median(own) < 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("offset", [0.1, 10.0, 1e4])
 @pytest.mark.parametrize("scaled", [False, True])

@@ -55,6 +55,17 @@ class Equations:
             self.gram[:, symmetric(size)].unflatten(1, (size, size)) + torch.diag(penalty), self.moment, 0.0
         )
 
+    def inverse(self, penalty: Float[Tensor, " K"]) -> Float[Tensor, "rows K K"]:
+        """Return the inverses of the matrices of the systems that `solve` solves.
+
+        Args:
+            penalty: weights of the K squares.
+        """
+        size = self.moment.shape[1]
+        return torch.linalg.inv(
+            _lifted(self.gram[:, symmetric(size)].unflatten(1, (size, size)) + torch.diag(penalty), 0.0)
+        )
+
     def change(self, rows: Float[Tensor, "rows K"]) -> float:
         """Return by how much the sum of squared residuals is larger with these rows than with rows of zero.
 
@@ -321,8 +332,11 @@ def ridge_solve(
     Returns:
         The solutions x, of shape (*batch, size).
     """
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    scale = diagonal.mean(dim=-1)[..., None, None]
+    return torch.linalg.solve(_lifted(gram, ridge), moment.unsqueeze(-1)).squeeze(-1)
+
+
+def _lifted(gram: Tensor, ridge: float) -> Tensor:
+    """Return matrices with the ridge, and what makes them regular, on their diagonals."""
+    scale = gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[..., None, None]
     lift = ridge + JITTER * scale.where(scale > 0, 1.0)
-    lifted = gram + lift * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve(lifted, moment.unsqueeze(-1)).squeeze(-1)
+    return gram + lift * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)

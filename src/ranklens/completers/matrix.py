@@ -29,6 +29,7 @@ from ranklens.completers.sampling import NOISE_FREE, MakeFeatures
 from ranklens.completers.side import Features, aligned, decompose, encode, observed_with
 from ranklens.completers.start import aligned_
 from ranklens.completers.table import Matrix, are_labels, are_positions, numbers, observed_entries, warn_of_empty
+from ranklens.completers.units import Units, noise_of_columns
 from ranklens.seeds import stream
 from ranklens.tensors import arguments
 from ranklens.tensors.annotations import checked
@@ -41,13 +42,6 @@ WIDEST = 128
 # The default of `scale`. It is small enough to tell singular values that have grown from those that have not, and
 # large enough for growth to begin within about a hundred steps.
 SMALL_START = 1e-4
-# Ratio of the spread of a column to the median one, or its inverse, above which columns are divided by their spreads:
-# otherwise squared errors of half of the columns would weigh less than 1e-4 of those of others.
-UNEVEN = 100.0
-# Observed entries of a column from which on its spread is used to scale it.
-FEW = 5
-# Share of the largest entry below which a column counts as zero: subtracting a mean leaves rounding errors.
-ROUNDING = 1e-12
 # Times that columns of unlike size are weighed by their noise and fitted again.
 REWEIGHTED = 3
 # Parts into which `score` divides the observed entries of rows; each is predicted from the others.
@@ -99,8 +93,10 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
     The posterior is used only if it predicts held-out entries about as well as least squares, or better.
 
     Columns of unlike size: if the spreads of the columns of an array or frame differ by more than a factor of 100 from
-    their median, every column is divided by its spread before the fit. If there is noise, the columns are then divided
-    by the spread of what the fit leaves of them, and fitted again, three times, so that all have the same noise.
+    their median, every column is divided by its spread before the fit. If most means are more than three spreads from
+    zero, they are subtracted, and there are biases unless `biases` is False. If there is noise, the columns are then
+    divided by the noise that least squares leave in them, and fitted again, three times, so that all have the same
+    noise.
 
     Attributes:
         rank_: rank of the fitted matrix without biases; 0 if the biases alone (or zero, without biases) predict the
@@ -112,7 +108,7 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
             biases, singular values and errors are in these units.
         mean_: the mean; zero without biases.
         row_biases_: (rows,) one number per row; zeros without biases.
-        column_biases_: (columns,) one number per column; zeros without biases.
+        column_biases_: (columns,) one number per column, with the mean that was subtracted; zeros without biases.
         rmse_: {name: held-out root mean square error}, in the units of the data: of the "biases" alone, after the
             "descent" (the training), after the "polish" (the refinement), and of the "posterior", if one was drawn.
             Without biases, "biases" is the error of predicting zero. If this prediction
@@ -197,27 +193,30 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
         table = self._table(X)
         self._index: pd.Index | None = X.index if isinstance(X, pd.DataFrame) else None
         self._columns: pd.Index | None = X.columns if isinstance(X, pd.DataFrame) else None
-        self.column_scale_ = _column_scale(table)
-        observed = self._scaled(observed_entries(table))
+        observed = observed_entries(table)
         warn_of_empty(observed, self._index, self._columns)
-        self._complete(observed)
-        uneven = bool((self.column_scale_ != 1).any())
-        for _ in range(REWEIGHTED if uneven and self._error() > NOISE_FREE else 0):
-            self.column_scale_ *= _noise_of_columns(observed, self._fitted)
-            observed = self._scaled(observed_entries(table))
-            self._complete(observed)
+        self._units = Units.of(table)
+        for _ in range(0 if self._units.are_one else REWEIGHTED):
+            measured = self._units.measured(observed)
+            self._complete(measured, draws=0)
+            if not self._fitted.error > NOISE_FREE:
+                break
+            self._units = self._units.times(noise_of_columns(measured, self._fitted))
+        self._complete(self._units.measured(observed), draws=self.posterior)
         self.left_, self.right_ = self._fitted.left, self._fitted.right
         self.mean_ = self._fitted.mean
-        self.row_biases_, self.column_biases_ = self._fitted.row_biases, self._fitted.column_biases
+        self.row_biases_, self.column_scale_ = self._fitted.row_biases, self._units.size
+        self.column_biases_ = self._fitted.column_biases + self._units.zero / self._units.size
         self.rank_ = self.right_.shape[1]
         self.singular_values_ = product_svd(torch.from_numpy(self.left_), torch.from_numpy(self.right_))[1].numpy()
         return self
 
-    def _complete(self, observed: Observed) -> None:
+    def _complete(self, observed: Observed, draws: int | None) -> None:
         """Set what the completion of observed entries finds.
 
         Args:
             observed: the entries, in units of their columns.
+            draws: number of draws of the posterior, as `posterior`.
         """
         seed = self._seed
         width = min(*observed.shape, WIDEST) if self.width is None else self.width
@@ -228,26 +227,15 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
             return aligned_(net, residual, SMALL_START if self.scale is None else self.scale, seed=seed)
 
         ways = self._ways(observed.shape)
-        found = complete(observed, initialize, Settings.of(self, seed, widest=width), ways=[make for make, _ in ways])
+        settings = replace(Settings.of(self, seed, widest=width), posterior=draws)
+        if self._units.zero.any() and self.biases is None:  # means of a few entries are not the means of the columns
+            settings = replace(settings, biases=True)
+        found = complete(observed, initialize, settings, ways=[make for make, _ in ways])
         self.rmse_, self.profile_, self._explanation = dict(found.rmse), found.profile, found.explanation
         self.posterior_ = found.sampled.posterior is not None
         self.implicit_ = self.posterior_ and ways[found.sampled.way][1]
         self._features = found.sampled.features[0] if found.sampled.features else ()
         self._fitted = _fitted(observed, found)
-
-    def _error(self) -> float:
-        """Return the held-out root mean square error of what predicts, in units of the columns."""
-        return self.rmse_["posterior"] if self.posterior_ else self._fitted.error
-
-    def _scaled(self, observed: Observed) -> Observed:
-        """Return observed entries in the units of their columns."""
-        if (self.column_scale_ == 1).all():
-            return observed
-        return Observed(
-            observed.indices,
-            observed.values / torch.from_numpy(self.column_scale_)[observed.indices[:, 1]],
-            observed.shape,
-        )
 
     def _ways(self, shape: tuple[int, ...]) -> list[tuple[MakeFeatures | None, bool]]:
         """Return functions that make the features of rows and columns, each with whether it uses implicit feedback."""
@@ -305,7 +293,7 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
         """
         table = pandas_frame(X)
         observed = self._observed_rows(table)
-        filled = self._rows(table, observed).whole() * self.column_scale_
+        filled = self._rows(table, observed).whole() * self._units.size + self._units.zero
         filled[tuple(observed.indices.numpy().T)] = observed.values.numpy()
         return pd.DataFrame(filled, index=X.index, columns=X.columns) if isinstance(X, pd.DataFrame) else filled
 
@@ -335,11 +323,12 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
             observed = self._observed_rows(X)
             fitted, shape = self._rows(X, observed), observed.shape
             if not return_std:
-                return fitted.whole() * self.column_scale_
+                return fitted.whole() * self._units.size + self._units.zero
             positions = torch.cartesian_prod(*(torch.arange(d) for d in shape)).reshape(-1, 2)
-        scale = self.column_scale_[positions[:, 1].numpy()]
-        means = (fitted.at(positions) * scale).reshape(shape)
-        return (means, (fitted.deviation(positions) * scale).reshape(shape)) if return_std else means
+        column = positions[:, 1].numpy()
+        size, zero = self._units.size[column], self._units.zero[column]
+        means = (fitted.at(positions) * size + zero).reshape(shape)
+        return (means, (fitted.deviation(positions) * size).reshape(shape)) if return_std else means
 
     def _positions(self, X: Matrix) -> Int64[Tensor, "m 2"]:
         """Return positions in the fitted matrix that are given as positions or as labels.
@@ -386,7 +375,7 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
 
         Returns:
             1 minus the sum of squared errors divided by the sum of squared deviations of the values from their mean,
-            all in units of `column_scale_`. NaN for fewer than two values.
+            all in the units of the fit. NaN for fewer than two values.
         """
         check_is_fitted(self)
         X = pandas_frame(X)
@@ -394,9 +383,10 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
             positions = self._positions(X)
             with arguments.reading("y"):
                 values = np.asarray(y, dtype=np.float64)
-            values = values / self.column_scale_[positions[:, 1].numpy()]
+            column = positions[:, 1].numpy()
+            values = (values - self._units.zero[column]) / self._units.size[column]
             return float(r2_score(values, self._fitted.at(positions)))
-        observed = self._scaled(self._observed_rows(X))
+        observed = self._units.measured(self._observed_rows(X))
         part = torch.randint(PARTS, (len(observed),), generator=stream(self._seed, "parts of a score"))
         found = np.empty(len(observed))
         for k in range(PARTS):
@@ -437,7 +427,7 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
 
     def _rows(self, X: Matrix, observed: Observed) -> FittedMatrix:
         """Return the fitted matrix with the rows that are given, fitted to their observed entries."""
-        observed = self._scaled(observed)
+        observed = self._units.measured(observed)
         return self._fitted.with_rows(observed, self._new_features(X, observed), seed=self._seed)
 
     def __sklearn_tags__(self) -> Tags:
@@ -476,49 +466,6 @@ def _fitted(observed: Observed, found: Completion) -> FittedMatrix:
     if found.net is None:
         return replace(made, posterior=found.sampled.posterior)
     return replace(made.with_rows(observed, [], seed=0), posterior=found.sampled.posterior)
-
-
-def _column_scale(X: NDArray[np.float64] | sp.spmatrix | sp.sparray) -> NDArray[np.float64]:
-    """Return the unit of every column: its spread around its mean if columns are of very unlike size, else 1.
-
-    Sizes are compared with the (lower) median and not with each other, because a column of low-rank data with few
-    observed entries may be small by chance. Columns of a sparse matrix have one unit, as ratings do.
-
-    Args:
-        X: (rows, columns) numbers, with NaN for missing entries.
-    """
-    ones = np.ones(X.shape[1])
-    if not isinstance(X, np.ndarray) or np.isnan(X).all() or not np.nanmax(np.abs(X)) > 0:
-        return ones
-    unit = float(np.nanmax(np.abs(X)))  # squares of very large or small numbers would leave the range of float64
-    counts = (~np.isnan(X)).sum(axis=0)
-    scaled = np.where(np.isnan(X), 0.0, X / unit)
-    means = scaled.sum(axis=0) / np.maximum(counts, 1)
-    spread = np.sqrt((np.where(np.isnan(X), 0.0, scaled - means) ** 2).sum(axis=0) / np.maximum(counts - 1, 1))
-    known = (counts >= FEW) & (spread > ROUNDING * np.maximum(np.abs(means), spread.max()))
-    if not known.any():
-        return ones
-    median = np.quantile(spread[known], 0.5, method="lower")
-    if max(spread[known].max() / median, median / spread[known].min()) <= UNEVEN:
-        return ones
-    return unit * np.where(known, spread, np.where(means != 0, np.maximum(np.abs(means), ROUNDING), median))
-
-
-def _noise_of_columns(observed: Observed, fitted: FittedMatrix) -> NDArray[np.float64]:
-    """Return the standard deviation of what a fit leaves of every column, in units of the median one.
-
-    In these units all columns have about the same noise, and a sum of squares weighs them as it should. The variance of
-    a column is shrunk towards the mean of all, which counts as `FEW` entries.
-
-    Args:
-        observed: the entries.
-        fitted: the fit.
-    """
-    squares = np.square(observed.values.numpy() - fitted.at(observed.indices))
-    column, d = observed.indices[:, 1].numpy(), observed.shape[1]
-    sums, counts = np.bincount(column, squares, d), np.bincount(column, minlength=d)
-    spread = np.sqrt((sums + FEW * squares.mean()) / (counts + FEW))
-    return spread / np.median(spread)
 
 
 def _warn_of_a_long_table(X: Matrix) -> None:
