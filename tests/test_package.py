@@ -138,3 +138,21 @@ def test_types_that_a_user_sees(checker, elsewhere, tmp_path):
         [script, *checker[1:], *argument, "consumer.py"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_source_files_on_the_path_work_without_an_installation(tmp_path):
+    """Where nothing is installed, as on a machine to which the folder was copied, the version is unknown."""
+    script = """
+import importlib.metadata
+def version(name, real=importlib.metadata.version):
+    if name == "ranklens":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return real(name)
+importlib.metadata.version = version
+import ranklens as rl
+task = rl.Completion.sample(rl.targets.low_rank_matrix((4, 4), rank=1), observed=9)
+run = rl.gradient_flow(rl.deep_matrix((4, 4), depth=2), task, until_time=1.0)
+print(rl.__version__, run.attrs["versions"])
+"""
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert said.stdout.startswith("unknown ranklens unknown, torch ")

@@ -1,7 +1,7 @@
 """Implicit rank lowering in deep learning: networks, their gradient flow, and what the theorems say about it."""
 
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 # names are looked up on first use (PEP 562), so that `ranklens --help` need not import torch
 _HOMES = {
@@ -71,7 +71,10 @@ def __getattr__(name: str) -> object:
     elif name in _ROOMS:
         value = import_module(f"ranklens.{_ROOMS[name]}")
     elif name == "__version__":
-        value = version("ranklens")
+        try:
+            value = version("ranklens")
+        except PackageNotFoundError:  # the source files are on the path, and nothing is installed
+            value = "unknown"
     else:
         raise AttributeError(f"module 'ranklens' has no attribute {name!r}")
     if name in _RECORDS:

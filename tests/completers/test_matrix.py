@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 from completion_cases import planted, relative_error
 
 import ranklens as rl
@@ -394,6 +395,16 @@ def test_a_long_table_is_told_from_a_matrix():
     table = np.stack([np.repeat(np.arange(5), 4), np.tile(np.arange(4), 5), np.arange(20)], axis=1)
     with pytest.warns(UserWarning, match=r"use EntryRegressor\(\)\.fit"):
         rl.MatrixCompleter(max_steps=5).fit(table)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_fit_on_a_gpu_is_as_good():
+    made = np.random.default_rng(0)
+    W = made.standard_normal((60, 2)) @ made.standard_normal((2, 40))
+    X = np.where(made.random(W.shape) < 0.4, W, np.nan)
+    completer = rl.MatrixCompleter(device="cuda")
+    assert relative_error(completer.fit_transform(X), W) < MOSTLY_RECOVERED
+    assert completer.rank_ == 2
 
 
 @pytest.mark.parametrize("offset", [0.0, 10.0, 1e4])

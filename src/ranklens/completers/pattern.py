@@ -117,7 +117,7 @@ def _compressed(i: Tensor, j: Tensor, shape: tuple[int, int], dtype: torch.dtype
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
         return torch.sparse_csr_tensor(
             torch.cat([ends.new_zeros(1), ends]),
-            j,
+            j.contiguous(),  # kernels of GPUs read it as if it were
             torch.zeros(len(j), dtype=dtype, device=j.device),
             shape,
             check_invariants=False,

@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+import ranklens
 from ranklens.problems.problem import Problem, loss_name
 from ranklens.tensors.network import TensorNetwork
 
@@ -342,8 +343,8 @@ def place_of_state(record: xr.Dataset, axis: str) -> float:
 @functools.cache
 def versions() -> str:
     """Return the versions of ranklens, of the packages that do its arithmetic, and of Python, in one line."""
-    packages = ["ranklens", "torch", "numpy"]
-    return ", ".join([*[f"{name} {version(name)}" for name in packages], f"Python {platform.python_version()}"])
+    packages = [f"ranklens {ranklens.__version__}", *[f"{name} {version(name)}" for name in ("torch", "numpy")]]
+    return ", ".join([*packages, f"Python {platform.python_version()}"])
 
 
 def numpy(tensor: Tensor) -> NDArray[np.generic]:

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 import xarray as xr
 
+import ranklens
 from ranklens.dynamics import checkpoint
 from ranklens.dynamics.record import StoppedEarly
 from ranklens.files import stored
@@ -21,7 +22,7 @@ from ranklens.sweeps.entry import DONE, FAILED, Entry, File
 from ranklens.sweeps.identity import digest
 from ranklens.sweeps.result import Result, how_it_stopped, is_small, result_of, variables_of
 from ranklens.sweeps.settings import Setting
-from ranklens.sweeps.work import Work, own_version
+from ranklens.sweeps.work import Work
 
 # Seconds from one checkpoint of a long run to the next: what a lost process costs at most, beside its start.
 SECONDS = 30.0
@@ -113,7 +114,7 @@ def _perform(desk: Desk, work: Work, job: Job) -> Report:
         if found is not None and (other := Entry.from_json(found)).state == DONE and _is_whole(desk, other):
             return Report(job.key, DONE)  # another sweep has made it since this one looked
     desk.tidy(job.key)
-    blank = Entry(job.key, work.name, work.code, own_version(), dict(job.settings), FAILED, FAILED, False, 0.0)
+    blank = Entry(job.key, work.name, work.code, ranklens.__version__, dict(job.settings), FAILED, FAILED, False, 0.0)
     entry, contents = _attempt(desk, work, job, blank)
     for name, content in contents.items():
         desk.write(job.key, name, content)
@@ -191,7 +192,7 @@ def lost(desk: Desk, work: Work, job: Job, message: str) -> Report:
     Returns:
         The report of the run.
     """
-    blank = Entry(job.key, work.name, work.code, own_version(), dict(job.settings), FAILED, FAILED, False, 0.0)
+    blank = Entry(job.key, work.name, work.code, ranklens.__version__, dict(job.settings), FAILED, FAILED, False, 0.0)
     ended = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         desk.write(job.key, f"{job.key}.json", replace(blank, failure=message, ended=ended).to_json().encode())

@@ -7,10 +7,10 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import ranklens
 from ranklens import studies
 from ranklens.sweeps.identity import digest_of_function
 from ranklens.sweeps.settings import Setting, is_setting, setting
@@ -127,11 +127,5 @@ def work_of(what: str | Callable[..., object], preset: str) -> Work:
 
 def key_of(work: Work, settings: Mapping[str, Setting]) -> str:
     """Return the key of a run: a digest of the work's name and code, the settings, and the version of ranklens."""
-    told = [KEY_FORMAT, work.name, work.code, settings, own_version()]
+    told = [KEY_FORMAT, work.name, work.code, settings, ranklens.__version__]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
-@functools.cache
-def own_version() -> str:
-    """Return the version of ranklens."""
-    return version("ranklens")
