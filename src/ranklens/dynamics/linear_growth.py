@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from ranklens.dynamics.gradient import LossGradient
-from ranklens.problems import DenseSensing
+from ranklens.dynamics.gradient import planned_end_tensor
 from ranklens.tensors import contract
 from ranklens.tensors.network import TensorNetwork
 
@@ -71,10 +70,11 @@ def linear_growth(
     (3.454, 3.454)
     """
     moving = net.with_nodes(net.nodes)
-    stacks = contract.stacks_of(net.layout)
-    parameters = [stack.data.view(-1) for stack in moving.stacks]
-    write = LossGradient(moving, DenseSensing(gradient[None], [0.0], loss=_linear), sign=-1)
-    moves = np.concatenate([np.stack([free[k].numpy() for k in stack]).reshape(-1) for stack in stacks])
+    layout, stacks = net.layout, [stack.detach() for stack in moving.stacks]
+    parameters, rates = [stack.view(-1) for stack in stacks], [torch.empty_like(stack) for stack in stacks]
+    planned = planned_end_tensor(layout, contract.unstack(layout, stacks), contract.unstack(layout, rates))
+    planned.upstream.copy_(planned.in_memory_order(-gradient))  # the derivative of -<G, W> in W stays what it is
+    moves = np.concatenate([np.stack([free[k].numpy() for k in own]).reshape(-1) for own in contract.stacks_of(layout)])
     start = torch.cat(parameters).numpy()
 
     def place(y: NDArray[np.float64]) -> None:
@@ -84,20 +84,21 @@ def linear_growth(
 
     def velocity(_: float, y: NDArray[np.float64]) -> NDArray[np.float64]:
         place(y)
-        write.write()
-        found: NDArray[np.float64] = torch.cat([part.reshape(-1) for part in write.parts]).numpy() * moves
+        planned.forward()
+        planned.backward()
+        found: NDArray[np.float64] = torch.cat([rate.view(-1) for rate in rates]).numpy() * moves
         return found
 
     fallen: dict[float, float] = {}
 
     def left(t: float, y: NDArray[np.float64]) -> float:
         place(y)
-        with torch.no_grad():
-            fallen[t] = before - float((gradient * moving.tensor()).sum())
+        planned.forward()
+        fallen[t] = before - float((gradient * planned.value).sum())
         return limit - fallen[t]
 
-    with torch.no_grad():
-        before = float((gradient * net.tensor()).sum())
+    planned.forward()
+    before = float((gradient * planned.value).sum())
     limit = min(until_fall, sys.float_info.max)
     left.terminal = True  # type: ignore[attr-defined]  # how scipy is told that this event ends the integration
     run = solve_ivp(
@@ -112,8 +113,3 @@ def linear_growth(
     falls = np.array([fallen[t] for t in run.t])
     nodes = tuple(node.detach().clone() for node in moving.nodes)
     return Growth(float(run.t[-1]), nodes, run.status == 1, run.t, falls)
-
-
-def _linear(prediction: Tensor, _: Tensor) -> Tensor:
-    """Return the predictions, as an elementwise loss: the loss of the inner product <G, W> is <G, W>."""
-    return prediction
