@@ -5,7 +5,8 @@ import torch
 from completion_cases import everything, observed, planted, relative_error
 
 import ranklens as rl
-from ranklens.completers.descent import EVERY, _batches, descend
+from ranklens.completers.descent import EPS, EVERY, MEMORY, _batches, _Trained, descend
+from ranklens.completers.gradient import squared_error
 from ranklens.completers.start import aligned_
 from ranklens.completers.stopping import ESCAPED, WAIT
 
@@ -22,6 +23,22 @@ def test_a_descent_whose_held_out_error_only_grows_goes_on_until_after_its_plate
     assert found.stopped == "worse"
     assert escape > 2 * WAIT
     assert step[-1] == escape + WAIT + EVERY
+
+
+def test_steps_are_those_of_the_optimizer(tolerance):
+    X, _ = planted((12, 9), 2, 0.6)
+    train = observed(X)
+    one, other = rl.deep_matrix((12, 9), 3, 4, std=0.3), rl.deep_matrix((12, 9), 3, 4, std=0.3)
+    optimizer = rl.optim.GroupRMSprop(other.parameters(), lr=0.05, beta=MEMORY, eps=EPS)
+    trained, wanted = _Trained(one, squared_error(one, train)), squared_error(other, train)
+    for _ in range(5):
+        trained.gradient()
+        trained.step(0.05)
+        wanted()
+        for stack, part in zip(other.stacks, wanted.parts, strict=True):
+            stack.grad = part.clone()
+        optimizer.step()
+    assert all(torch.allclose(a, b, rtol=tolerance["rounding"]) for a, b in zip(one.nodes, other.nodes, strict=True))
 
 
 def test_the_plateau_of_a_tiny_initialization_does_not_end_the_descent():

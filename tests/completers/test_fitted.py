@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ranklens.completers import fitted
+from ranklens.completers import equations, fitted
 from ranklens.completers.fitted import FittedMatrix
 from ranklens.completers.observed import Observed
 
@@ -45,6 +45,7 @@ def test_new_rows_are_ridge_regressions(rank, damping, tolerance):
 @pytest.mark.parametrize("damping", [2.0, np.inf])
 def test_leverages_are_those_of_the_regressions_of_row_and_column(damping, monkeypatch, tolerance):
     monkeypatch.setattr(fitted, "BLOCK", 30)  # a few entries at a time
+    monkeypatch.setattr(equations, "BLOCK", 18)  # two or three rows at a time
     made, biased = replace(matrix(), damping=damping), int(np.isfinite(damping))
     indices = torch.cartesian_prod(torch.arange(6), torch.arange(5))[
         torch.from_numpy(np.random.default_rng(1).permutation(30)[:22])

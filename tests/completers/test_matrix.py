@@ -409,15 +409,17 @@ def test_a_fit_on_a_gpu_is_as_good():
 
 @pytest.mark.parametrize("offset", [0.0, 10.0, 1e4])
 def test_columns_of_unlike_units_with_few_entries(offset):
-    """They are predicted about as well as by their own means, however far these are from zero."""
+    """They are predicted about as well as by their own means, in the right units, wherever these are."""
     made = np.random.default_rng(3)
     W, unit = made.standard_normal((60, 1)) * made.standard_normal(20), 10 ** made.uniform(0, 6, 20)
     seen = made.random(W.shape) < 0.5
     for column, entries in enumerate([1, 2, 3, 4]):
         seen[:, column] = np.arange(60) < entries
-    filled = rl.MatrixCompleter().fit_transform(np.where(seen, (W + offset) * unit, np.nan))
+    completer = rl.MatrixCompleter()
+    filled = completer.fit_transform(np.where(seen, (W + offset) * unit, np.nan))
     error = np.sqrt(np.square(filled / unit - offset - W).mean(axis=0))
     assert (error[:4] < 3 * W.std(axis=0)[:4]).all()
+    assert (completer.column_scale_ / unit < 10 * W.std()).all()
     assert (error[4:] < MOSTLY_RECOVERED).all()
 
 
@@ -432,6 +434,7 @@ def test_columns_of_unlike_units_are_weighed_by_their_noise(seed):
     completer.fit(np.where(seen, (W + spread * made.standard_normal(W.shape)) * unit, np.nan))
     own = completer.column_scale_ / unit / spread  # the noise of all columns is alike in these units
     assert 0.5 < own[7] / np.median(own) < 2
+    assert completer.rank_ == 1
 
 
 @pytest.mark.slow

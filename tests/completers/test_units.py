@@ -23,7 +23,7 @@ def test_columns_of_like_size_are_left_alone():
     X = table()[:, :2]
     units = Units.of(X)
     observed = observed_entries(X)
-    assert units.are_one
+    assert units.are_plain
     assert units.measured(observed) is observed
 
 
@@ -43,10 +43,45 @@ def test_measured_values_do_not_depend_on_the_units_of_the_table(powers, offset)
     X = table(offset)
     unit = 10.0 ** np.array(powers)
     one, other = Units.of(X), Units.of(X * unit)
-    if one.are_one or other.are_one:  # columns that have become of like size
+    if one.are_plain or other.are_plain:  # columns that have become of like size
         return
     assert np.allclose(other.size / unit, one.size, rtol=1e-6)
     assert np.allclose(other.zero / unit, one.zero, rtol=1e-6)
+
+
+@pytest.mark.parametrize("entries", [1, 2, 4])
+def test_a_column_with_few_entries_among_centred_ones_is_not_scaled_down(entries):
+    X = table()
+    X -= np.nanmean(X, axis=0)
+    X[:, 3] = np.nan
+    X[:entries, 3] = 1e3 * np.array([1.0, -2.0, 0.5, 1.5])[:entries]
+    assert 100 < Units.of(X).size[3] < 5000
+
+
+@pytest.mark.parametrize("rows", [40, 4000])
+def test_a_constant_column_has_a_unit_of_the_size_of_its_value(rows):
+    X = table(1.5, rows)
+    X[:, 3] = 700.0
+    assert (Units.of(X).zero == 0).all()
+    assert 0.1 < 700.0 / Units.of(X).size[3] < 10
+
+
+def test_a_column_without_entries_has_the_median_size_and_mean():
+    X = table(100.0)
+    X[:, 3] = np.nan
+    units = Units.of(X)
+    others = np.delete(units.size, 3)
+    assert others.min() <= units.size[3] <= others.max()
+    assert 50 < units.zero[3] / units.size[3] < 200
+
+
+def test_what_is_measured_can_be_restored(tolerance):
+    X = table(100.0)
+    units, observed = Units.of(X), observed_entries(X)
+    measured, columns = units.measured(observed), observed.indices[:, 1].numpy()
+    found = units.restored(measured.values.numpy(), columns)
+    assert np.allclose(found, observed.values.numpy(), rtol=tolerance["rounding"])
+    assert np.allclose(units.restored((X - units.zero) / units.size), X, rtol=tolerance["rounding"], equal_nan=True)
 
 
 @pytest.mark.parametrize("entries", [1, 2, 4])
@@ -57,7 +92,7 @@ def test_a_column_with_few_entries_gets_the_unit_that_its_mean_suggests(entries)
     assert 300 < Units.of(X).size[3] < 3000
 
 
-def test_the_noise_of_a_column_is_found_whatever_the_posterior_of_the_others():
+def test_the_noise_of_every_column_is_found():
     made = np.random.default_rng(0)
     left, right = made.standard_normal((200, 1)), made.standard_normal((5, 1))
     noise = np.array([0.1, 0.1, 0.1, 1.0, 0.1])

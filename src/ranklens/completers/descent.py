@@ -40,8 +40,8 @@ RECORDED = 32
 # Components that a deep matrix has at the beginning. It gets more as soon as half of them have grown, because the
 # components that have not grown cost time and hardly change the product.
 FIRST_WIDTH = 32
-# Training loss, relative to the initial one, below which the components have spread out: those that grow first are so
-# much larger than the others that the number of grown ones says how many the data need.
+# Training loss, relative to the initial one, below which a bond may be widened. Before, all components are of about one
+# size, and too many count as grown.
 SPREAD = 0.9
 # Components that a CP factorization keeps, in units of those that have grown, but at least `FIRST_WIDTH`. A random
 # start needs many, of which a few are close to a direction of growth; what grows later is among the largest.
@@ -97,10 +97,7 @@ class _Trace:
             self.best, self.net = now, _copy(net)
 
     def needs_width(self, net: TensorNetwork, widest: int) -> bool:
-        """Return whether more than half of a narrow bond has grown while the held-out loss was still falling.
-
-        As long as the loss is that of the initialization, nothing has grown, and all components are of one size.
-        """
+        """Return whether more than half of a narrow bond has grown while the held-out loss was still falling."""
         width, now = net.layout.sizes[net.bonds[0]], self.evaluations[-1]
         if width >= widest or self.best is None or now.step > self.best.step + WAIT:
             return False
@@ -139,8 +136,8 @@ class _Trained:
     """A network in training, with the gradient of its loss.
 
     The steps are those of `GroupRMSprop`. They are taken here because the first optimizer of torch that a process makes
-    imports a compiler, which takes longer than most fits, and with the running mean as a number of Python, because an
-    operation on a tensor takes longer than the arithmetic.
+    imports a compiler, which takes longer than most fits, and with the running mean as a number of Python, because a
+    torch operation on one number takes longer than the arithmetic.
 
     Attributes:
         net: the network.

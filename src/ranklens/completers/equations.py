@@ -50,21 +50,20 @@ class Equations:
         Args:
             penalty: weights of the K squares.
         """
-        size = self.moment.shape[1]
-        return ridge_solve(
-            self.gram[:, symmetric(size)].unflatten(1, (size, size)) + torch.diag(penalty), self.moment, 0.0
-        )
+        return ridge_solve(self.matrices() + torch.diag(penalty), self.moment, 0.0)
 
-    def inverse(self, penalty: Float[Tensor, " K"]) -> Float[Tensor, "rows K K"]:
+    def matrices(self) -> Float[Tensor, "rows K K"]:
+        """Return `gram` as symmetric matrices."""
+        size = self.moment.shape[1]
+        return self.gram[:, symmetric(size)].unflatten(1, (size, size))
+
+    def inverses(self, penalty: Float[Tensor, " K"]) -> Float[Tensor, "rows K K"]:
         """Return the inverses of the matrices of the systems that `solve` solves.
 
         Args:
             penalty: weights of the K squares.
         """
-        size = self.moment.shape[1]
-        return torch.linalg.inv(
-            _lifted(self.gram[:, symmetric(size)].unflatten(1, (size, size)) + torch.diag(penalty), 0.0)
-        )
+        return torch.linalg.inv(_lifted(self.matrices() + torch.diag(penalty), 0.0))
 
     def change(self, rows: Float[Tensor, "rows K"]) -> float:
         """Return by how much the sum of squared residuals is larger with these rows than with rows of zero.
@@ -72,9 +71,7 @@ class Equations:
         Args:
             rows: factors and biases.
         """
-        size = rows.shape[1]
-        gram = self.gram[:, symmetric(size)].unflatten(1, (size, size))
-        return float(((gram @ rows[:, :, None])[:, :, 0] * rows).sum() - 2 * (rows * self.moment).sum())
+        return float(((self.matrices() @ rows[:, :, None])[:, :, 0] * rows).sum() - 2 * (rows * self.moment).sum())
 
 
 class MatrixEntries:
@@ -124,7 +121,7 @@ class MatrixEntries:
             The equations of one block of rows after the other.
         """
         other = factors[1 - n]
-        features = _with_ones(other) if self.biases else other
+        features = with_ones(other) if self.biases else other
         table = _outer(features)
         squares = table.shape[1]
         if self.biases:
@@ -277,7 +274,7 @@ def _columns(factor: Tensor) -> NDArray[np.float64]:
     return np.ascontiguousarray(factor.numpy().T)
 
 
-def _with_ones(factor: Tensor) -> Tensor:
+def with_ones(factor: Tensor) -> Tensor:
     """Return a factor with ones in place of the biases in its last column."""
     features = factor.clone()
     features[:, -1] = 1.0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ranklens.completers.entries import CHUNK
-from ranklens.completers.equations import BLOCK, entries_of
+from ranklens.completers.equations import BLOCK, entries_of, with_ones
 from ranklens.completers.observed import Observed
 from ranklens.completers.posterior import Posterior
 
@@ -78,34 +78,32 @@ class FittedMatrix:
         return np.full(len(positions), self.error)
 
     def leverages(self, observed: Observed) -> Float64[np.ndarray, " m"]:
-        r"""Return by how much the fit by least squares at each observed entry follows that entry, of shape (m,).
+        r"""Return the leverages of observed entries in the fit by least squares, of shape (m,).
 
-        They are 1 - (1 - h) (1 - k), where h is the leverage of the entry in the regression of its row on the columns,
-        and k that in the regression of its column on the rows. An entry of leverage 1 is fitted exactly whatever its
-        value. Sums of 1 - leverage are therefore the numbers by which sums of squared residuals are to be divided. If
-        all entries are observed, and without ridge and biases, the leverages add up to R (rows + columns - R), the
-        number of parameters of matrices of rank R.
+        The leverage of an entry is the derivative of its fitted value by its observed value: 0 for an entry that hardly
+        counts, and 1 for one that is fitted exactly whatever its value. It is approximated by 1 - (1 - h) (1 - k),
+        where h is the leverage in the regression of the entry's row on the columns, and k that in the regression of its
+        column on the rows. This is exact if all entries are observed, and there are no ridge and no biases: the
+        leverages then add up to R (rows + columns - R), the number of parameters of matrices of rank R.
 
         Args:
             observed: the entries that were fitted.
         """
-        biased = math.isfinite(self.damping)
-        factors = [
-            torch.from_numpy(np.c_[part, np.zeros((len(part), int(biased)))]) for part in (self.left, self.right)
-        ]
-        features = [
-            torch.cat([part[:, : self.left.shape[1]], torch.ones(len(part), int(biased))], 1) for part in factors
-        ]
-        free = np.ones(len(observed))
-        for n, own in enumerate(observed.indices.T if len(self._penalty()) else []):
-            for made in entries_of(observed, biases=biased).equations(n, factors):
-                inverse = made.inverse(self._penalty())
-                some = ((own >= made.low) & (own < made.high)).nonzero().ravel()
-                for part in some.split(max(BLOCK // inverse[0].numel(), 1)):
-                    feature = features[1 - n][observed.indices[part, 1 - n]]
-                    found = ((feature[:, None] @ inverse[own[part] - made.low])[:, 0] * feature).sum(dim=1)
-                    free[part.numpy()] *= 1 - found.clamp(0, 1).numpy()
-        return 1 - free
+        biased, penalty = math.isfinite(self.damping), self._penalty()
+        if not len(penalty):
+            return np.zeros(len(observed))
+        features = [self._factor(part) for part in (self.left, self.right)]
+        entries, free = entries_of(observed, biases=biased), torch.ones(len(observed), dtype=torch.float64)
+        for n, own in enumerate(observed.indices.T):
+            for made in entries.equations(n, features):
+                inverses = made.inverses(penalty)
+                in_block = ((own >= made.low) & (own < made.high)).nonzero().ravel()
+                for part in in_block.split(max(BLOCK // len(penalty) ** 2, 1)):
+                    other = features[1 - n][observed.indices[part, 1 - n]]
+                    other = with_ones(other) if biased else other
+                    leverage = torch.einsum("mk,mkl,ml->m", other, inverses[own[part] - made.low], other)
+                    free[part] *= 1 - leverage.clamp(0, 1)
+        return (1 - free).numpy()
 
     def whole(self) -> Float64[np.ndarray, "rows columns"]:
         """Return the predictions of all entries.
@@ -139,10 +137,7 @@ class FittedMatrix:
     def _regressed(self, observed: Observed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return left factors and biases of rows, by a ridge regression per row with everything else held fixed."""
         rank, rows, biased = self.right.shape[1], observed.shape[0], math.isfinite(self.damping)
-        penalty = self._penalty()
-        right = torch.from_numpy(self.right)
-        if biased:
-            right = torch.cat([right, torch.zeros(len(right), 1, dtype=torch.float64)], dim=1)
+        penalty, right = self._penalty(), self._factor(self.right)
         solved = torch.zeros(rows, len(penalty), dtype=torch.float64)
         if len(penalty):
             observed = observed.to("cpu")
@@ -155,3 +150,7 @@ class FittedMatrix:
         """Return the weights of the squares of a row's factor and, if rows have one, of its bias."""
         penalty = [self.ridge] * self.right.shape[1] + [self.damping] * int(math.isfinite(self.damping))
         return torch.tensor(penalty, dtype=torch.float64)
+
+    def _factor(self, factor: Float64[np.ndarray, "_ R"]) -> Float64[Tensor, "_ K"]:
+        """Return a factor as equations take it: with biases of zero in a last column, if there are biases."""
+        return torch.from_numpy(np.pad(factor, [(0, 0), (0, int(math.isfinite(self.damping)))]))

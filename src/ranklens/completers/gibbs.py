@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ranklens.completers.equations import Equations, MatrixEntries, TensorEntries, entries_of, symmetric
+from ranklens.completers.equations import Equations, MatrixEntries, TensorEntries, entries_of
 from ranklens.completers.observed import Observed
 from ranklens.completers.side import Features
 from ranklens.seeds import stream
@@ -163,24 +163,19 @@ class GibbsSampler:
         return sum(group.Q @ (group.s[:, None] * coefficients) for group, coefficients in groups)
 
     def _draw_priors(self) -> list[Prior]:
-        """Draw the priors of the rows of all modes, each given the rows of its own mode only."""
-        rows, freedoms = np.array([[len(mode)] for mode in self.rows]), []
-        averages = np.empty((len(rows), self.rows[0].shape[1]))
-        scatters, drawn = np.empty((*averages.shape, averages.shape[1])), []
+        """Return a draw of the prior of every mode, given its rows and its previous prior; all are drawn together."""
+        rows = np.array([[len(mode)] for mode in self.rows])
+        linear, averages, scatters, freedoms = [], [], [], []
         for n in range(len(rows)):
             left, coefficients, weights = self._draw_linear(n)
-            averages[n] = left.mean(axis=0)
-            scatters[n] = self._scatter(left, averages[n], coefficients, weights)
+            linear.append((coefficients, weights))
+            averages.append(left.mean(axis=0))
+            scatters.append(self._scatter(left, averages[n], coefficients, weights))
             freedoms.append(len(left) + left.shape[1] + sum(map(len, coefficients)))
-            drawn.append((coefficients, weights))
-        precisions, spreads = self._wishart(scatters, np.array(freedoms))
-        means = rows / (PRIOR_ROWS + rows) * averages + spreads / np.sqrt(PRIOR_ROWS + rows)
-        return [
-            Prior(mean, precision, *features)
-            for mean, precision, features in zip(
-                torch.from_numpy(means), torch.from_numpy(precisions), drawn, strict=True
-            )
-        ]
+        precisions, deviations = self._wishart(np.stack(scatters), np.array(freedoms))
+        means = rows / (PRIOR_ROWS + rows) * np.stack(averages) + deviations / np.sqrt(PRIOR_ROWS + rows)
+        parts = zip(torch.from_numpy(means), torch.from_numpy(precisions), linear, strict=True)
+        return [Prior(mean, precision, *features) for mean, precision, features in parts]
 
     def _draw_linear(self, n: int) -> tuple[Matrix, tuple[Tensor, ...], tuple[float, ...]]:
         """Draw the coefficients of a mode's features, and their weights.
@@ -235,10 +230,11 @@ class GibbsSampler:
         return np.linalg.solve(np.linalg.cholesky(precision).T, self._normal(len(precision), count).numpy()).T
 
     def _wishart(self, scatters: Matrix, freedoms: NDArray[np.int64]) -> tuple[Matrix, Matrix]:
-        """Return draws of Wishart distributions, and for each a Gaussian vector of mean zero with it for a precision.
+        """Return draws W of Wishart distributions, and for each a Gaussian vector of mean zero and precision W.
 
-        By Bartlett's decomposition, a draw is W = L^-T A A^T L^-1, where L is the Cholesky factor of the scatter matrix
-        and A a random lower triangle. For a vector z of standard normal numbers, L A^-T z then has the precision W.
+        By Bartlett's decomposition, W = L^-T A A^T L^-1, where L is the Cholesky factor of the scatter matrix. A is a
+        random lower triangle: standard normal numbers, and on its diagonal roots of chi-squared ones. For a vector z of
+        standard normal numbers, L A^-T z has the precision W.
 
         Args:
             scatters: (N, K, K) inverses of the scales.
@@ -310,8 +306,7 @@ def _by_rows(
     made: Equations, noise_precision: float, precision: Tensor, y: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return draws and means, by one call of LAPACK per row."""
-    size = y.shape[1]
-    P = made.gram[:, symmetric(size)].unflatten(1, (size, size)).mul_(noise_precision).add_(precision)
+    P = made.matrices().mul_(noise_precision).add_(precision)
     diagonal = P.diagonal(dim1=1, dim2=2)
     diagonal.add_(diagonal.mean(dim=1, keepdim=True), alpha=LIFT)
     L = torch.linalg.cholesky(P)

@@ -108,11 +108,13 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
             biases, singular values and errors are in these units.
         mean_: the mean; zero without biases.
         row_biases_: (rows,) one number per row; zeros without biases.
-        column_biases_: (columns,) one number per column, with the mean that was subtracted; zeros without biases.
-        rmse_: {name: held-out root mean square error}, in the units of the data: of the "biases" alone, after the
-            "descent" (the training), after the "polish" (the refinement), and of the "posterior", if one was drawn.
-            Without biases, "biases" is the error of predicting zero. If this prediction
-            fits the training entries exactly, or only one entry is observed, rmse_ is {"biases": 0.0}.
+        column_biases_: (columns,) one number per column: its bias, zero without biases, plus the mean that was
+            subtracted, if any, divided by `column_scale_`.
+        rmse_: {name: held-out root mean square error}, in the units of the data divided by `column_scale_`: of the
+            "biases" alone, after the "descent" (the training), after the "polish" (the refinement), and of the
+            "posterior", if one was drawn. Without biases, "biases" is the error of predicting zero, or the mean that
+            was subtracted. If this prediction fits the training entries exactly, or only one entry is observed, rmse_
+            is {"biases": 0.0}.
         profile_: a Dataset over `step`, with `standing` over (step, standing_rank), the singular values of W in
             descending order, and with `effective_rank`, `train_loss` and `held_out_loss`. Losses are mean squared
             errors, divided by the mean square that the biases leave on the training entries. Without training, the
@@ -196,13 +198,12 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
         observed = observed_entries(table)
         warn_of_empty(observed, self._index, self._columns)
         self._units = Units.of(table)
-        for _ in range(0 if self._units.are_one else REWEIGHTED):
+        for rounds_left in reversed(range(1 if self._units.are_plain else 1 + REWEIGHTED)):
             measured = self._units.measured(observed)
-            self._complete(measured, draws=0)
-            if not self._fitted.error > NOISE_FREE:
-                break
+            self._complete(measured, draws=0 if rounds_left else self.posterior)
+            if not rounds_left or self._fitted.error <= NOISE_FREE * self.rmse_["biases"]:
+                break  # data without noise have no posterior either
             self._units = self._units.times(noise_of_columns(measured, self._fitted))
-        self._complete(self._units.measured(observed), draws=self.posterior)
         self.left_, self.right_ = self._fitted.left, self._fitted.right
         self.mean_ = self._fitted.mean
         self.row_biases_, self.column_scale_ = self._fitted.row_biases, self._units.size
@@ -293,7 +294,7 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
         """
         table = pandas_frame(X)
         observed = self._observed_rows(table)
-        filled = self._rows(table, observed).whole() * self._units.size + self._units.zero
+        filled = self._units.restored(self._rows(table, observed).whole())
         filled[tuple(observed.indices.numpy().T)] = observed.values.numpy()
         return pd.DataFrame(filled, index=X.index, columns=X.columns) if isinstance(X, pd.DataFrame) else filled
 
@@ -323,12 +324,12 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
             observed = self._observed_rows(X)
             fitted, shape = self._rows(X, observed), observed.shape
             if not return_std:
-                return fitted.whole() * self._units.size + self._units.zero
+                return self._units.restored(fitted.whole())
             positions = torch.cartesian_prod(*(torch.arange(d) for d in shape)).reshape(-1, 2)
         column = positions[:, 1].numpy()
-        size, zero = self._units.size[column], self._units.zero[column]
-        means = (fitted.at(positions) * size + zero).reshape(shape)
-        return (means, (fitted.deviation(positions) * size).reshape(shape)) if return_std else means
+        means = self._units.restored(fitted.at(positions), column).reshape(shape)
+        deviations = fitted.deviation(positions) * self._units.size[column] if return_std else np.empty(0)
+        return (means, deviations.reshape(shape)) if return_std else means
 
     def _positions(self, X: Matrix) -> Int64[Tensor, "m 2"]:
         """Return positions in the fitted matrix that are given as positions or as labels.

@@ -1,4 +1,4 @@
-"""The units of the columns of a matrix, in which columns of unlike size are completed alike."""
+"""Units of columns: a shift and a scale of each, so that columns of very unlike size weigh the same in a fit."""
 
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ from ranklens.completers.observed import Observed
 UNEVEN = 100.0
 # Median distance of the means of columns from zero, in units of their spreads, above which the means are subtracted.
 FAR = 3.0
-# Observed entries of a column from which on its spread is used to scale it, and that a guess of it counts as.
+# Number of entries from which on a column is scaled by its own spread. A guess of a spread counts as so many entries.
 FEW = 5
 # Spread, in units of a column's largest entry, below which the column is constant: subtracting a mean leaves rounding
 # errors.
@@ -40,11 +40,13 @@ class Units:
         """Return the units of columns: their spreads around their means if these are of very unlike size, else 1.
 
         Sizes are compared with the (lower) median and not with each other, because a column of low-rank data with few
-        observed entries may be small by chance. If most means are far from zero, they are subtracted. Columns of a
-        sparse matrix have one unit, as ratings do.
+        observed entries may be small by chance. If most means are far from zero, the means of all columns are
+        subtracted. Columns of a sparse matrix have one unit, as ratings do.
 
-        The spread of a column with few entries is guessed from its mean, as if spreads were proportional to means, and
-        its own spread counts the more, the more entries it has.
+        Where most means are farther from zero than one spread, the spread of a column with few entries is guessed as
+        if spreads were proportional to means; elsewhere the guess is the distance of its mean from zero. The square of
+        the guess is averaged with the column's variance, which has one weight less than the column has entries. A
+        constant column has the guess as its size. A column without entries has the median size, and the median mean.
 
         Args:
             X: (rows, columns) numbers, with NaN for missing entries.
@@ -68,18 +70,19 @@ class Units:
         if not known.any():
             return plain
         ratios = means[known] / spread[known]
-        distance = max(float(np.median(np.abs(ratios))), ROUNDING)
+        distance = float(np.median(np.abs(ratios)))
         means, spread = largest * means, largest * spread
         median = np.quantile(spread[known], 0.5, method="lower")
         if spread[known].max() <= UNEVEN * median and median <= UNEVEN * spread[known].min():
             return plain
-        guess = np.where(means != 0, np.abs(means) / distance, median)
-        size = np.where(known, spread, guess * np.sqrt((FEW + own * (spread / guess) ** 2) / (FEW + own)))
+        guess = np.where(means != 0, np.abs(means) / max(distance, 1.0), median)
+        averaged = guess * np.sqrt((FEW + own * (spread / guess) ** 2) / (FEW + own))
+        size = np.where(known, spread, np.where(counts < FEW, averaged, guess))
         means = np.where(counts == 0, median * np.median(ratios), means)
         return cls(means if distance > FAR else plain.zero, size)
 
     @property
-    def are_one(self) -> bool:
+    def are_plain(self) -> bool:
         """Return whether values are fitted as they are."""
         return bool((self.zero == 0).all() and (self.size == 1).all())
 
@@ -89,11 +92,22 @@ class Units:
         Args:
             observed: entries of the matrix, or of other rows with its columns.
         """
-        if self.are_one:
+        if self.are_plain:
             return observed
         column = observed.indices[:, 1]
         zero, size = torch.from_numpy(self.zero)[column], torch.from_numpy(self.size)[column]
         return replace(observed, values=(observed.values - zero) / size)
+
+    def restored(
+        self, values: NDArray[np.float64], columns: NDArray[np.int64] | slice = slice(None)
+    ) -> NDArray[np.float64]:
+        """Return values in the units of the table.
+
+        Args:
+            values: values in these units, whose last axis runs over `columns`.
+            columns: the columns that they belong to; all by default.
+        """
+        return values * self.size[columns] + self.zero[columns]
 
     def times(self, factors: Float64[np.ndarray, " columns"]) -> "Units":
         """Return units of other sizes: each is multiplied by a factor."""
@@ -103,17 +117,17 @@ class Units:
 def noise_of_columns(observed: Observed, fitted: FittedMatrix) -> Float64[np.ndarray, " columns"]:
     """Return the standard deviation of the noise of every column, in units of the median one.
 
-    In these units all columns have about the same noise, and a sum of squares weighs them as it should. The variance of
-    a column is the sum of its squared residuals divided by the number of entries that are left after its parameters
-    are fitted, the sum of 1 - `leverages`. A column with a component of its own leaves no residuals and no such
-    entries. The variance is shrunk towards that of all columns, which counts as `FEW` entries.
+    Columns that are divided by these numbers have about the same noise, and a sum of squares weighs them as it should.
+    The variance of a column is the sum of its squared residuals divided by its degrees of freedom, the sum of
+    1 - `leverages`. A column with a component of its own leaves no residuals, and has no degrees of freedom. The
+    variance is shrunk towards that of all columns, which counts as `FEW` entries.
 
     Args:
         observed: the entries.
-        fitted: a fit by least squares. A posterior may have one component more, which follows the noise of a single
-            column.
+        fitted: the fit, of which only the least squares are used. A posterior may have one component more, which
+            follows the noise of a single column.
     """
-    squares = np.square(observed.values.numpy() - fitted.at(observed.indices))
+    squares = np.square(observed.values.numpy() - replace(fitted, posterior=None).at(observed.indices))
     free = 1 - fitted.leverages(observed)
     column, d = observed.indices[:, 1].numpy(), observed.shape[1]
     sums, counts = np.bincount(column, squares, d), np.bincount(column, free, d)
