@@ -93,10 +93,10 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
     The posterior is used only if it predicts held-out entries about as well as least squares, or better.
 
     Columns of unlike size: if the spreads of the columns of an array or frame differ by more than a factor of 100 from
-    their median, every column is divided by its spread before the fit. If most means are more than three spreads from
-    zero, they are subtracted, and there are biases unless `biases` is False. If there is noise, the columns are then
-    divided by the noise that least squares leave in them, and fitted again, three times, so that all have the same
-    noise.
+    their median, every column is divided by its spread before the fit. If there is noise, the columns are then divided
+    by the noise that least squares leave in them, and fitted again, three times, so that all have the same noise. A
+    mean that is more than three spreads from zero, or a hundred where columns are of like size, is subtracted, and
+    there are biases then unless `biases` is False.
 
     Attributes:
         rank_: rank of the fitted matrix without biases; 0 if the biases alone (or zero, without biases) predict the
@@ -198,7 +198,7 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
         observed = observed_entries(table)
         warn_of_empty(observed, self._index, self._columns)
         self._units = Units.of(table)
-        for rounds_left in reversed(range(1 if self._units.are_plain else 1 + REWEIGHTED)):
+        for rounds_left in reversed(range(1 if (self._units.size == 1).all() else 1 + REWEIGHTED)):
             measured = self._units.measured(observed)
             self._complete(measured, draws=0 if rounds_left else self.posterior)
             if not rounds_left or self._fitted.error <= NOISE_FREE * self.rmse_["biases"]:

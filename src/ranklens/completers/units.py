@@ -14,8 +14,10 @@ from ranklens.completers.observed import Observed
 # Ratio of the spread of a column to the median one, or its inverse, above which columns are divided by their spreads:
 # otherwise squared errors of half of the columns would weigh less than 1e-4 of those of others.
 UNEVEN = 100.0
-# Median distance of the means of columns from zero, in units of their spreads, above which the means are subtracted.
-FAR = 3.0
+# Distance of the mean of a column from zero, in units of its size, above which the mean is subtracted. Columns of like
+# size share their offset, which the biases find, as long as it is no more than the second number: beyond it, rounding
+# errors and the damping of biases are as large as the spreads.
+FAR, VERY_FAR = 3.0, 100.0
 # Number of entries from which on a column is scaled by its own spread. A guess of a spread counts as so many entries.
 FEW = 5
 # Spread, in units of a column's largest entry, below which the column is constant: subtracting a mean leaves rounding
@@ -40,8 +42,8 @@ class Units:
         """Return the units of columns: their spreads around their means if these are of very unlike size, else 1.
 
         Sizes are compared with the (lower) median and not with each other, because a column of low-rank data with few
-        observed entries may be small by chance. If most means are far from zero, the means of all columns are
-        subtracted. Columns of a sparse matrix have one unit, as ratings do.
+        observed entries may be small by chance. Means that are far from zero are subtracted. Columns of a sparse matrix
+        have one unit, as ratings do.
 
         Where most means are farther from zero than one spread, the spread of a column with few entries is guessed as
         if spreads were proportional to means; elsewhere the guess is the distance of its mean from zero. The square of
@@ -73,13 +75,15 @@ class Units:
         distance = float(np.median(np.abs(ratios)))
         means, spread = largest * means, largest * spread
         median = np.quantile(spread[known], 0.5, method="lower")
+        means = np.where(counts == 0, median * np.median(ratios), means)
         if spread[known].max() <= UNEVEN * median and median <= UNEVEN * spread[known].min():
-            return plain
+            far = np.abs(means) > VERY_FAR * np.where(known, spread, median)
+            return cls(np.where(far, means, 0.0), plain.size)
         guess = np.where(means != 0, np.abs(means) / max(distance, 1.0), median)
         averaged = guess * np.sqrt((FEW + own * (spread / guess) ** 2) / (FEW + own))
         size = np.where(known, spread, np.where(counts < FEW, averaged, guess))
-        means = np.where(counts == 0, median * np.median(ratios), means)
-        return cls(means if distance > FAR else plain.zero, size)
+        size = np.where(counts == 0, median, size)
+        return cls(np.where(np.abs(means) > FAR * size, means, 0.0), size)
 
     @property
     def are_plain(self) -> bool:

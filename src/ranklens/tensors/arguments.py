@@ -156,7 +156,7 @@ def reading(name: str) -> Iterator[None]:
 
     Raises:
         TypeError: for a TypeError inside the block.
-        ValueError: for a ValueError inside the block.
+        ValueError: for a ValueError or an OverflowError inside the block.
 
     >>> with reading("values"):
     ...     np.asarray(["a"], dtype=float)
@@ -165,7 +165,7 @@ def reading(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         message = f"{name} cannot be used: {error}"
         raise (TypeError(message) if isinstance(error, TypeError) else ValueError(message)) from error
 
@@ -183,7 +183,7 @@ def renamed(inner: str, outer: str) -> Iterator[None]:
 
     Raises:
         TypeError: for a TypeError inside the block.
-        ValueError: for a ValueError inside the block.
+        ValueError: for a ValueError or an OverflowError inside the block.
 
     >>> with renamed("width", "rank"):
     ...     count("width", 0)
