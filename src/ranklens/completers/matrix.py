@@ -228,9 +228,9 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
             return aligned_(net, residual, SMALL_START if self.scale is None else self.scale, seed=seed)
 
         ways = self._ways(observed.shape)
-        settings = replace(Settings.of(self, seed, widest=width), posterior=draws)
-        if self._units.zero.any() and self.biases is None:  # means of a few entries are not the means of the columns
-            settings = replace(settings, biases=True)
+        # Means of a few entries are not the means of the columns, so biases are needed where means were subtracted.
+        biases = True if self.biases is None and self._units.zero.any() else self.biases
+        settings = replace(Settings.of(self, seed, widest=width), posterior=draws, biases=biases)
         found = complete(observed, initialize, settings, ways=[make for make, _ in ways])
         self.rmse_, self.profile_, self._explanation = dict(found.rmse), found.profile, found.explanation
         self.posterior_ = found.sampled.posterior is not None
@@ -328,8 +328,9 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
             positions = torch.cartesian_prod(*(torch.arange(d) for d in shape)).reshape(-1, 2)
         column = positions[:, 1].numpy()
         means = self._units.restored(fitted.at(positions), column).reshape(shape)
-        deviations = fitted.deviation(positions) * self._units.size[column] if return_std else np.empty(0)
-        return (means, deviations.reshape(shape)) if return_std else means
+        if not return_std:
+            return means
+        return means, (fitted.deviation(positions) * self._units.size[column]).reshape(shape)
 
     def _positions(self, X: Matrix) -> Int64[Tensor, "m 2"]:
         """Return positions in the fitted matrix that are given as positions or as labels.
@@ -384,9 +385,8 @@ class MatrixCompleter(Explained, OneToOneFeatureMixin, TransformerMixin, BaseEst
             positions = self._positions(X)
             with arguments.reading("y"):
                 values = np.asarray(y, dtype=np.float64)
-            column = positions[:, 1].numpy()
-            values = (values - self._units.zero[column]) / self._units.size[column]
-            return float(r2_score(values, self._fitted.at(positions)))
+            measured = self._units.measured_values(values, positions[:, 1].numpy())
+            return float(r2_score(measured, self._fitted.at(positions)))
         observed = self._units.measured(self._observed_rows(X))
         part = torch.randint(PARTS, (len(observed),), generator=stream(self._seed, "parts of a score"))
         found = np.empty(len(observed))

@@ -98,9 +98,17 @@ class Units:
         """
         if self.are_plain:
             return observed
-        column = observed.indices[:, 1]
-        zero, size = torch.from_numpy(self.zero)[column], torch.from_numpy(self.size)[column]
-        return replace(observed, values=(observed.values - zero) / size)
+        values = self.measured_values(observed.values.numpy(), observed.indices[:, 1].numpy())
+        return replace(observed, values=torch.from_numpy(values))
+
+    def measured_values(self, values: NDArray[np.float64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return values of the table in these units.
+
+        Args:
+            values: the values.
+            columns: the columns that they belong to.
+        """
+        return (values - self.zero[columns]) / self.size[columns]
 
     def restored(
         self, values: NDArray[np.float64], columns: NDArray[np.int64] | slice = slice(None)

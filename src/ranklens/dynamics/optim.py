@@ -110,7 +110,7 @@ class GroupRMSprop(torch.optim.Optimizer):
         lead = self.param_groups[0]
         # torch saves state per parameter, so the shared state belongs to the first parameter
         state = self.state[self._first]
-        norm = running_norm(state, self._squared_norms(gradients), lead["beta"], lead["eps"])
+        norm = _running_norm(state, self._squared_norms(gradients), lead["beta"], lead["eps"])
         for group, params in zip(self.param_groups, used, strict=True):
             scale = (group["lr"] / norm).to(params[0])
             if self.members is None:
@@ -128,7 +128,7 @@ class GroupRMSprop(torch.optim.Optimizer):
         return torch.stack([g.flatten(1).norm(dim=1).to(device) for g in gradients]).square().sum(dim=0)
 
 
-def running_norm(state: dict[str, Tensor], squared: Tensor, beta: float, eps: float) -> Tensor:
+def _running_norm(state: dict[str, Tensor], squared: Tensor, beta: float, eps: float) -> Tensor:
     r"""Return the number sqrt(v / (1 - beta^t)) + eps by which `GroupRMSprop` divides a gradient, one per member.
 
     Args:
